@@ -1,0 +1,237 @@
+"""Breathing cycles: the annotation files of ICBHI 2017, and the way from a recording to the waveform of a cycle."""
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from modeling_lung_srad.audio import SAMPLING_RATE, decode_audio, read_audio
+
+CLASS_NAMES = ("normal", "crackle", "wheeze", "both")
+ANNOTATION_COLUMNS = ("start", "end", "crackle", "wheeze")
+FADE_SECONDS = 1 / 16
+# Annotated ends are rounded to milliseconds and some recordings end a little before their last one.
+END_TOLERANCE_SECONDS = 0.05
+RECORDINGS_IN_MEMORY = 4
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """
+    One annotated breathing cycle of a recording.
+
+    Args:
+        start (`float`): seconds from the beginning of the recording.
+        end (`float`): seconds from the beginning of the recording.
+        label (`int`, *optional*): index into `CLASS_NAMES`; `None` where it is not known.
+    """
+
+    start: float
+    end: float
+    label: int | None = None
+
+
+class AnnotationError(ValueError):
+    """An annotation file that cannot be used. The message is one line: `path: [line: field:] what; remedy`."""
+
+
+def class_label(crackle: bool, wheeze: bool) -> int:
+    """Class of a cycle by what is heard in it, an index into `CLASS_NAMES`."""
+    return int(crackle) + 2 * int(wheeze)
+
+
+def read_annotations(
+    path: str | os.PathLike, duration: float | None = None, end_tolerance: float = END_TOLERANCE_SECONDS
+) -> list[Cycle]:
+    """
+    Reads an ICBHI 2017 annotation file: one cycle a line, `start<TAB>end<TAB>crackle<TAB>wheeze`, seconds and 0 or 1.
+
+    Args:
+        path (`str` or `os.PathLike`): the annotation file.
+        duration (`float`, *optional*):
+            seconds of the recording, where the last cycle is cut if it ends later.
+        end_tolerance (`float`, *optional*, defaults to 0.05):
+            seconds that a cycle may end after the recording; more is an error.
+
+    Returns:
+        `list[Cycle]`: the cycles in the order of the file.
+
+    Raises:
+        AnnotationError: naming file, line and field, where the file or one of its values cannot be used.
+    """
+    cycles = []
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        if line.strip():
+            cycles.append(_parse_cycle(line, f"{path}: line {number}", duration, end_tolerance))
+    if not cycles:
+        raise AnnotationError(f"{path}: has no cycles; write one line a cycle: start, end, crackle, wheeze")
+    return cycles
+
+
+def write_annotations(path: str | os.PathLike, cycles: Iterable[Cycle]) -> None:
+    """
+    Writes cycles in the format that [`read_annotations`] reads; times are rounded to milliseconds.
+
+    Raises:
+        ValueError: where a cycle has no label.
+    """
+    lines = []
+    for cycle in cycles:
+        if cycle.label is None:
+            raise ValueError(f"{path}: the cycle at {cycle.start} s has no label; give it one of {CLASS_NAMES}")
+        crackle, wheeze = cycle.label & 1, cycle.label >> 1
+        lines.append(f"{cycle.start:.3f}\t{cycle.end:.3f}\t{crackle}\t{wheeze}\n")
+    Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def fade_recording(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
+    """
+    Fades a whole recording in and out, linearly over 1/16 s, as the published features were made.
+
+    Args:
+        waveform (`np.ndarray`): shape `(samples,)`; shorter than 1/16 s is faded over its length.
+        sampling_rate (`int`, *optional*, defaults to 16000): its rate in Hz.
+
+    Returns:
+        `np.ndarray`: float32 copy of shape `(samples,)`.
+    """
+    faded = np.array(waveform, dtype=np.float32)
+    length = min(int(sampling_rate * FADE_SECONDS), len(faded))
+    if length:
+        ramp = np.linspace(0.0, 1.0, length, dtype=np.float32)
+        faded[:length] *= ramp
+        faded[-length:] *= ramp[::-1]
+    return faded
+
+
+def cut_cycle(waveform: np.ndarray, sampling_rate: int, start: float, end: float) -> np.ndarray:
+    """
+    Cuts the samples `[int(start * sampling_rate), int(end * sampling_rate))` out of a recording.
+
+    Args:
+        waveform (`np.ndarray`): shape `(samples,)`.
+        sampling_rate (`int`): its rate in Hz.
+        start (`float`): seconds.
+        end (`float`): seconds; what lies beyond the recording is left out.
+
+    Returns:
+        `np.ndarray`: copy of shape `(cycle_samples,)`, never empty.
+
+    Raises:
+        ValueError: where no sample lies between the two times.
+    """
+    first, last = int(start * sampling_rate), int(end * sampling_rate)
+    cycle = waveform[max(first, 0) : max(last, 0)].copy()
+    if first < 0 or not len(cycle):
+        duration = len(waveform) / sampling_rate
+        raise ValueError(f"no audio between {start} s and {end} s of a recording of {duration:.3f} s")
+    return cycle
+
+
+def decode_cycle(path: str | os.PathLike, start: float, end: float, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
+    """
+    Waveform of one cycle: the whole recording is read, resampled and faded, then the cycle is cut out.
+
+    The last few recordings are kept in memory, since the cycles of one are usually asked for in a row.
+
+    Args:
+        path (`str` or `os.PathLike`): audio file of the recording.
+        start (`float`): seconds.
+        end (`float`): seconds.
+        sampling_rate (`int`, *optional*, defaults to 16000): rate in Hz of the result.
+
+    Returns:
+        `np.ndarray`: float32 waveform of shape `(samples,)`.
+
+    Raises:
+        AudioError: where the file cannot be read.
+        AnnotationError: where the cycle lies outside of the recording.
+    """
+    file = Path(path)
+    stamp = (file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None
+    recording = _faded_recording(str(path), stamp, sampling_rate)
+    try:
+        return cut_cycle(recording, sampling_rate, start, end)
+    except ValueError as error:
+        raise AnnotationError(f"{path}: {error}; correct the annotation") from None
+
+
+def decode_embedded_cycle(data: bytes, name: str, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
+    """
+    Waveform of a cycle that was stored by itself, faded and cut already.
+
+    Args:
+        data (`bytes`): content of an audio file.
+        name (`str`): what error messages call it.
+        sampling_rate (`int`, *optional*, defaults to 16000): rate in Hz of the result.
+
+    Returns:
+        `np.ndarray`: float32 waveform of shape `(samples,)`.
+    """
+    return decode_audio(data, name, sampling_rate, allow_silence=True)
+
+
+@lru_cache(maxsize=RECORDINGS_IN_MEMORY)
+def _faded_recording(path: str, stamp: tuple[int, int] | None, sampling_rate: int) -> np.ndarray:
+    """`stamp` (size and time of the file) is there to forget a recording that was changed."""
+    return fade_recording(read_audio(path, sampling_rate, allow_silence=True), sampling_rate)
+
+
+def _read_text(path: str | os.PathLike) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise AnnotationError(f"{path}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise AnnotationError(f"{path}: is a folder; name an annotation file") from None
+    except UnicodeDecodeError:
+        raise AnnotationError(f"{path}: is not UTF-8 text; save it as plain text") from None
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+
+
+def _parse_cycle(line: str, where: str, duration: float | None, end_tolerance: float) -> Cycle:
+    fields = line.rstrip("\r\n").split("\t")
+    if len(fields) < len(ANNOTATION_COLUMNS):
+        raise AnnotationError(f"{where}: {_describe_columns(line, fields)}")
+    if len(fields) > len(ANNOTATION_COLUMNS) and any(field.strip() for field in fields[len(ANNOTATION_COLUMNS) :]):
+        raise AnnotationError(f"{where}: has {len(fields)} columns; keep start, end, crackle, wheeze")
+    start, end = (_parse_seconds(fields[column], f"{where}: {ANNOTATION_COLUMNS[column]}") for column in (0, 1))
+    crackle, wheeze = (_parse_flag(fields[column], f"{where}: {ANNOTATION_COLUMNS[column]}") for column in (2, 3))
+    if end <= start:
+        raise AnnotationError(f"{where}: end {end:g} s is not after start {start:g} s; correct the times")
+    if duration is not None:
+        if end > duration + end_tolerance or start >= duration:
+            raise AnnotationError(
+                f"{where}: end {end:g} s is beyond the recording of {duration:.3f} s; correct the times or the file"
+            )
+        end = min(end, duration)
+    return Cycle(start, end, class_label(crackle, wheeze))
+
+
+def _describe_columns(line: str, fields: list[str]) -> str:
+    for separator, name in ((",", "commas"), (";", "semicolons"), (None, "spaces")):
+        if len(line.split(separator)) >= len(ANNOTATION_COLUMNS):
+            return f"columns are separated by {name}; separate them by tabs"
+    missing = ", ".join(ANNOTATION_COLUMNS[len(fields) :])
+    return f"has {len(fields)} of 4 columns, {missing} missing; write start, end, crackle, wheeze separated by tabs"
+
+
+def _parse_seconds(field: str, where: str) -> float:
+    try:
+        seconds = float(field)
+    except ValueError:
+        raise AnnotationError(f"{where}: {field.strip()!r} is not a number; give seconds, such as 1.25") from None
+    if not math.isfinite(seconds) or seconds < 0:
+        raise AnnotationError(f"{where}: {field.strip()!r} is not a time; give seconds from 0 on")
+    return seconds
+
+
+def _parse_flag(field: str, where: str) -> bool:
+    if field.strip() not in ("0", "1"):
+        raise AnnotationError(f"{where}: {field.strip()!r} is not 0 or 1; give 0 (absent) or 1 (present)")
+    return field.strip() == "1"

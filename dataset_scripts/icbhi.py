@@ -1,0 +1,195 @@
+"""ICBHI 2017 Respiratory Sound Database: recordings and annotations as published, to a data set of labelled cycles."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+from filelock import FileLock
+
+from dataset_scripts.cycle_dataset import (
+    PREPARED_INFO,
+    CycleBuilder,
+    DataFolderError,
+    Recording,
+    build,
+    load_cycles,
+    parquet_files,
+    with_decoding,
+)
+from dataset_scripts.icbhi_download import download_icbhi, extract_zip
+from dataset_scripts.icbhi_files import (
+    count_annotations,
+    describe_missing,
+    read_recordings,
+    say_once,
+    scan_folder,
+)
+from dataset_scripts.icbhi_splits import TOTAL_CYCLES, TOTAL_RECORDINGS, check_split
+from dataset_scripts.patient_split import choose_validation_patients, split_validation
+
+REQUIRED_PARTS = ("train", "test")
+
+
+@dataclass
+class IcbhiConfig(datasets.BuilderConfig):
+    """
+    Configuration of [`Icbhi`].
+
+    Args:
+        split (`str`, *optional*, defaults to `"official"`): `official`, `leak_free` or `fold0` to `fold4`.
+        validation (`float`, *optional*, defaults to 0.0): share of the training cycles to set apart, by patient.
+        seed (`int`, *optional*, defaults to 0): choice of the validation patients.
+    """
+
+    split: str = "official"
+    validation: float = 0.0
+    seed: int = 0
+
+
+class Icbhi(CycleBuilder):
+    """
+    Cycles of the ICBHI 2017 Respiratory Sound Database (Rocha et al. 2019, doi:10.1088/1361-6579/ab03ea).
+
+    Example:
+
+    ```python
+    >>> builder = Icbhi(data_dir="ICBHI_final_database", split="official", validation=0.2)
+    >>> builder.download_and_prepare()
+    >>> cycles = builder.as_dataset()
+    ```
+    """
+
+    BUILDER_CONFIG_CLASS = IcbhiConfig
+
+    def recordings_by_split(self) -> dict[str, list[Recording]]:
+        config = self.config
+        recordings = read_recordings(scan_folder(config.data_dir), config.split)
+        train, validation = split_validation(recordings["train"], config.validation, config.seed)
+        parts = {"train": train, "validation": validation, "test": recordings["test"]}
+        return {part: found for part, found in parts.items() if found}
+
+
+def load_icbhi(
+    data_dir: str | os.PathLike,
+    split: str = "official",
+    validation: float = 0.0,
+    seed: int = 0,
+    download: bool = False,
+    url: str | None = None,
+    expected_recordings: int | None = TOTAL_RECORDINGS,
+    expected_cycles: int | None = TOTAL_CYCLES,
+    cache_dir: str | os.PathLike | None = None,
+) -> datasets.DatasetDict:
+    """
+    Loads ICBHI 2017 as cycles that are decoded when they are asked for.
+
+    A copy with some of the recordings works; what is missing is logged once as a warning.
+
+    Args:
+        data_dir (`str` or `os.PathLike`):
+            folder with the `.wav` and `.txt` files as published (or up to three folders above them), the zip of it,
+            or a folder that `lung-srad prepare icbhi` wrote. A file `*train_test*.txt` in it replaces the official
+            split that is known here.
+        split (`str`, *optional*, defaults to `"official"`):
+            `official`; `leak_free`, which is official without the test recordings of patients who are also in the
+            training part; or `fold0` to `fold4`, the fold that is the test part.
+        validation (`float`, *optional*, defaults to 0.0):
+            share of the training cycles to set apart as `validation`, without a common patient.
+        seed (`int`, *optional*, defaults to 0): choice of the validation patients.
+        download (`bool`, *optional*, defaults to `False`): whether to fetch the database into `data_dir` first.
+        url (`str`, *optional*): address to fetch it from, see [`download_icbhi`].
+        expected_recordings (`int`, *optional*, defaults to 920): checked after a download; `None` for no check.
+        expected_cycles (`int`, *optional*, defaults to 6898): checked after a download; `None` for no check.
+        cache_dir (`str` or `os.PathLike`, *optional*): where the data sets library keeps its cache.
+
+    Returns:
+        `datasets.DatasetDict`: `train`, `validation` (where asked for) and `test` with the columns `audio` (`array`,
+        float32 at 16 kHz, faded and cut as in the published method; `sampling_rate`; `path`), `label` (normal,
+        crackle, wheeze, both), `recording`, `patient`, `device`, `location`, `acquisition_mode`, `start` and `end`
+        (seconds).
+
+    Raises:
+        DataFolderError: where folder, zip or split file cannot be used.
+        AnnotationError: naming file, line and field.
+        AudioError: naming the audio file.
+
+    Example:
+
+    ```python
+    >>> cycles = load_icbhi("ICBHI_final_database", validation=0.2)
+    >>> cycles["train"][0]["audio"]["array"].dtype
+    dtype('float32')
+    ```
+    """
+    check_split(split)
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation: {validation} is not a fraction; give 0.0 for none, or a number below 1")
+    if parquet_files(data_dir):
+        return _load_prepared(data_dir, split, validation, seed, cache_dir)
+    if download:
+        download_icbhi(data_dir, url, expected_recordings, expected_cycles)
+    data_dir = _unpacked(data_dir, cache_dir)
+    folder = scan_folder(data_dir)
+    for sentence in describe_missing(folder, split, read_recordings(folder, split)):
+        say_once(f"{folder.path}: {sentence}")
+    cache = None if cache_dir is None else str(cache_dir)
+    builder = Icbhi(data_dir=data_dir, cache_dir=cache, split=split, validation=float(validation), seed=seed)
+    return with_decoding(dict(build(builder)), REQUIRED_PARTS)
+
+
+def count_cycles(
+    data_dir: str | os.PathLike, split: str = "official", cache_dir: str | os.PathLike | None = None
+) -> dict[str, dict[str, int]]:
+    """
+    Counts recordings, cycles and classes from the annotations alone; no audio is needed.
+
+    Args:
+        data_dir (`str` or `os.PathLike`): folder with annotation files, or the zip of the database.
+        split (`str`, *optional*, defaults to `"official"`): as in [`load_icbhi`].
+        cache_dir (`str` or `os.PathLike`, *optional*): where a zip is unpacked.
+
+    Returns:
+        `dict[str, dict[str, int]]`: for `train` and `test`: `recordings`, `cycles`, `normal`, `crackle`, `wheeze`,
+        `both`.
+    """
+    return count_annotations(scan_folder(_unpacked(data_dir, cache_dir)), split)
+
+
+def _unpacked(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None) -> Path:
+    """The folder itself, or the cached folder that a zip was unpacked to."""
+    path = Path(data_dir)
+    if not path.is_file():
+        return path
+    status = path.stat()
+    key = hashlib.sha256(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()[:16]
+    unpacked = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "icbhi_unpacked" / f"{path.stem}-{key}"
+    unpacked.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{unpacked}.lock"):
+        return unpacked if unpacked.is_dir() else extract_zip(path, unpacked)
+
+
+def _load_prepared(
+    data_dir: str | os.PathLike, split: str, validation: float, seed: int, cache_dir: str | os.PathLike | None
+) -> datasets.DatasetDict:
+    info_file = Path(data_dir, PREPARED_INFO)
+    prepared_split = json.loads(info_file.read_text(encoding="utf-8")).get("split") if info_file.exists() else None
+    if prepared_split != split:
+        raise DataFolderError(
+            f"{data_dir}: was prepared with the split {prepared_split!r}; "
+            f"pass that, or prepare the recordings again with --split {split}"
+        )
+    loaded = load_cycles(data_dir, cache_dir).with_format(None)
+    parts = {"test": loaded["test"]} if "test" in loaded else {}
+    training = [loaded[part] for part in ("train", "validation") if part in loaded]
+    if training:
+        parts["train"] = train = datasets.concatenate_datasets(training)
+    if training and validation:
+        patients = train["patient"][:]
+        chosen = choose_validation_patients(patients, train["device"][:], train["label"][:], validation, seed)
+        kept = [index for index, patient in enumerate(patients) if patient not in chosen]
+        set_apart = [index for index, patient in enumerate(patients) if patient in chosen]
+        parts |= {"train": train.select(kept), "validation": train.select(set_apart)}
+    return with_decoding(parts, REQUIRED_PARTS)

@@ -1,0 +1,217 @@
+"""SPRSound (BioCAS 2022): children's lung sounds with annotated events, mapped to the four classes of ICBHI 2017."""
+
+import json
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from dataset_scripts.cycle_dataset import FEATURES, CycleBuilder, DataFolderError, Recording, build
+from dataset_scripts.cycles import CLASS_NAMES, AnnotationError, Cycle
+from dataset_scripts.patient_split import split_validation
+from modeling_lung_srad.audio import audio_duration
+
+logger = logging.getLogger(__name__)
+
+EVENT_CLASSES = {
+    "Normal": "normal",
+    "Fine Crackle": "crackle",
+    "Coarse Crackle": "crackle",
+    "Wheeze": "wheeze",
+    "Rhonchi": "wheeze",
+    "Stridor": "wheeze",
+    "Wheeze+Crackle": "both",
+}
+# All recordings were made with one model of stethoscope.
+DEVICE = "Yunting"
+NAME_PARTS = 5
+END_TOLERANCE_SECONDS = 1.0
+SPRSOUND_FEATURES = datasets.Features(FEATURES | {"event": datasets.Value("string")})
+
+
+@dataclass
+class SprsoundConfig(datasets.BuilderConfig):
+    """
+    Configuration of [`Sprsound`].
+
+    Args:
+        validation (`float`, *optional*, defaults to 0.0): share of the training patients to set apart.
+        seed (`int`, *optional*, defaults to 0): choice of the validation patients.
+    """
+
+    validation: float = 0.0
+    seed: int = 0
+
+
+class Sprsound(CycleBuilder):
+    """
+    Events of SPRSound (Zhang et al., IEEE TBioCAS 16(5), 2022), with the class and the original event type.
+
+    Example:
+
+    ```python
+    >>> builder = Sprsound(data_dir="BioCAS2022")
+    >>> builder.download_and_prepare()
+    >>> events = builder.as_dataset()
+    ```
+    """
+
+    BUILDER_CONFIG_CLASS = SprsoundConfig
+    CYCLE_FEATURES = SPRSOUND_FEATURES
+
+    def recordings_by_split(self) -> dict[str, list[Recording]]:
+        recordings = read_recordings(self.config.data_dir)
+        train, validation = split_validation(recordings.pop("train", []), self.config.validation, self.config.seed)
+        parts = {"train": train, "validation": validation} | recordings
+        return {part: found for part, found in parts.items() if found}
+
+
+def load_sprsound(
+    data_dir: str | os.PathLike,
+    validation: float = 0.0,
+    seed: int = 0,
+    cache_dir: str | os.PathLike | None = None,
+) -> datasets.DatasetDict:
+    """
+    Loads SPRSound events as cycles that are decoded when they are asked for.
+
+    Args:
+        data_dir (`str` or `os.PathLike`):
+            folder of one release: `train_wav` and `train_json` (or `train2022_wav` and so on) and, where they are
+            there, `test2022_wav` and `test2022_json` with `inter_test_json` and `intra_test_json`.
+        validation (`float`, *optional*, defaults to 0.0): share of the training patients to set apart.
+        seed (`int`, *optional*, defaults to 0): choice of the validation patients.
+        cache_dir (`str` or `os.PathLike`, *optional*): where the data sets library keeps its cache.
+
+    Returns:
+        `datasets.DatasetDict`: `train`, `validation` (where asked for), `test_inter`, `test_intra` or `test` (where
+        they are there), with the columns of [`load_icbhi`] and `event`, the original type. The patients of
+        `test_intra` are also in the training part.
+
+    Raises:
+        DataFolderError: where the folder has no such files.
+        AnnotationError: naming file and field.
+        AudioError: naming the audio file.
+    """
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation: {validation} is not a fraction; give 0.0 for none, or a number below 1")
+    cache = None if cache_dir is None else str(cache_dir)
+    return build(Sprsound(data_dir=data_dir, cache_dir=cache, validation=float(validation), seed=seed))
+
+
+def read_recordings(data_dir: str | os.PathLike) -> dict[str, list[Recording]]:
+    """
+    Recordings with audio and annotation, by part and in order of their names. Those without events are left out.
+
+    Raises:
+        DataFolderError: where there are none, or several releases are mixed.
+        AnnotationError: naming file and field.
+    """
+    data_dir = Path(data_dir)
+    annotations = _files_by_name(data_dir, ".json")
+    audio = _files_by_name(data_dir, ".wav")
+    names = sorted(annotations.keys() & audio.keys())
+    if not names:
+        raise DataFolderError(
+            f"{data_dir}: has no SPRSound recordings such as 40069321_15.3_0_p1_981.wav with their .json; "
+            "name the folder that holds train_wav and train_json"
+        )
+    left_out = len(annotations.keys() ^ audio.keys())
+    if left_out:
+        logger.warning(f"{data_dir}: {left_out} recordings without audio or without annotation are left out")
+    parts: dict[str, list[Recording]] = {}
+    for name in names:
+        recording = _read_recording(name, audio[name], annotations[name])
+        if recording.cycles:
+            parts.setdefault(_part(annotations[name].relative_to(data_dir)), []).append(recording)
+    return parts
+
+
+def read_events(path: str | os.PathLike, duration: float) -> list[tuple[Cycle, str]]:
+    """
+    Reads the events of one annotation file.
+
+    Args:
+        path (`str` or `os.PathLike`): JSON file with `event_annotation`: `start` and `end` in ms, and `type`.
+        duration (`float`): seconds of the recording; an event that ends up to 1 s later is cut there.
+
+    Returns:
+        `list[tuple[Cycle, str]]`: cycles in order of time, with their original event type.
+
+    Raises:
+        AnnotationError: naming file and field.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise AnnotationError(f"{path}: is not UTF-8 text; fetch it again") from None
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{path}: line {error.lineno}: is not JSON ({error.msg}); fetch it again") from None
+    events = content.get("event_annotation") if isinstance(content, dict) else None
+    if not isinstance(events, list):
+        raise AnnotationError(f"{path}: event_annotation: is missing or not a list; fetch the file again")
+    read = [_read_event(event, f"{path}: event_annotation[{index}]", duration) for index, event in enumerate(events)]
+    return sorted(read, key=lambda pair: (pair[0].start, pair[0].end))
+
+
+def _read_event(event: Any, where: str, duration: float) -> tuple[Cycle, str]:
+    if not isinstance(event, dict):
+        raise AnnotationError(f"{where}: is not an object; give it start, end and type")
+    event_type = event.get("type")
+    if event_type not in EVENT_CLASSES:
+        raise AnnotationError(f"{where}.type: {event_type!r} is not known; use one of {', '.join(EVENT_CLASSES)}")
+    start, end = (_read_milliseconds(event.get(field), f"{where}.{field}") for field in ("start", "end"))
+    if end <= start:
+        raise AnnotationError(f"{where}.end: {end:g} s is not after start {start:g} s; correct the times")
+    if end > duration + END_TOLERANCE_SECONDS or start >= duration:
+        raise AnnotationError(f"{where}.end: {end:g} s is beyond the recording of {duration:.3f} s; correct the times")
+    return Cycle(start, min(end, duration), CLASS_NAMES.index(EVENT_CLASSES[event_type])), event_type
+
+
+def _read_milliseconds(value: Any, where: str) -> float:
+    try:
+        seconds = float(value) / 1000
+    except (TypeError, ValueError):
+        raise AnnotationError(f"{where}: {value!r} is not a number; give milliseconds") from None
+    if not math.isfinite(seconds) or seconds < 0:
+        raise AnnotationError(f"{where}: {value!r} is not a time; give milliseconds from 0 on")
+    return seconds
+
+
+def _files_by_name(data_dir: Path, suffix: str) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for file in sorted(data_dir.rglob(f"*{suffix}")):
+        if len(file.stem.split("_")) != NAME_PARTS or file.name.startswith("."):
+            continue
+        if file.stem in files:
+            raise DataFolderError(f"{data_dir}: {file.name} is in two folders; name the folder of one release")
+        files[file.stem] = file
+    return files
+
+
+def _part(path: Path) -> str:
+    folders = " ".join(path.parts[:-1]).lower()
+    if "inter" in folders:
+        return "test_inter"
+    if "intra" in folders:
+        return "test_intra"
+    return "test" if "test" in folders else "train"
+
+
+def _read_recording(name: str, audio: Path, annotation: Path) -> Recording:
+    events = read_events(annotation, audio_duration(audio))
+    patient, _, _, location, _ = name.split("_")
+    return Recording(
+        path=audio.absolute(),
+        name=name,
+        patient=patient,
+        device=DEVICE,
+        location=location,
+        acquisition_mode="",
+        cycles=tuple(cycle for cycle, _ in events),
+        extra=tuple({"event": event_type} for _, event_type in events),
+    )

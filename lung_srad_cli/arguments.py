@@ -1,0 +1,220 @@
+"""The arguments of the `lung-srad` command; only the standard library is imported, so that help is immediate."""
+
+import argparse
+import contextlib
+import importlib.metadata
+import math
+from typing import Any, NoReturn
+
+from lung_srad_cli.errors import report
+
+INPUT_ERROR = 2
+SPLITS = ("official", "leak_free", "fold0", "fold1", "fold2", "fold3", "fold4")
+
+DESCRIPTION = """\
+Classifies respiratory sounds (normal, crackle, wheeze, both) with the Lung-SRAD model, and trains it.
+
+Research software, not a medical device: its answers must not be used for diagnosis or treatment."""
+EPILOG = """\
+examples:
+  lung-srad classify recording.wav
+  lung-srad classify recordings/ --output results.csv --plot plots/
+  lung-srad COMMAND --help
+
+exit codes: 0 all done; 2 some input was wrong, with one line about it on standard error; 130 interrupted"""
+
+CLASSIFY_DESCRIPTION = """\
+Gives every breathing cycle, or every window, of recordings its class and the probabilities of the four classes.
+
+Files may have any rate from 2 kHz on; stereo is mixed down. A file that cannot be used is named on standard error
+together with the remedy, and the others are done."""
+CLASSIFY_EPILOG = """\
+examples:
+  lung-srad classify recording.wav                                   windows of 8 s, as a table
+  lung-srad classify recording.wav --annotations recording.txt       the annotated cycles
+  lung-srad classify ICBHI/ --annotations ICBHI/ --output out.csv    every recording, with the .txt of its name
+  lung-srad classify recordings/ --window 4 --hop 1 --format json
+  lung-srad classify recording.wav --plot timeline.png
+
+CSV: a row per cycle, with the columns file,start,end,label,normal,crackle,wheeze,both (seconds, class name, the four
+probabilities) and, with --annotations, reference (the annotated class).
+JSON: [{"file": ..., "duration": ..., "cycles": [{"start": ..., and so on as in the CSV}]}]"""
+
+TRAIN_EPILOG = """\
+examples:
+  lung-srad train training/configs/tiny_cpu.yaml data.icbhi=ICBHI_final_database output_dir=runs/first
+  lung-srad train training/configs/smoke.yaml                        simulated sounds, about a minute
+  accelerate launch training/run_training.py CONFIG.yaml             several devices or machines
+
+The same command again goes on from the last checkpoint of an interrupted run. What can be set is described in
+training/README.md; a key inside a section is written section.key."""
+
+EVALUATE_EPILOG = """\
+examples:
+  lung-srad evaluate --data ICBHI_final_database
+  lung-srad evaluate --checkpoint runs/first --data ICBHI_final_database --split leak_free --output report/
+
+The figures are specificity, sensitivity and Score of ICBHI 2017, both as 4-class and as 2-class measure, with
+confidence intervals over patients. --output adds evaluation.json, evaluation.md and predictions.csv."""
+
+CONVERT_EPILOG = """\
+examples:
+  lung-srad convert DASS_medium_v2.pth converted/
+  lung-srad convert vssm_small.pth start/ --num-labels 4             ImageNet weights, a new head of four classes
+
+SOURCE is a .pth or .safetensors file of DASS, of VMamba or of the authors' training, or a folder with config.json and
+model.safetensors as DASS has on the Hub. Pickles are read without running code."""
+
+PREPARE_EPILOG = """\
+examples:
+  lung-srad prepare icbhi ICBHI_final_database/ prepared/ --validation 0.2
+  lung-srad prepare icbhi downloads/ prepared/ --download            fetches the published zip into downloads/ first
+  lung-srad prepare sprsound SPRSound/ prepared/
+  lung-srad prepare simulated sounds/ --layout icbhi                 computed sounds as .wav and .txt
+
+The result is read by datasets.load_dataset("prepared/")."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and whose help keeps the line breaks of the texts above."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        report(f"{message}; see `{self.prog} --help`")
+        raise SystemExit(INPUT_ERROR)
+
+
+def _number(kind: Any, lowest: float, below: float, wanted: str) -> Any:
+    """A `type` for arguments: a number of that kind, from `lowest` on and under `below`."""
+
+    def convert_text(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if lowest <= kind(text) < below:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+
+    return convert_text
+
+
+SECONDS = _number(float, 1e-9, math.inf, "a positive number of seconds")
+COUNT = _number(int, 1, math.inf, "a whole number from 1 on")
+PATIENTS = _number(int, 2, math.inf, "a whole number from 2 on, for a training and a test part")
+SEED = _number(int, 0, 2**32, "a whole number from 0 on")
+SHARE = _number(float, 0, 1, "a share from 0 up to, but not including, 1")
+
+
+def build_parser() -> Parser:
+    """The parser of the command line; the name of the subcommand is in `command` of what it returns."""
+    parser = Parser(prog="lung-srad", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"lung-srad {importlib.metadata.version('lung-srad')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    _add_classify(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_convert(commands)
+    _add_prepare(commands)
+    return parser
+
+
+def _add_classify(commands: Any) -> None:
+    parser = commands.add_parser(
+        "classify", help="classify recordings", description=CLASSIFY_DESCRIPTION, epilog=CLASSIFY_EPILOG
+    )
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="a recording, or a folder of wav, flac, ogg and mp3 files"
+    )
+    _add_checkpoint(parser)
+    parser.add_argument(
+        "--annotations",
+        metavar="FILE",
+        help="classify these cycles: an ICBHI .txt (start, end, crackle, wheeze; tabs), or a folder of them",
+    )
+    parser.add_argument("--window", type=SECONDS, metavar="S", help="seconds of a window (default: 8)")
+    parser.add_argument("--hop", type=SECONDS, metavar="S", help="seconds between windows (default: half a window)")
+    parser.add_argument(
+        "--format", choices=("table", "csv", "json"), help="default: by the suffix of --output, otherwise table"
+    )
+    parser.add_argument("--output", metavar="FILE", help="write the results there (default: standard output)")
+    parser.add_argument(
+        "--plot",
+        metavar="PNG",
+        help="draw the spectrogram and the probabilities over time; .svg and .pdf work too; for several recordings "
+        "their names are added, or give a folder",
+    )
+    _add_batch_size(parser)
+
+
+def _add_train(commands: Any) -> None:
+    summary = "train a model as a configuration file says"
+    parser = commands.add_parser("train", help=summary, description=summary, epilog=TRAIN_EPILOG)
+    parser.add_argument("config", metavar="CONFIG.yaml", help="the configuration; training/configs has examples")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+
+
+def _add_evaluate(commands: Any) -> None:
+    summary = "measure a checkpoint on labelled cycles"
+    parser = commands.add_parser("evaluate", help=summary, description=summary, epilog=EVALUATE_EPILOG)
+    _add_checkpoint(parser)
+    parser.add_argument(
+        "--data", metavar="DIR", required=True, help="ICBHI 2017 (folder or zip), or what `lung-srad prepare` wrote"
+    )
+    parser.add_argument("--split", choices=SPLITS, default="official", help="default: official")
+    parser.add_argument("--part", choices=("test", "validation", "train"), default="test", help="default: test")
+    parser.add_argument("--output", metavar="DIR", help="folder for the report and the predictions")
+    _add_batch_size(parser)
+
+
+def _add_convert(commands: Any) -> None:
+    summary = "convert an original checkpoint (DASS, VMamba) to this layout"
+    parser = commands.add_parser("convert", help=summary, description=summary, epilog=CONVERT_EPILOG)
+    parser.add_argument("source", metavar="SOURCE", help="the original checkpoint")
+    parser.add_argument("destination", metavar="DEST", help="folder to make; it must not exist or be empty")
+    parser.add_argument(
+        "--num-labels", type=COUNT, metavar="N", help="classes; a head with another number is replaced by a new one"
+    )
+
+
+def _add_prepare(commands: Any) -> None:
+    summary = "write a database as Parquet files of labelled cycles"
+    parser = commands.add_parser("prepare", help=summary, description=summary, epilog=PREPARE_EPILOG)
+    databases = parser.add_subparsers(title="databases", metavar="DATABASE", dest="database", required=True)
+    icbhi = _add_database(databases, "icbhi", "ICBHI 2017: a folder as published, or its zip")
+    icbhi.add_argument("--split", choices=SPLITS, default="official", help="default: official")
+    icbhi.add_argument("--download", action="store_true", help="fetch the published zip into SOURCE first")
+    _add_database(databases, "sprsound", "SPRSound (BioCAS 2022): its folder")
+    simulated = _add_database(databases, "simulated", "simulated lung sounds, for trials: not recordings of anyone")
+    simulated.add_argument("--patients", type=PATIENTS, default=12, metavar="N", help="default: 12")
+    simulated.add_argument("--recordings-per-patient", type=COUNT, default=2, metavar="N", help="default: 2")
+    simulated.add_argument("--cycles-per-recording", type=COUNT, default=6, metavar="N", help="default: 6")
+    simulated.add_argument(
+        "--layout",
+        choices=("parquet", "icbhi"),
+        default="parquet",
+        help="icbhi: .wav and .txt as ICBHI 2017 has",
+    )
+
+
+def _add_database(databases: Any, name: str, summary: str) -> Parser:
+    parser = databases.add_parser(name, help=summary, description=summary, epilog=PREPARE_EPILOG)
+    if name != "simulated":
+        parser.add_argument("source", metavar="SOURCE", help="the database on this machine")
+    parser.add_argument("destination", metavar="DEST", help="folder to make; it must not exist or be empty")
+    parser.add_argument(
+        "--validation", type=SHARE, default=0.0, metavar="SHARE", help="of the training patients (default: 0)"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="of all random choices (default: 0)")
+    return parser
+
+
+def _add_checkpoint(parser: Parser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR_OR_HUB_ID",
+        help="the model (default: lung-srad-tiny, part of the package)",
+    )
+
+
+def _add_batch_size(parser: Parser) -> None:
+    parser.add_argument("--batch-size", type=COUNT, default=16, metavar="N", help="cycles at once (default: 16)")

@@ -1,0 +1,30 @@
+"""Lung-SRAD for Hugging Face transformers: respiratory sounds to normal, crackle, wheeze or both.
+
+Importing this package registers the classes, so that `AutoModelForAudioClassification.from_pretrained` and the other
+auto classes load a checkpoint without `trust_remote_code`, and so that saving a model copies its code beside it.
+"""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+
+from .configuration_lung_srad import LungSradConfig
+from .feature_extraction_lung_srad import LungSradFeatureExtractor
+from .modeling_lung_srad import LungSradForAudioClassification, LungSradModel
+from .selective_scan import selective_scan
+
+AutoConfig.register("lung_srad", LungSradConfig)
+AutoModel.register(LungSradConfig, LungSradModel)
+AutoModelForAudioClassification.register(LungSradConfig, LungSradForAudioClassification)
+AutoFeatureExtractor.register(LungSradConfig, LungSradFeatureExtractor)
+
+LungSradConfig.register_for_auto_class()
+LungSradModel.register_for_auto_class("AutoModel")
+LungSradForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+LungSradFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+
+__all__ = [
+    "LungSradConfig",
+    "LungSradFeatureExtractor",
+    "LungSradForAudioClassification",
+    "LungSradModel",
+    "selective_scan",
+]

@@ -1,0 +1,196 @@
+"""Loads weights that people already have into [`LungSradForAudioClassification`].
+
+Four layouts (arXiv 2407.04082, 2401.10166, 2606.11922 and their releases): DASS `.pth` files, DASS folders of the Hub,
+VMamba ImageNet `.pth` files, and the training checkpoints of the Lung-SRAD authors. They differ in prefixes, in the
+numbering of the patch embedding and in the shape of the scan's projections; sizes are read off the weights.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers.utils import logging
+
+from .configuration_lung_srad import LungSradConfig
+from .modeling_lung_srad import NUM_DIRECTIONS, LungSradForAudioClassification
+
+logger = logging.get_logger(__name__)
+
+IMAGENET_INPUT_CHANNELS = 3
+
+# The original counts the permutations around its layer norms as modules.
+PATCH_EMBED_INDEX = {"0": "0", "2": "1", "5": "3", "7": "4"}
+# Applied in this order; the first block strips wrappers, the second renames what is left.
+RENAMES = (
+    (r"^(module\.)?(v|dass|lung_srad)\.", ""),
+    (r"^module\.", ""),
+    (r"^classifier\.(norm|head)\.", r"\1."),
+    (
+        r"^patch_embed\.(\d)\.",
+        lambda match: f"patch_embeddings.projection.{PATCH_EMBED_INDEX.get(match[1], match[1])}.",
+    ),
+    (r"\.downsample\.1\.", ".downsample.down."),
+    (r"\.downsample\.3\.", ".downsample.norm."),
+    (r"\.op\.(x_proj|dt_projs)_weight$", r".op.\1.weight"),
+    (r"^(?!head\.)", "lung_srad."),
+)
+
+
+class ConversionError(ValueError):
+    """A checkpoint that cannot be converted. The message is one line: `source: what does not fit; remedy`."""
+
+
+def convert_checkpoint(
+    source: str | os.PathLike, num_labels: int | None = None, **config: Any
+) -> LungSradForAudioClassification:
+    r"""
+    Converts a DASS, VMamba or Lung-SRAD training checkpoint. The result is the original network: no Gaussian
+    regularization unless `config` asks for it by `gaussian_blocks`.
+
+    Args:
+        source (`str` or `os.PathLike`): a `.pth` or `.safetensors` file, or a folder with `config.json` and
+            `model.safetensors` (the Hub layout of DASS). Pickles are read with `weights_only=True`.
+        num_labels (`int`, *optional*): classes wanted. The head is kept where this is `None` or its number of
+            classes; otherwise a new one is initialised. ImageNet heads are always dropped.
+        **config: further settings of [`LungSradConfig`].
+
+    Returns:
+        [`LungSradForAudioClassification`]: in evaluation mode, float32.
+
+    Raises:
+        ConversionError: where the file is missing, unreadable or has weights that do not fit, which it names.
+
+    Example (not run):
+
+    ```py
+    model = convert_checkpoint("DASS_medium_v2.pth", num_labels=4, gaussian_blocks=(2, 3))
+    model.save_pretrained("dass-medium-for-icbhi")
+    ```"""
+    source = Path(source).expanduser()
+    weights, labels = _read(source)
+    weights = {_rename(name): tensor.to(torch.float32) for name, tensor in weights.items()}
+    embedding = weights.get("lung_srad.patch_embeddings.projection.0.weight")
+    if embedding is not None and embedding.ndim == 4 and embedding.shape[1] == IMAGENET_INPUT_CHANNELS:
+        weights["lung_srad.patch_embeddings.projection.0.weight"] = embedding.sum(dim=1, keepdim=True)
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+        logger.info(f"{source}: RGB weights were summed for spectrograms and the ImageNet head was dropped.")
+    settings: dict[str, Any] = _infer_sizes(source, weights) | {"gaussian_blocks": ()}
+    found = weights["head.weight"].shape[0] if "head.weight" in weights else None
+    if found is not None and num_labels in (None, found):
+        settings |= labels if len(labels.get("id2label", ())) == found else {"num_labels": found}
+    else:
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+        settings |= {} if num_labels is None else {"num_labels": num_labels}
+        logger.warning(f"{source}: a new classification head was initialised; train it before use.")
+    model = LungSradForAudioClassification(LungSradConfig(**(settings | config)))
+    _load(source, model, weights)
+    return model.eval()
+
+
+def _read(source: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights by their original names, and the label maps where a `config.json` has them."""
+    labels: dict[str, Any] = {}
+    if source.is_dir():
+        config_file, source = source / "config.json", source / "model.safetensors"
+        if not config_file.is_file():
+            raise ConversionError(f"{config_file}: no such file; a folder in Hub layout has it beside the weights")
+        try:
+            content = json.loads(config_file.read_text(encoding="utf-8"))
+            labels = {"id2label": {int(index): name for index, name in content.get("id2label", {}).items()}}
+        except (AttributeError, ValueError) as error:
+            raise ConversionError(
+                f"{config_file}: is not a JSON configuration ({error}); download it again"
+            ) from error
+        labels["label2id"] = {name: index for index, name in labels["id2label"].items()}
+    if not source.is_file():
+        raise ConversionError(f"{source}: no such file; name a .pth or .safetensors file, or a folder in Hub layout")
+    try:
+        if source.suffix == ".safetensors":
+            content = load_file(source)
+        else:
+            # The authors' files hold their command line as a Namespace, which is plain data.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConversionError(
+            f"{source}: holds more than weights or is no checkpoint, and pickled code is never run; "
+            "save its state dict alone"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "unexpected end of file"
+        raise ConversionError(f"{source}: cannot be read ({reason[:200]}); download it again") from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ConversionError(f"{source}: holds no state dict; name a checkpoint of DASS, VMamba or Lung-SRAD")
+    return content, labels
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _infer_sizes(source: Path, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The settings of [`LungSradConfig`] that shapes tell."""
+    blocks = [re.match(r"lung_srad\.layers\.(\d+)\.blocks\.(\d+)\.op\.A_logs$", name) for name in weights]
+    found = {(int(match[1]), int(match[2])) for match in blocks if match}
+    if not found:
+        raise ConversionError(
+            f"{source}: has no layers.*.blocks.*.op.A_logs, so it is no VMamba network; its first weight is "
+            f"{next(iter(weights), 'none').removeprefix('lung_srad.')}. Name a checkpoint of DASS, VMamba or Lung-SRAD"
+        )
+    num_stages = 1 + max(stage for stage, _ in found)
+    depths = [1 + max((block for at, block in found if at == stage), default=-1) for stage in range(num_stages)]
+
+    def shape(stage: int, name: str) -> torch.Size:
+        full_name = f"lung_srad.layers.{stage}.blocks.0.{name}"
+        if full_name not in weights:
+            raise ConversionError(f"{source}: lacks {full_name.removeprefix('lung_srad.')}; download it again")
+        return weights[full_name].shape
+
+    dims = [shape(stage, "norm.weight")[0] for stage in range(num_stages)]
+    scan_rows, state_size = shape(0, "op.A_logs")
+    return {
+        "dims": dims,
+        "depths": depths,
+        "ssm_state_size": state_size,
+        "ssm_ratio": scan_rows / NUM_DIRECTIONS / dims[0],
+        "mlp_ratio": shape(0, "mlp.fc1.weight")[0] / dims[0],
+        "drop_path_rate": 0.3 if sum(depths) > sum(LungSradConfig.small().depths) else 0.2,
+    }
+
+
+def _load(source: Path, model: LungSradForAudioClassification, weights: dict[str, torch.Tensor]) -> None:
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in weights and not name.startswith("head.")]
+    unexpected = [name for name in weights if name not in expected]
+    for what, names in (("lacks", missing), ("has unknown", unexpected)):
+        if names:
+            shown = ", ".join(name.removeprefix("lung_srad.") for name in names[:3])
+            raise ConversionError(
+                f"{source}: {what} {len(names)} weights, such as {shown}; the network must be VMamba of type v05_noz"
+            )
+    fitted = {}
+    for name, tensor in weights.items():
+        shape = expected[name].shape
+        # Stacked projections come as (4, rows, columns), their bias also flat, linear weights also as (out, in, 1, 1).
+        rows_fit = tensor.ndim <= 1 or tensor.shape[-1] in (1, shape[-1])
+        if tensor.numel() != shape.numel() or not rows_fit:
+            raise ConversionError(
+                f"{source}: {name.removeprefix('lung_srad.')} has shape {tuple(tensor.shape)} where {tuple(shape)} is "
+                "needed; the network must be VMamba of type v05_noz"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ConversionError(f"{source}: {name.removeprefix('lung_srad.')} has NaN or infinite values")
+        fitted[name] = tensor.reshape(shape)
+    model.load_state_dict(fitted, strict=False)

@@ -1,0 +1,100 @@
+"""The table of cycles: lazy decoding, embedding, caching."""
+
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+
+from dataset_scripts import cycle_dataset
+from dataset_scripts.cycle_dataset import CycleAudio, DataFolderError, encode_cycle, fingerprint, load_cycles
+from dataset_scripts.cycles import decode_cycle
+from dataset_scripts.icbhi import Icbhi, load_icbhi
+
+
+def test_audio_is_decoded_only_when_its_array_is_asked_for(simulated_folder, cache_dir, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(cycle_dataset, "decode_cycle", lambda *place: decoded.append(place) or np.zeros(1))
+    train = load_icbhi(simulated_folder, cache_dir=cache_dir)["train"]
+    assert len(list(train["label"])) == len(train["label"][:]) == len(train)
+    assert [example["label"] for example in train] == train["label"][:]
+    assert train[0]["audio"]["sampling_rate"] == 16000
+    assert not decoded
+    audio = train[0]["audio"]
+    assert len(audio["array"]) == len(audio["array"]) == 1
+    assert len(decoded) == 1
+
+
+def test_audio_does_not_depend_on_the_other_columns(simulated_folder, cache_dir):
+    train = load_icbhi(simulated_folder, cache_dir=cache_dir)["train"]
+    row = train[3]
+    expected = decode_cycle(row["audio"]["path"], row["start"], row["end"])
+    np.testing.assert_array_equal(row["audio"]["array"], expected)
+    np.testing.assert_array_equal(train.select_columns(["audio", "label"])[3]["audio"]["array"], expected)
+    np.testing.assert_array_equal(train["audio"][3]["array"], expected)
+    np.testing.assert_array_equal(train.select([3, 1])[:1]["audio"][0]["array"], expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(train))[3]["audio"]["array"], expected)
+
+
+def test_audio_is_a_mapping(simulated_folder, cache_dir):
+    audio = load_icbhi(simulated_folder, cache_dir=cache_dir)["test"][0]["audio"]
+    plain = dict(audio)
+    assert set(plain) == {"array", "sampling_rate", "path"}
+    assert plain["path"].startswith(str(simulated_folder))
+    assert plain["path"].endswith(".wav")
+    assert repr(audio) == f"CycleAudio({plain['path']!r})"
+    with pytest.raises(KeyError):
+        audio["samples"]
+
+
+@pytest.mark.parametrize(("peak", "suffix"), [(1.0, "flac"), (1.3, "wav")])
+def test_encoded_cycle_is_exact_to_24_bit_and_not_clipped(peak, suffix):
+    waveform = np.random.default_rng(0).uniform(-1, 1, 4000).astype(np.float32)
+    waveform[10] = -peak
+    data, chosen = encode_cycle(waveform)
+    assert chosen == suffix
+    decoded = CycleAudio({"bytes": data, "path": f"a.{suffix}"})["array"]
+    np.testing.assert_allclose(decoded, waveform, atol=2**-24)
+
+
+def test_builder_notices_changed_files(tmp_path, simulated_folder):
+    name = "101_1b1_Tc_sc_Simulated"
+    for suffix in (".wav", ".txt"):
+        (tmp_path / f"{name}{suffix}").write_bytes((simulated_folder / f"{name}{suffix}").read_bytes())
+    before = fingerprint(tmp_path)
+    assert fingerprint(tmp_path) == before
+    cache = tmp_path.with_name(tmp_path.name + "-cache")
+    assert len(load_icbhi(tmp_path, cache_dir=cache)["test"]) == 4
+    lines = (tmp_path / f"{name}.txt").read_text().splitlines(keepends=True)
+    (tmp_path / f"{name}.txt").write_text("".join(lines[:3]))
+    assert fingerprint(tmp_path) != before
+    assert len(load_icbhi(tmp_path, cache_dir=cache)["test"]) == 3
+
+
+def test_builder_writes_parquet_with_the_cycles_in_it(tmp_path, simulated_folder, cache_dir):
+    builder = Icbhi(data_dir=simulated_folder, cache_dir=str(cache_dir))
+    builder.download_and_prepare(str(tmp_path / "out"), file_format="parquet")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "out" / "icbhi-test.parquet").rename(tmp_path / "data" / "test-00000-of-00001.parquet")
+    loaded = load_cycles(tmp_path, cache_dir)["test"]
+    expected = load_icbhi(simulated_folder, cache_dir=cache_dir)["test"]
+    assert loaded["recording"][:] == expected["recording"][:]
+    np.testing.assert_allclose(loaded[5]["audio"]["array"], expected[5]["audio"]["array"], atol=2**-24)
+    stored = loaded.with_format(None)[5]["audio"]
+    assert stored["path"].endswith("ms.flac")
+    assert stored["bytes"][:4] == b"fLaC"
+
+
+def test_missing_folders_are_errors(tmp_path):
+    with pytest.raises(DataFolderError, match=r"has no data/.*parquet; make the folder with `lung-srad prepare`"):
+        load_cycles(tmp_path)
+    with pytest.raises(DataFolderError, match="no such folder"):
+        Icbhi(data_dir=tmp_path / "missing")
+
+
+def test_recordings_of_other_rates_come_out_at_16_khz(tmp_path):
+    soundfile.write(tmp_path / "101_1b1_Al_sc_Simulated.wav", np.full(44100, 0.1), 44100, subtype="PCM_24")
+    (tmp_path / "101_1b1_Al_sc_Simulated.txt").write_text("0.25\t0.75\t0\t0\n")
+    row = load_icbhi(tmp_path, cache_dir=tmp_path / "cache")["test"][0]
+    assert row["audio"]["array"].shape == (8000,)
+    assert row["audio"]["array"].dtype == np.float32

@@ -1,0 +1,191 @@
+"""Features against the numbers of the authors' pipeline, and the promises of the public call."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoFeatureExtractor
+
+from modeling_lung_srad import LungSradFeatureExtractor
+from modeling_lung_srad.audio import resample
+from tests.conftest import shared_path
+
+FADE = 1000
+
+
+def noise(samples, seed=0):
+    return np.random.default_rng(seed).standard_normal(samples).astype(np.float32) * 0.1
+
+
+def slow_fbank(waveform, num_mel_bins=128):
+    """Kaldi filter banks of a 16 kHz waveform, frame by frame in float64, with the filters from their definition."""
+    mel = lambda hertz: 1127 * np.log(1 + hertz / 700)  # noqa: E731
+    edges = np.linspace(mel(20), mel(8000), num_mel_bins + 2)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)
+    rows = []
+    for start in range(0, len(waveform) - 399, 160):
+        frame = np.asarray(waveform[start : start + 400], dtype=np.float64)
+        frame = frame - frame.mean()
+        frame = frame - 0.97 * np.concatenate([frame[:1], frame[:-1]])
+        power = np.abs(np.fft.rfft(frame * window, 512)) ** 2
+        row = np.zeros(num_mel_bins)
+        for index in range(256):
+            position = mel(index * 16000 / 512)
+            for band in range(num_mel_bins):
+                left, center, right = edges[band : band + 3]
+                if left < position < right:
+                    slope = (
+                        (position - left) / (center - left)
+                        if position <= center
+                        else (right - position) / (right - center)
+                    )
+                    row[band] += power[index] * slope
+        rows.append(np.log(np.maximum(row, np.finfo(np.float32).eps)))
+    return np.stack(rows)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_file(shared_path("golden/audio_pipeline.safetensors"))
+
+
+def golden_cycles(golden, rate):
+    """Cycles cut as the authors do: whole recording resampled and faded, then cut by the annotations."""
+    waveform = resample(golden[f"sr{rate}.pcm16"].numpy().astype(np.float32) / 32768, rate, 16000)
+    waveform[:FADE] *= np.linspace(0, 1, FADE)
+    waveform[-FADE:] *= np.linspace(1, 0, FADE)
+    # The annotations are stored in single precision, the text files have at most three decimals.
+    for start, end in golden[f"sr{rate}.annotations"].double().numpy().round(3):
+        yield waveform[int(start * 16000) : int(end * 16000)]
+
+
+@pytest.mark.parametrize("rate", [4000, 10000, 44100])
+@pytest.mark.parametrize(
+    ("normalization", "name"), [("clip", "input_values_sub"), ("dataset", "input_values_ast_sub")]
+)
+def test_features_match_the_authors_pipeline(golden, rate, normalization, name):
+    feature_extractor = LungSradFeatureExtractor(normalization=normalization)
+    for index, cycle in enumerate(golden_cycles(golden, rate)):
+        log_mel = feature_extractor.log_mel(cycle)[0]
+        expected = golden[f"sr{rate}.cycle{index}.fbank_sub"]
+        torch.testing.assert_close(log_mel[::7], expected, atol=2e-3, rtol=0)
+        moments = golden[f"sr{rate}.cycle{index}.fbank_mean_std"]
+        torch.testing.assert_close(torch.stack([log_mel.mean(), log_mel.std()]), moments, atol=1e-4, rtol=0)
+        input_values = feature_extractor(cycle, sampling_rate=16000, return_tensors="pt")["input_values"][0]
+        torch.testing.assert_close(input_values[::9], golden[f"sr{rate}.cycle{index}.{name}"], atol=2e-3, rtol=0)
+
+
+def test_the_network_waveform_is_reproduced_to_its_last_bit(golden):
+    feature_extractor = LungSradFeatureExtractor()
+    for index, cycle in enumerate(golden_cycles(golden, 4000)):
+        filled = feature_extractor._fit_length(torch.as_tensor(cycle))
+        expected = golden[f"sr4000.cycle{index}.waveform_pcm16"].float() / 32768
+        torch.testing.assert_close(filled, expected, atol=0.51 / 32768, rtol=0)
+
+
+def test_a_finished_waveform_passes_without_a_second_fade(golden):
+    waveform = golden["sr4000.cycle0.waveform_pcm16"].float() / 32768
+    log_mel = LungSradFeatureExtractor().log_mel(waveform)[0, ::7]
+    expected = golden["sr4000.cycle0.fbank_sub"]
+    # Its rounding to 16 bits is what fills the bands without signal, so only bands with signal can agree.
+    with_signal = expected > -4
+    torch.testing.assert_close(log_mel[with_signal], expected[with_signal], atol=3e-3, rtol=0)
+
+
+def test_filter_banks_agree_with_a_slow_implementation():
+    waveform = noise(4000)
+    feature_extractor = LungSradFeatureExtractor(cycle_seconds=0.25)
+    log_mel = feature_extractor.log_mel(waveform)[0]
+    np.testing.assert_allclose(log_mel.numpy(), slow_fbank(waveform), atol=2e-3)
+
+
+@pytest.mark.parametrize("samples", [400, 401, 5000, 127999, 128000, 128001, 400000])
+def test_any_length_from_25_ms_gives_the_same_shape(samples):
+    features = LungSradFeatureExtractor()(noise(samples), sampling_rate=16000, return_tensors="pt")
+    assert features["input_values"].shape == (1, 1024, 128)
+    assert torch.isfinite(features["input_values"]).all()
+
+
+@pytest.mark.parametrize(
+    "as_input",
+    [
+        lambda x: [x[0], x[1]],
+        lambda x: np.stack(x),
+        lambda x: torch.tensor(np.stack(x)),
+        lambda x: [torch.tensor(x[0]), torch.tensor(x[1])],
+        lambda x: [x[0].tolist(), x[1].tolist()],
+        lambda x: (x[0].astype(np.float64), x[1]),
+    ],
+)
+def test_arrays_tensors_and_lists_give_the_same_batch(as_input):
+    waveforms = [noise(3000, 1), noise(3000, 2)]
+    feature_extractor = LungSradFeatureExtractor()
+    expected = torch.cat(
+        [feature_extractor.resize(feature_extractor.normalize(feature_extractor.log_mel(x))) for x in waveforms]
+    )
+    batch = feature_extractor(as_input(waveforms), sampling_rate=16000, return_tensors="pt")["input_values"]
+    torch.testing.assert_close(batch, expected, atol=1e-4, rtol=0)
+
+
+def test_numpy_is_what_comes_back_when_no_tensors_are_asked_for():
+    features = LungSradFeatureExtractor()(noise(3000), sampling_rate=16000)["input_values"]
+    assert isinstance(features, np.ndarray)
+    assert features.dtype == np.float32
+
+
+def test_zero_padding_leaves_the_cycle_as_it_is():
+    filled = LungSradFeatureExtractor(padding_mode="zero", cycle_seconds=1.0)._fit_length(torch.ones(1600))
+    assert filled[:1600].eq(1).all()
+    assert filled[1600:].eq(0).all()
+
+
+def test_digital_silence_gives_zeros_instead_of_nan():
+    features = LungSradFeatureExtractor()(np.zeros(16000, np.float32), sampling_rate=16000)["input_values"]
+    assert np.all(np.abs(features) < 1e-2)
+
+
+@pytest.mark.parametrize("rate", [None, 8000, 44100])
+def test_a_missing_or_wrong_sampling_rate_is_an_error(rate):
+    with pytest.raises(ValueError, match="16000"):
+        LungSradFeatureExtractor()(noise(3000), sampling_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (noise(399), "25 ms"),
+        (np.array([], dtype=np.float32), "25 ms"),
+        (np.array([0.1] * 500 + [np.nan]), "NaN"),
+        (np.array([np.inf] + [0.1] * 500), "infinite"),
+        (np.zeros((1, 2, 500), np.float32), "mono"),
+        ([np.zeros((2, 500), np.float32)], "mono"),
+        (np.ones(500, np.int16), "floats"),
+        ([], "empty|25 ms"),
+    ],
+)
+def test_a_waveform_that_cannot_be_used_is_an_error(waveform, message):
+    with pytest.raises(ValueError, match=message):
+        LungSradFeatureExtractor()(waveform, sampling_rate=16000)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"padding_mode": "loop"}, {"normalization": "batch"}, {"num_frames": 0}, {"cycle_seconds": 0.0}]
+)
+def test_a_setting_out_of_range_is_an_error_that_names_it(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        LungSradFeatureExtractor(**setting)
+
+
+def test_every_setting_survives_saving(tmp_path):
+    settings = {
+        "cycle_seconds": 5.0,
+        "padding_mode": "zero",
+        "normalization": "dataset",
+        "mean": -3.0,
+        "std": 2.0,
+        "num_frames": 512,
+    }
+    LungSradFeatureExtractor(**settings).save_pretrained(tmp_path)
+    loaded = AutoFeatureExtractor.from_pretrained(tmp_path)
+    assert type(loaded).__name__ == "LungSradFeatureExtractor"
+    assert {name: getattr(loaded, name) for name in settings} == settings

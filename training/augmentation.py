@@ -1,0 +1,61 @@
+"""Augmentation of log-mel spectrograms. All draws come from torch's global generator, which the Trainer saves and
+restores with a checkpoint."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from training.arguments import AugmentationArguments
+
+EQUALIZER_POINTS = 6
+DECIBEL = math.log(10) / 10  # one decibel of power, in the natural logarithm of the log-mel
+
+
+def augment_log_mel(log_mel: torch.Tensor, arguments: AugmentationArguments) -> torch.Tensor:
+    """What changes a recording: rotation in time and frequency response. Applied before the normalisation.
+
+    Args:
+        log_mel (`torch.Tensor` of shape `(frames, num_mel_bins)`): natural logarithm of mel energies.
+        arguments (`AugmentationArguments`): which changes, and how strong.
+
+    Returns:
+        `torch.Tensor`: a new tensor of the same shape.
+    """
+    if arguments.roll:
+        log_mel = log_mel.roll(int(torch.randint(log_mel.shape[0], ())), dims=0)
+    if arguments.equalizer_decibels > 0:
+        points = torch.randn(1, 1, EQUALIZER_POINTS) * arguments.equalizer_decibels * DECIBEL
+        log_mel = log_mel + F.interpolate(points, size=log_mel.shape[1], mode="linear", align_corners=True)[0]
+    return log_mel
+
+
+def spec_augment(log_mel: torch.Tensor, arguments: AugmentationArguments) -> torch.Tensor:
+    """SpecAugment (arXiv 1904.08779) without warping: masks filled with the mean. Applied after the normalisation and
+    before the resize, as in the authors' code.
+
+    The width of a mask is uniform from 0 to its maximum and its place uniform among those that fit.
+
+    Args:
+        log_mel (`torch.Tensor` of shape `(frames, num_mel_bins)`): normalised spectrogram.
+        arguments (`AugmentationArguments`): number and largest width of the masks.
+
+    Returns:
+        `torch.Tensor`: a new tensor of the same shape.
+    """
+    masked = log_mel.clone()
+    fill = log_mel.mean()
+    frames, num_mel_bins = log_mel.shape
+    for _ in range(arguments.frequency_masks):
+        first, last = _draw_stretch(num_mel_bins, arguments.frequency_mask_bins)
+        masked[:, first:last] = fill
+    for _ in range(arguments.time_masks):
+        first, last = _draw_stretch(frames, arguments.time_mask_frames)
+        masked[first:last] = fill
+    return masked
+
+
+def _draw_stretch(size: int, widest: int) -> tuple[int, int]:
+    width = int(torch.randint(min(widest, size) + 1, ()))
+    first = int(torch.randint(size - width + 1, ()))
+    return first, first + width

@@ -1,0 +1,153 @@
+"""YAML configurations and `key=value` overrides, to the arguments of a run.
+
+A configuration is a YAML file whose keys are those of [`LungSradTrainingArguments`] (all of
+`transformers.TrainingArguments`) plus the sections of [`RunArguments`]. `extends: base.yaml` takes over another file,
+relative to this one; what the inheriting file or an override says wins, key by key, also inside sections.
+"""
+
+import dataclasses
+import difflib
+import enum
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.arguments import LungSradTrainingArguments, RunArguments
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+SECTIONS: dict[str, Any] = {section.name: section.type for section in dataclasses.fields(RunArguments)}
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot be used; the message names the file, the key and the remedy."""
+
+
+def read_configuration(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> tuple[RunArguments, LungSradTrainingArguments]:
+    """Reads a YAML configuration, what it extends and the overrides from the command line.
+
+    Args:
+        path (`str`): the YAML file.
+        overrides (sequence of `str`): `key=value`, a dot for keys inside sections: `data.icbhi=/data/icbhi`.
+
+    Raises:
+        ConfigurationError: file missing or not YAML, unknown key (the nearest valid one is named), value of the wrong
+            type, an override without `=`, no `output_dir`.
+    """
+    values = _read_yaml(Path(path), ())
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigurationError(f"{override!r}: an override is key=value, such as seed=1 or data.icbhi=FOLDER")
+        _set(values, key.split("."), _parse_yaml(text, f"override {override!r}"), override)
+    sections = {name: _fill(section, values.pop(name, None), f"{name}.", path) for name, section in SECTIONS.items()}
+    training = _checked(LungSradTrainingArguments, values, "", path)
+    if not training.get("output_dir"):
+        raise ConfigurationError(f"{path}: output_dir is missing; say where to save, such as output_dir=runs/first")
+    try:
+        return RunArguments(**sections), LungSradTrainingArguments(**training)
+    except (ValueError, ImportError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _read_yaml(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in extended_by:
+        raise ConfigurationError(f"{path}: extends itself; remove one `extends`")
+    if not path.is_file():
+        known = ", ".join(sorted(str(config) for config in CONFIGS.glob("*.yaml")))
+        raise ConfigurationError(f"{path}: no such configuration file; those that come with the project are {known}")
+    values = _parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path}: is not a YAML mapping of keys to values")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    return _merge(_read_yaml(path.parent / str(base), (*extended_by, path)), values)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{where}: is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in values.items():
+        both_sections = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_sections else value
+    return merged
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        values[key] = {} if values.get(key) is None else values[key]
+        if not isinstance(values[key], dict):
+            raise ConfigurationError(f"{override!r}: {key} is a value, not a section with keys")
+        values = values[key]
+    values[keys[-1]] = value
+
+
+def _fill(section: type, values: Any, prefix: str, path: str | Path) -> Any:
+    if values is not None and not isinstance(values, Mapping):
+        raise ConfigurationError(f"{path}: {prefix[:-1]} is a section; give it keys, not the value {values!r}")
+    return section(**_checked(section, values or {}, prefix, path))
+
+
+def _checked(arguments: type, values: Mapping[str, Any], prefix: str, path: str | Path) -> dict[str, Any]:
+    hints = typing.get_type_hints(arguments)
+    fields = {item.name for item in dataclasses.fields(arguments) if item.init}
+    for key in values:
+        if key not in fields:
+            raise ConfigurationError(f"{path}: there is no key {prefix}{key}; {_nearest(f'{prefix}{key}')}")
+    return {key: _coerce(value, hints[key], f"{path}: {prefix}{key}") for key, value in values.items()}
+
+
+def _nearest(key: str) -> str:
+    """Names the valid key nearest to `key`, by its full dotted name or by its last part alone."""
+    names = {item.name: item.name for item in dataclasses.fields(LungSradTrainingArguments) if item.init}
+    names |= {name: name for name in SECTIONS}
+    for section_name, section in SECTIONS.items():
+        for item in dataclasses.fields(section):
+            names[f"{section_name}.{item.name}"] = f"{section_name}.{item.name}"
+            names.setdefault(item.name, f"{section_name}.{item.name}")
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    close = close or difflib.get_close_matches(key.rpartition(".")[2], names, n=1, cutoff=0.0)
+    return f"the nearest valid one is {names[close[0]]}"
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type that a field asks for; YAML reads `1e-3` as text and `1` as a whole number."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = [typing.get_origin(option) or option for option in (typing.get_args(hint) if is_union else (hint,))]
+    if value is None and (types.NoneType in options or Any in options):
+        return None
+    for option in options:
+        if option is Any or (option in (dict, list, bool, str) and isinstance(value, option)):
+            return value
+        if option in (int, float) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                continue
+            if option is float or number.is_integer():
+                return option(number)
+        if isinstance(option, type) and issubclass(option, enum.Enum):
+            choices = [str(member.value) for member in option]
+            # YAML reads an unquoted `no` as false.
+            text = "no" if value is False else str(value)
+            if text in choices:
+                return text
+            nearest = difflib.get_close_matches(text, choices, n=1, cutoff=0.0)[0]
+            raise ConfigurationError(
+                f"{where}: {value!r} is not one of {', '.join(choices)}; the nearest is {nearest}"
+            )
+    wanted = " or ".join("null" if option is types.NoneType else option.__name__ for option in options)
+    raise ConfigurationError(f"{where}: {value!r} should be of type {wanted}")

@@ -1,0 +1,79 @@
+"""The network and the feature extractor that a configuration asks for."""
+
+import dataclasses
+import difflib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.conversion import convert_checkpoint
+from training.arguments import ModelArguments
+from training.configuration import ConfigurationError
+from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
+
+OWN_SETTINGS = {item.name for item in dataclasses.fields(LungSradConfig)} - {
+    item.name for item in dataclasses.fields(PreTrainedConfig)
+}
+SIZES = {"tiny": LungSradConfig.tiny, "small": LungSradConfig.small, "medium": LungSradConfig.medium}
+
+
+def build_model(arguments: ModelArguments) -> LungSradForAudioClassification:
+    """A network of a named size with random weights, or one that starts from a checkpoint.
+
+    Raises:
+        ConfigurationError: unknown size, or a `config` key that `LungSradConfig` does not have.
+        ValueError: a `config` value that `LungSradConfig` refuses, or a checkpoint that cannot be read.
+    """
+    _check_keys("model.config", arguments.config, OWN_SETTINGS)
+    if arguments.checkpoint is not None:
+        return _from_checkpoint(arguments.checkpoint, arguments.config)
+    if arguments.size not in SIZES:
+        raise ConfigurationError(f"model.size: {arguments.size!r} is not one of {', '.join(SIZES)}")
+    return LungSradForAudioClassification(SIZES[arguments.size](**arguments.config))
+
+
+def build_feature_extractor(arguments: ModelArguments) -> LungSradFeatureExtractor:
+    """The feature extractor of the checkpoint to start from, or the default one, with the values of the configuration.
+
+    Raises:
+        ConfigurationError: a key that `LungSradFeatureExtractor` does not have.
+        ValueError: a value that it refuses.
+    """
+    signature = inspect.signature(LungSradFeatureExtractor.__init__).parameters.values()
+    names = {item.name for item in signature if item.kind is item.POSITIONAL_OR_KEYWORD} - {"self"}
+    _check_keys("model.feature_extractor", arguments.feature_extractor, names)
+    if arguments.checkpoint is not None and Path(arguments.checkpoint, "preprocessor_config.json").exists():
+        return LungSradFeatureExtractor.from_pretrained(arguments.checkpoint, **arguments.feature_extractor)
+    return LungSradFeatureExtractor(**arguments.feature_extractor)
+
+
+def _from_checkpoint(checkpoint: str, config: dict[str, Any]) -> LungSradForAudioClassification:
+    settings = _own_settings(Path(checkpoint)) | config
+    model = convert_checkpoint(checkpoint, num_labels=len(CLASS_NAMES), **settings)
+    labels = [name for _, name in sorted((model.config.id2label or {}).items())]
+    if labels != list(CLASS_NAMES):
+        raise ConfigurationError(
+            f"model.checkpoint: the classes of {checkpoint} are {', '.join(labels)} and not {', '.join(CLASS_NAMES)}; "
+            "start from a checkpoint with these classes, or with another number of them, whose head is replaced"
+        )
+    return model
+
+
+def _own_settings(checkpoint: Path) -> dict[str, Any]:
+    """The settings of a checkpoint of this project; none for other layouts, whose sizes the conversion infers."""
+    file = checkpoint / "config.json"
+    saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not isinstance(saved, dict) or saved.get("model_type") != LungSradConfig.model_type:
+        return {}
+    return {key: value for key, value in saved.items() if key in OWN_SETTINGS}
+
+
+def _check_keys(section: str, values: dict[str, Any], known: set[str]) -> None:
+    for key in values:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ConfigurationError(f"there is no key {section}.{key}; the nearest valid one is {section}.{nearest}")
