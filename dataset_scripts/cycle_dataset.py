@@ -16,7 +16,14 @@ import pyarrow as pa
 import soundfile
 from datasets.builder import Key
 
-from dataset_scripts.cycles import CLASS_NAMES, Cycle, decode_cycle, decode_embedded_cycle
+from dataset_scripts.cycles import (
+    CLASS_NAMES,
+    Cycle,
+    DataFolderError,
+    SettingError,
+    decode_cycle,
+    decode_embedded_cycle,
+)
 from modeling_lung_srad.audio import SAMPLING_RATE
 
 FEATURES = datasets.Features(
@@ -39,10 +46,6 @@ FRAGMENT = "#t="
 ROWS_PER_BATCH = 500
 # What a prepared folder was made from: source, split, validation share and seed.
 PREPARED_INFO = "prepared.json"
-
-
-class DataFolderError(ValueError):
-    """A data folder, archive or split file that cannot be used. The message is one line: `path: what; remedy`."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,12 @@ def decode_batch(batch: dict[str, list]) -> dict[str, list]:
     if "audio" not in batch:
         return batch
     return batch | {"audio": [CycleAudio(audio) for audio in batch["audio"]]}
+
+
+def check_validation(validation: float) -> None:
+    """Raises `SettingError` where `validation` is not a share of the training part."""
+    if not 0 <= validation < 1:
+        raise SettingError(f"validation: {validation} is not a fraction; give 0.0 for none, or a number below 1")
 
 
 def load_cycles(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> datasets.DatasetDict:

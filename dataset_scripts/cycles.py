@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from modeling_lung_srad.audio import SAMPLING_RATE, decode_audio, read_audio
+from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 
-CLASS_NAMES = ("normal", "crackle", "wheeze", "both")
 ANNOTATION_COLUMNS = ("start", "end", "crackle", "wheeze")
 FADE_SECONDS = 1 / 16
 # Annotated ends are rounded to milliseconds and some recordings end a little before their last one.
@@ -33,6 +33,14 @@ class Cycle:
     start: float
     end: float
     label: int | None = None
+
+
+class DataFolderError(ValueError):
+    """A data folder, archive or split file that cannot be used. The message is one line: `path: what; remedy`."""
+
+
+class SettingError(ValueError):
+    """An argument that is out of range. The message is one line: `argument: what is wrong; remedy`."""
 
 
 class AnnotationError(ValueError):

@@ -12,13 +12,14 @@ from filelock import FileLock
 from dataset_scripts.cycle_dataset import (
     PREPARED_INFO,
     CycleBuilder,
-    DataFolderError,
     Recording,
     build,
+    check_validation,
     load_cycles,
     parquet_files,
     with_decoding,
 )
+from dataset_scripts.cycles import DataFolderError
 from dataset_scripts.icbhi_download import download_icbhi, extract_zip
 from dataset_scripts.icbhi_files import (
     count_annotations,
@@ -112,6 +113,7 @@ def load_icbhi(
         (seconds).
 
     Raises:
+        SettingError: where `split` or `validation` is out of range.
         DataFolderError: where folder, zip or split file cannot be used.
         AnnotationError: naming file, line and field.
         AudioError: naming the audio file.
@@ -125,8 +127,7 @@ def load_icbhi(
     ```
     """
     check_split(split)
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation: {validation} is not a fraction; give 0.0 for none, or a number below 1")
+    check_validation(validation)
     if parquet_files(data_dir):
         return _load_prepared(data_dir, split, validation, seed, cache_dir)
     if download:

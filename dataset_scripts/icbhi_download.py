@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from dataset_scripts.cycle_dataset import DataFolderError
+from dataset_scripts.cycles import DataFolderError
 from dataset_scripts.icbhi_files import IcbhiFolder, count_annotations, scan_folder
 from dataset_scripts.icbhi_splits import TOTAL_CYCLES, TOTAL_RECORDINGS
 

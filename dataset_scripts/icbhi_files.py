@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_scripts.cycle_dataset import DataFolderError, Recording
-from dataset_scripts.cycles import CLASS_NAMES, Cycle, read_annotations
+from dataset_scripts.cycle_dataset import Recording
+from dataset_scripts.cycles import CLASS_NAMES, Cycle, DataFolderError, read_annotations
 from dataset_scripts.icbhi_splits import (
     PARTS,
     TOTAL_RECORDINGS,

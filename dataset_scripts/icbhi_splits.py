@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_scripts.cycle_dataset import DataFolderError
+from dataset_scripts.cycles import DataFolderError, SettingError
 
 RECORDING_NAME = re.compile(r"(\d+)_([^_]+)_([A-Z][a-z])_(sc|mc)_([^_.]+)")
 PARTS = ("train", "test")
@@ -70,9 +70,9 @@ def parse_recording_name(name: str) -> RecordingName | None:
 
 
 def check_split(split: str) -> None:
-    """Raises `ValueError` where `split` is not one of `SPLITS`."""
+    """Raises `SettingError` where `split` is not one of `SPLITS`."""
     if split not in SPLITS:
-        raise ValueError(f"split: {split!r} is not known; choose one of {', '.join(SPLITS)}")
+        raise SettingError(f"split: {split!r} is not known; choose one of {', '.join(SPLITS)}")
 
 
 def published_counts(split: str) -> dict[str, tuple[int, int]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataset_scripts.cycle_dataset import Recording
+from dataset_scripts.cycles import SettingError
 
 
 def choose_validation_patients(
@@ -27,13 +28,13 @@ def choose_validation_patients(
         `set[str]`: at least one patient, and not all.
 
     Raises:
-        ValueError: where the fraction is out of range or there are fewer than two patients.
+        SettingError: where the fraction is out of range or there are fewer than two patients.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"validation: {fraction} is not a fraction; give a number above 0 and below 1")
+        raise SettingError(f"validation: {fraction} is not a fraction; give a number above 0 and below 1")
     names = sorted(set(patients))
     if len(names) < 2:
-        raise ValueError(f"validation: {len(names)} patient(s) cannot be divided; use validation=0.0 or more data")
+        raise SettingError(f"validation: {len(names)} patient(s) cannot be divided; use validation=0.0 or more data")
     table = _count_groups(names, patients, devices, labels)
     totals = table.sum(axis=0)
     wanted = fraction * totals

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet
 from tqdm.auto import tqdm
 
-from dataset_scripts.cycle_dataset import PREPARED_INFO, DataFolderError, embed_cycle
-from dataset_scripts.cycles import CLASS_NAMES
+from dataset_scripts.cycle_dataset import PREPARED_INFO, embed_cycle
+from dataset_scripts.cycles import CLASS_NAMES, DataFolderError
 from dataset_scripts.icbhi import load_icbhi
 from dataset_scripts.simulated import load_simulated
 from dataset_scripts.sprsound import load_sprsound

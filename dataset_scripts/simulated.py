@@ -10,15 +10,15 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import soundfile
-from filelock import FileLock
 
-from dataset_scripts.cycle_dataset import DataFolderError
-from dataset_scripts.cycles import CLASS_NAMES, Cycle, write_annotations
-from dataset_scripts.icbhi import load_icbhi
+from dataset_scripts.cycles import CLASS_NAMES, Cycle, DataFolderError, SettingError, write_annotations
+
+if TYPE_CHECKING:
+    import datasets
 
 SIMULATED_RATE = 8000
 DEVICE = "Simulated"
@@ -51,7 +51,7 @@ def simulate_cycle(
         `np.ndarray`: float32 waveform of shape `(int(seconds * sampling_rate),)`, breath noise at an RMS of 0.03.
 
     Raises:
-        ValueError: where an argument is out of range.
+        SettingError: where an argument is out of range.
 
     Example:
 
@@ -61,9 +61,9 @@ def simulate_cycle(
     ```
     """
     if label not in range(len(CLASS_NAMES)):
-        raise ValueError(f"label: {label} is not a class; give 0 to {len(CLASS_NAMES) - 1} for {CLASS_NAMES}")
+        raise SettingError(f"label: {label} is not a class; give 0 to {len(CLASS_NAMES) - 1} for {CLASS_NAMES}")
     if seconds < 0.5 or sampling_rate < 4000:
-        raise ValueError(f"{seconds} s at {sampling_rate} Hz: a cycle lasts at least 0.5 s, at 4000 Hz or more")
+        raise SettingError(f"{seconds} s at {sampling_rate} Hz: a cycle lasts at least 0.5 s, at 4000 Hz or more")
     generator = generator or np.random.default_rng(0)
     num_samples = int(seconds * sampling_rate)
     inspiration = generator.uniform(0.35, 0.45) * seconds
@@ -133,10 +133,10 @@ def write_simulated(
 
     Raises:
         DataFolderError: where the folder holds something already.
-        ValueError: where there are fewer than 2 patients.
+        SettingError: where there are fewer than 2 patients.
     """
     if patients < 2 or recordings_per_patient < 1 or cycles_per_recording < 1:
-        raise ValueError("patients: give at least 2 patients, and at least 1 recording and cycle of each")
+        raise SettingError("patients: give at least 2 patients, and at least 1 recording and cycle of each")
     destination = Path(destination)
     if destination.exists() and any(destination.iterdir()):
         raise DataFolderError(f"{destination}: is not empty; name a new folder")
@@ -166,7 +166,7 @@ def load_simulated(
     validation: float = 0.0,
     seed: int = 0,
     cache_dir: str | os.PathLike | None = None,
-) -> datasets.DatasetDict:
+) -> "datasets.DatasetDict":
     """
     Simulated cycles with the columns of [`load_icbhi`]; the files are written to the cache of the data sets library.
 
@@ -181,6 +181,12 @@ def load_simulated(
     Returns:
         `datasets.DatasetDict`: `train`, `validation` (where asked for) and `test`; `device` is always `Simulated`.
     """
+    # Sounds can be written without the data sets library, which is an optional dependency.
+    import datasets
+    from filelock import FileLock
+
+    from dataset_scripts.icbhi import load_icbhi
+
     settings = (patients, recordings_per_patient, cycles_per_recording, SIMULATED_RATE, seed)
     key = hashlib.sha256(repr(settings).encode() + Path(__file__).read_bytes()).hexdigest()[:16]
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "simulated" / key

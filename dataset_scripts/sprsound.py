@@ -10,8 +10,8 @@ from typing import Any
 
 import datasets
 
-from dataset_scripts.cycle_dataset import FEATURES, CycleBuilder, DataFolderError, Recording, build
-from dataset_scripts.cycles import CLASS_NAMES, AnnotationError, Cycle
+from dataset_scripts.cycle_dataset import FEATURES, CycleBuilder, Recording, build, check_validation
+from dataset_scripts.cycles import CLASS_NAMES, AnnotationError, Cycle, DataFolderError
 from dataset_scripts.patient_split import split_validation
 from modeling_lung_srad.audio import audio_duration
 
@@ -93,12 +93,12 @@ def load_sprsound(
         `test_intra` are also in the training part.
 
     Raises:
+        SettingError: where `validation` is out of range.
         DataFolderError: where the folder has no such files.
         AnnotationError: naming file and field.
         AudioError: naming the audio file.
     """
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation: {validation} is not a fraction; give 0.0 for none, or a number below 1")
+    check_validation(validation)
     cache = None if cache_dir is None else str(cache_dir)
     return build(Sprsound(data_dir=data_dir, cache_dir=cache, validation=float(validation), seed=seed))
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from dataset_scripts import icbhi_files
-from dataset_scripts.cycle_dataset import DataFolderError
-from dataset_scripts.cycles import AnnotationError
+from dataset_scripts.cycles import AnnotationError, DataFolderError, SettingError
 from dataset_scripts.icbhi import count_cycles, load_icbhi
 from modeling_lung_srad.audio import AudioError, audio_duration
 from tests.conftest import shared_path
@@ -167,9 +166,9 @@ def test_published_annotation_may_end_a_little_beyond_its_recording(copied_folde
 
 
 def test_wrong_arguments_and_folders_are_errors(tmp_path, simulated_folder):
-    with pytest.raises(ValueError, match="split: 'best' is not known"):
+    with pytest.raises(SettingError, match="split: 'best' is not known"):
         load_icbhi(simulated_folder, split="best")
-    with pytest.raises(ValueError, match=r"validation: 1\.0 is not a fraction"):
+    with pytest.raises(SettingError, match=r"validation: 1\.0 is not a fraction"):
         load_icbhi(simulated_folder, validation=1.0)
     with pytest.raises(DataFolderError, match="has no ICBHI recordings"):
         load_icbhi(tmp_path)

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from dataset_scripts import icbhi_download
-from dataset_scripts.cycle_dataset import DataFolderError
+from dataset_scripts.cycles import DataFolderError
 from dataset_scripts.icbhi import load_icbhi
 from dataset_scripts.icbhi_download import DownloadError, download_file, download_icbhi, extract_zip
 

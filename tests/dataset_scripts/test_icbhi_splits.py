@@ -2,7 +2,7 @@
 
 import pytest
 
-from dataset_scripts.cycle_dataset import DataFolderError
+from dataset_scripts.cycles import DataFolderError, SettingError
 from dataset_scripts.icbhi_splits import (
     FOLD_PATIENTS,
     LEAKED_RECORDINGS,
@@ -83,7 +83,7 @@ def test_bad_split_file_names_file_and_line(tmp_path, text, message):
 
 
 def test_unknown_split_or_patient_is_an_error():
-    with pytest.raises(ValueError, match="split: 'fold5' is not known; choose one of official, leak_free, fold0"):
+    with pytest.raises(SettingError, match="split: 'fold5' is not known; choose one of official, leak_free, fold0"):
         assign_parts([], "fold5")
     with pytest.raises(DataFolderError, match="patient 300 is in no fold"):
         assign_parts(["300_1b1_Al_sc_Meditron"], "fold0")

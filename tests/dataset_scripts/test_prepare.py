@@ -6,7 +6,8 @@ import pytest
 import soundfile
 
 from dataset_scripts import prepare
-from dataset_scripts.cycle_dataset import DataFolderError, load_cycles
+from dataset_scripts.cycle_dataset import load_cycles
+from dataset_scripts.cycles import DataFolderError
 from dataset_scripts.icbhi import load_icbhi
 from dataset_scripts.prepare import prepare_icbhi, prepare_simulated, prepare_sprsound
 from tests.dataset_scripts.test_sprsound import TYPES, write_recording

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dataset_scripts.cycle_dataset import DataFolderError
-from dataset_scripts.cycles import CLASS_NAMES, read_annotations
+from dataset_scripts.cycles import CLASS_NAMES, DataFolderError, SettingError, read_annotations
 from dataset_scripts.simulated import load_simulated, simulate_cycle, simulate_recording, write_simulated
 
 
@@ -109,9 +108,9 @@ def test_loaded_parts_share_no_patient_and_hold_every_class(cache_dir):
 
 
 def test_wrong_arguments_are_errors(tmp_path):
-    with pytest.raises(ValueError, match="label: 4 is not a class"):
+    with pytest.raises(SettingError, match="label: 4 is not a class"):
         simulate_cycle(4, 2.0)
-    with pytest.raises(ValueError, match=r"0\.2 s at 8000 Hz: a cycle lasts at least"):
+    with pytest.raises(SettingError, match=r"0\.2 s at 8000 Hz: a cycle lasts at least"):
         simulate_cycle(0, 0.2)
-    with pytest.raises(ValueError, match="give at least 2 patients"):
+    with pytest.raises(SettingError, match="give at least 2 patients"):
         write_simulated(tmp_path, patients=1)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dataset_scripts.cycle_dataset import DataFolderError
-from dataset_scripts.cycles import AnnotationError, Cycle
+from dataset_scripts.cycles import AnnotationError, Cycle, DataFolderError, SettingError
 from dataset_scripts.sprsound import load_sprsound, read_events, read_recordings
 from modeling_lung_srad.audio import AudioError
 from tests.conftest import shared_path
@@ -133,7 +132,7 @@ def test_bad_folders_and_files_are_errors(tmp_path, release):
         read_recordings(tmp_path)
     with pytest.raises(DataFolderError, match="no such folder"):
         load_sprsound(tmp_path / "missing")
-    with pytest.raises(ValueError, match=r"validation: -0\.1 is not a fraction"):
+    with pytest.raises(SettingError, match=r"validation: -0\.1 is not a fraction"):
         load_sprsound(release, validation=-0.1)
     shutil.copytree(release, tmp_path / "BioCAS2022")
     shutil.copytree(release, tmp_path / "BioCAS2023")
