@@ -54,12 +54,12 @@ class Icbhi(CycleBuilder):
     """
     Cycles of the ICBHI 2017 Respiratory Sound Database (Rocha et al. 2019, doi:10.1088/1361-6579/ab03ea).
 
-    Example:
+    Example (needs the database):
 
-    ```python
-    >>> builder = Icbhi(data_dir="ICBHI_final_database", split="official", validation=0.2)
-    >>> builder.download_and_prepare()
-    >>> cycles = builder.as_dataset()
+    ```py
+    builder = Icbhi(data_dir="ICBHI_final_database", split="official", validation=0.2)
+    builder.download_and_prepare()
+    cycles = builder.as_dataset()
     ```
     """
 
@@ -118,12 +118,11 @@ def load_icbhi(
         AnnotationError: naming file, line and field.
         AudioError: naming the audio file.
 
-    Example:
+    Example (needs the database):
 
-    ```python
-    >>> cycles = load_icbhi("ICBHI_final_database", validation=0.2)
-    >>> cycles["train"][0]["audio"]["array"].dtype
-    dtype('float32')
+    ```py
+    cycles = load_icbhi("ICBHI_final_database", validation=0.2)
+    cycles["train"][0]["audio"]["array"].dtype
     ```
     """
     check_split(split)

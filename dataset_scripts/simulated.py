@@ -58,6 +58,7 @@ def simulate_cycle(
     ```python
     >>> simulate_cycle(CLASS_NAMES.index("wheeze"), 2.5).shape
     (20000,)
+
     ```
     """
     if label not in range(len(CLASS_NAMES)):

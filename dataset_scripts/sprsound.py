@@ -51,12 +51,12 @@ class Sprsound(CycleBuilder):
     """
     Events of SPRSound (Zhang et al., IEEE TBioCAS 16(5), 2022), with the class and the original event type.
 
-    Example:
+    Example (needs the database):
 
-    ```python
-    >>> builder = Sprsound(data_dir="BioCAS2022")
-    >>> builder.download_and_prepare()
-    >>> events = builder.as_dataset()
+    ```py
+    builder = Sprsound(data_dir="BioCAS2022")
+    builder.download_and_prepare()
+    events = builder.as_dataset()
     ```
     """
 

@@ -71,13 +71,10 @@ def train(arguments: argparse.Namespace) -> int:
 def evaluate(arguments: argparse.Namespace) -> int:
     """`lung-srad evaluate`."""
     _require_modules(TRAINING_MODULES, extra="train")
-    from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
     from training.evaluate_checkpoint import evaluate as run
 
-    checkpoint = arguments.checkpoint or str(DEFAULT_CHECKPOINT)
-    return run(
-        checkpoint, arguments.data, arguments.split, arguments.part, arguments.output, batch_size=arguments.batch_size
-    )
+    options = {name: value for name, value in vars(arguments).items() if name != "command"}
+    return run(**options)
 
 
 def convert(arguments: argparse.Namespace) -> int:
@@ -97,17 +94,19 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """`lung-srad prepare`."""
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "database")}
+    if options.pop("layout", "parquet") == "icbhi":
+        from dataset_scripts.simulated import write_simulated
+
+        if options.pop("validation"):
+            raise UsageError("--validation does not go with --layout icbhi, whose split has two parts; leave it out")
+        print(write_simulated(**options))
+        return 0
     _require_modules(("datasets",), extra="train")
     from dataset_scripts.prepare import prepare_icbhi, prepare_simulated, prepare_sprsound
-    from dataset_scripts.simulated import write_simulated
 
     functions = {"icbhi": prepare_icbhi, "sprsound": prepare_sprsound, "simulated": prepare_simulated}
     function: Any = functions[arguments.database]
-    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "database")}
-    if options.pop("layout", "parquet") == "icbhi":
-        if options.pop("validation"):
-            raise UsageError("--validation does not go with --layout icbhi, whose split has two parts; leave it out")
-        function = write_simulated
     print(function(**options))
     return 0
 

@@ -51,8 +51,8 @@ training/README.md; a key inside a section is written section.key."""
 
 EVALUATE_EPILOG = """\
 examples:
-  lung-srad evaluate --data ICBHI_final_database
-  lung-srad evaluate --checkpoint runs/first --data ICBHI_final_database --split leak_free --output report/
+  lung-srad evaluate runs/first ICBHI_final_database
+  lung-srad evaluate runs/first ICBHI_final_database --split leak_free --output report/
 
 The figures are specificity, sensitivity and Score of ICBHI 2017, both as 4-class and as 2-class measure, with
 confidence intervals over patients. --output adds evaluation.json, evaluation.md and predictions.csv."""
@@ -125,7 +125,9 @@ def _add_classify(commands: Any) -> None:
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="a recording, or a folder of wav, flac, ogg and mp3 files"
     )
-    _add_checkpoint(parser)
+    parser.add_argument(
+        "--checkpoint", metavar="DIR_OR_HUB_ID", help="the model (default: lung-srad-tiny, part of the package)"
+    )
     parser.add_argument(
         "--annotations",
         metavar="FILE",
@@ -156,9 +158,9 @@ def _add_train(commands: Any) -> None:
 def _add_evaluate(commands: Any) -> None:
     summary = "measure a checkpoint on labelled cycles"
     parser = commands.add_parser("evaluate", help=summary, description=summary, epilog=EVALUATE_EPILOG)
-    _add_checkpoint(parser)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of a checkpoint, or its id on the Hub")
     parser.add_argument(
-        "--data", metavar="DIR", required=True, help="ICBHI 2017 (folder or zip), or what `lung-srad prepare` wrote"
+        "data", metavar="DATA", help="ICBHI 2017 (folder or zip), or a folder that `lung-srad prepare` wrote"
     )
     parser.add_argument("--split", choices=SPLITS, default="official", help="default: official")
     parser.add_argument("--part", choices=("test", "validation", "train"), default="test", help="default: test")
@@ -206,14 +208,6 @@ def _add_database(databases: Any, name: str, summary: str) -> Parser:
     )
     parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="of all random choices (default: 0)")
     return parser
-
-
-def _add_checkpoint(parser: Parser) -> None:
-    parser.add_argument(
-        "--checkpoint",
-        metavar="DIR_OR_HUB_ID",
-        help="the model (default: lung-srad-tiny, part of the package)",
-    )
 
 
 def _add_batch_size(parser: Parser) -> None:

@@ -45,7 +45,9 @@ def read_audio(path: str | os.PathLike, sampling_rate: int = SAMPLING_RATE, allo
     path = _existing_file(path)
     with path.open("rb") as file:
         _check_complete(file, path)
-    return _decode(str(path), path, sampling_rate, allow_silence)
+        file.seek(0)
+        # An open file and not its name, since soundfile takes only names that are text.
+        return _decode(file, path, sampling_rate, allow_silence)
 
 
 def decode_audio(
@@ -80,7 +82,7 @@ def audio_duration(path: str | os.PathLike) -> float:
         AudioError: where the file is missing, empty or not audio.
     """
     path = _existing_file(path)
-    with _open(str(path), path) as sound:
+    with path.open("rb") as file, _open(file, path) as sound:
         return sound.frames / sound.samplerate
 
 
@@ -103,8 +105,12 @@ def resample(waveform: np.ndarray, source_rate: int, sampling_rate: int) -> np.n
     Example:
 
     ```python
+    >>> import numpy as np
+    >>> from modeling_lung_srad.audio import resample
+
     >>> resample(np.zeros(44100, dtype=np.float32), 44100, 16000).shape
     (16000,)
+
     ```
     """
     if source_rate <= 0 or sampling_rate <= 0:
@@ -186,7 +192,7 @@ def _check_complete_wav(file: BinaryIO, size: int, name: str | os.PathLike) -> N
         offset += 8 + length + length % 2
 
 
-def _open(file: str | BinaryIO, name: str | os.PathLike) -> soundfile.SoundFile:
+def _open(file: BinaryIO, name: str | os.PathLike) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(file)
     except soundfile.LibsndfileError as error:
@@ -197,7 +203,7 @@ def _open(file: str | BinaryIO, name: str | os.PathLike) -> soundfile.SoundFile:
     raise AudioError(name, problem, "convert it to wav, flac, ogg or mp3")
 
 
-def _decode(file: str | BinaryIO, name: str | os.PathLike, sampling_rate: int, allow_silence: bool) -> np.ndarray:
+def _decode(file: BinaryIO, name: str | os.PathLike, sampling_rate: int, allow_silence: bool) -> np.ndarray:
     with _open(file, name) as sound:
         source_rate, frames, file_format = sound.samplerate, sound.frames, sound.format
         if sound.channels > MAX_CHANNELS:

@@ -94,7 +94,9 @@ class LungSradPatchEmbeddings(nn.Module):
                 f"`input_values` must have shape (batch, frames, {self.num_mel_bins}), got "
                 f"{tuple(input_values.shape)}; LungSradFeatureExtractor makes them from waveforms."
             )
-        return self.projection(input_values.to(self.projection.get_parameter("0.weight").dtype).transpose(1, 2).unsqueeze(1))
+        return self.projection(
+            input_values.to(self.projection.get_parameter("0.weight").dtype).transpose(1, 2).unsqueeze(1)
+        )
 
 
 class LungSradGaussianBlur(nn.Module):

@@ -1,7 +1,7 @@
 """Plots a classified recording: its log-mel spectrogram, and below it the class probabilities over time."""
 
-import logging
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,9 +63,9 @@ def plot_recording(waveform: np.ndarray, recording: ClassifiedRecording, samplin
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a figure in the format that the suffix of `path` names; an existing file is replaced when it is done."""
-    # Letters that the font lacks become boxes; that is no reason to warn once for each of them.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    with replaced_when_complete(path) as temporary:
+    with replaced_when_complete(path) as temporary, warnings.catch_warnings():
+        # Letters that the font lacks become boxes; that is no reason to warn once for each of them.
+        warnings.filterwarnings("ignore", message="Glyph ")
         figure.savefig(temporary, format=Path(path).suffix[1:].lower())
 
 

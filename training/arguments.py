@@ -61,6 +61,8 @@ class AugmentationArguments:
         roll (`bool`, *optional*, defaults to `False`): rotate the repeat-padded cycle by a random number of frames.
         equalizer_decibels (`float`, *optional*, defaults to 0.0): standard deviation of a random smooth gain over the
             mel bins: stethoscopes differ in their frequency response.
+        crop_frames (`int`, *optional*): frames of a random stretch of the network's input to train on. The network
+            averages over time, so it may see more at inference than in training, where short inputs cost less.
     """
 
     frequency_masks: int = 2
@@ -69,6 +71,7 @@ class AugmentationArguments:
     time_mask_frames: int = 160
     roll: bool = False
     equalizer_decibels: float = 0.0
+    crop_frames: int | None = None
 
 
 @dataclass

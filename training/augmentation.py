@@ -55,6 +55,16 @@ def spec_augment(log_mel: torch.Tensor, arguments: AugmentationArguments) -> tor
     return masked
 
 
+def crop_frames(input_values: torch.Tensor, arguments: AugmentationArguments) -> torch.Tensor:
+    """A random stretch of `arguments.crop_frames` frames of `(frames, num_mel_bins)`, or all where none is asked for
+    or there are no more. Applied after the resize."""
+    frames = arguments.crop_frames
+    if frames is None or frames >= input_values.shape[0]:
+        return input_values
+    first = int(torch.randint(input_values.shape[0] - frames + 1, ()))
+    return input_values[first : first + frames]
+
+
 def _draw_stretch(size: int, widest: int) -> tuple[int, int]:
     width = int(torch.randint(min(widest, size) + 1, ()))
     first = int(torch.randint(size - width + 1, ()))

@@ -22,18 +22,20 @@ from training.evaluation import evaluation_report, icbhi_score
 from training.log_mel_dataset import iterate_log_mel
 
 PERCENTILES = (0.1, 0.5, 0.9)
+BINS_PER_BAND = 4
 CLASS_WEIGHTS = (None, "balanced")
 
 
 def log_mel_statistics(log_mel: torch.Tensor) -> np.ndarray:
-    """Mean, standard deviation and percentiles 10, 50 and 90 over time of every mel bin.
+    """Mean, standard deviation and percentiles 10, 50 and 90 over time of every band of four neighbouring mel bins.
 
     Args:
         log_mel (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`): normalised spectrograms.
 
     Returns:
-        `np.ndarray` of shape `(batch, 5 * num_mel_bins)`.
+        `np.ndarray` of shape `(batch, 5 * num_mel_bins / 4)`.
     """
+    log_mel = log_mel.unflatten(-1, (-1, BINS_PER_BAND)).mean(dim=-1)
     quantiles = torch.quantile(log_mel, torch.tensor(PERCENTILES), dim=1)
     return torch.cat([log_mel.mean(dim=1), log_mel.std(dim=1), *quantiles], dim=-1).numpy()
 
@@ -87,7 +89,7 @@ def evaluate_baselines(data: DataArguments) -> dict[str, dict[str, Any]]:
             statistics
         ),
     }
-    about = {"data": str(data.icbhi), "split": data.split, "part": "test"}
+    about: dict[str, Any] = {"data": str(data.icbhi), "split": data.split, "part": "test"}
     notes = describe_limits(test, data.split, "test")
     columns = (references.tolist(), test.table["recording"], test.table["patient"])
     return {

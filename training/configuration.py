@@ -31,13 +31,15 @@ def read_configuration(
 ) -> tuple[RunArguments, LungSradTrainingArguments]:
     """Reads a YAML configuration, what it extends and the overrides from the command line.
 
+    `output_dir` is `runs/NAME` for the configuration `NAME.yaml` where nothing else is said.
+
     Args:
         path (`str`): the YAML file.
         overrides (sequence of `str`): `key=value`, a dot for keys inside sections: `data.icbhi=/data/icbhi`.
 
     Raises:
         ConfigurationError: file missing or not YAML, unknown key (the nearest valid one is named), value of the wrong
-            type, an override without `=`, no `output_dir`.
+            type, an override without `=`.
     """
     values = _read_yaml(Path(path), ())
     for override in overrides:
@@ -47,8 +49,7 @@ def read_configuration(
         _set(values, key.split("."), _parse_yaml(text, f"override {override!r}"), override)
     sections = {name: _fill(section, values.pop(name, None), f"{name}.", path) for name, section in SECTIONS.items()}
     training = _checked(LungSradTrainingArguments, values, "", path)
-    if not training.get("output_dir"):
-        raise ConfigurationError(f"{path}: output_dir is missing; say where to save, such as output_dir=runs/first")
+    training["output_dir"] = training.get("output_dir") or f"runs/{Path(path).stem}"
     try:
         return RunArguments(**sections), LungSradTrainingArguments(**training)
     except (ValueError, ImportError) as error:

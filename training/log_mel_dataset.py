@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from modeling_lung_srad import LungSradFeatureExtractor
 from training.arguments import AugmentationArguments
-from training.augmentation import augment_log_mel, spec_augment
+from training.augmentation import augment_log_mel, crop_frames, spec_augment
 from training.cycle_sources import CycleSource
 
 CYCLES_PER_BATCH = 16
@@ -97,4 +97,6 @@ class LogMelDataset(Dataset):
         if self.augmentation is not None:
             log_mel = spec_augment(log_mel, self.augmentation)
         input_values = self.feature_extractor.resize(log_mel.unsqueeze(0)).squeeze(0)
+        if self.augmentation is not None:
+            input_values = crop_frames(input_values, self.augmentation)
         return {"input_values": input_values, "labels": self.labels[index]}

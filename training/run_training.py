@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import default_data_collator, set_seed
@@ -35,12 +36,16 @@ CONFIGURATION = "training_configuration.json"
 
 @dataclass
 class Run:
-    """Everything that a run needs, checked and loaded, before anything is computed or written."""
+    """Everything that a run needs, checked and loaded, before anything is computed or written.
+
+    `cycle_weights` are the chances of the training cycles, see `sampling_weights`; the other names speak.
+    """
 
     arguments: RunArguments
     training_arguments: LungSradTrainingArguments
     training: list[CycleSource]
     validation: CycleSource
+    cycle_weights: np.ndarray | None
     model: LungSradForAudioClassification
     feature_extractor: LungSradFeatureExtractor
     last_checkpoint: Path | None
@@ -81,13 +86,17 @@ def prepare(
     """Loads the data and builds the model.
 
     Raises:
-        ValueError: what `load_training_sources`, `build_feature_extractor` or `build_model` cannot use.
+        ValueError: what `load_training_sources`, `sampling_weights`, `build_feature_extractor` or `build_model`
+            cannot use.
     """
     training, validation = load_training_sources(arguments.data)
+    names = [source.name for source in training for _ in range(len(source.cycles))]
+    labels = [label for source in training for label in source.table["label"]]
+    weights = sampling_weights(names, labels, arguments.sampling)
     feature_extractor = build_feature_extractor(arguments.model)
     set_seed(training_arguments.seed)
     model = build_model(arguments.model)
-    return Run(arguments, training_arguments, training, validation, model, feature_extractor, last_checkpoint)
+    return Run(arguments, training_arguments, training, validation, weights, model, feature_extractor, last_checkpoint)
 
 
 def run_training(run: Run) -> dict[str, Any]:
@@ -96,10 +105,7 @@ def run_training(run: Run) -> dict[str, Any]:
     Returns:
         `dict`: the content of `training_summary.json`.
     """
-    sampling = run.arguments.sampling
-    names = [source.name for source in run.training for _ in range(len(source.cycles))]
     labels = [label for source in run.training for label in source.table["label"]]
-    weights = sampling_weights(names, labels, sampling)
     # Half precision halves the memory; it rounds log energies by at most 0.004.
     training_log_mel = compute_log_mel(run.training, run.feature_extractor, torch.float16, "log-mel, training")
     validation_log_mel = compute_log_mel([run.validation], run.feature_extractor, torch.float16, "log-mel, validation")
@@ -111,8 +117,8 @@ def run_training(run: Run) -> dict[str, Any]:
         processing_class=run.feature_extractor,
         data_collator=default_data_collator,
         compute_metrics=compute_metrics,
-        cycle_weights=weights,
-        cycles_per_epoch=sampling.cycles_per_epoch,
+        cycle_weights=run.cycle_weights,
+        cycles_per_epoch=run.arguments.sampling.cycles_per_epoch,
     )
     if trainer.is_world_process_zero():
         _write_json(run.output_dir / CONFIGURATION, _shaping(run.arguments, run.training_arguments))

@@ -149,7 +149,9 @@ def test_windows_that_make_no_sense_are_refused(classify, write_recording, optio
 
 @pytest.mark.parametrize("option", ["--output", "--plot"])
 @pytest.mark.parametrize("name", ["nowhere/results.png", "folder.png"])
-def test_an_output_that_cannot_be_written_is_refused_before_the_work(classify, write_recording, tmp_path, option, name):
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    classify, write_recording, tmp_path, option, name
+):
     (tmp_path / "folder.png").mkdir()
     recording = write_recording("a.wav")
     outcome = classify(recording, option, tmp_path / name)

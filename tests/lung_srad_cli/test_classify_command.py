@@ -33,7 +33,9 @@ def probabilities(row):
     return [float(row[name]) for name in NAMES]
 
 
-def test_annotated_cycles_get_the_probabilities_of_the_published_steps(classify, checkpoint, write_recording, tmp_path):
+def test_annotated_cycles_get_the_probabilities_of_the_published_steps(
+    classify, checkpoint, write_recording, tmp_path
+):
     waveform = noise(3)
     recording = write_recording("a.wav", waveform, subtype="FLOAT")
     (tmp_path / "a.txt").write_text(ANNOTATIONS)
@@ -178,7 +180,8 @@ def test_the_plot_of_one_recording_has_the_name_given(classify, write_recording,
     else:
         assert content[:8] == b"\x89PNG\r\n\x1a\n"
         width, height = (int.from_bytes(content[first : first + 4], "big") for first in (16, 20))
-        assert (800 <= width <= 4000) and (500 <= height <= 2000)
+        assert 800 <= width <= 4000
+        assert 500 <= height <= 2000
         assert len(content) > 20_000
 
 

@@ -68,7 +68,7 @@ def test_a_reader_that_goes_away_is_no_error():
     ("arguments", "missing"),
     [
         (["train", "config.yaml"], "sklearn"),
-        (["evaluate", "--data", "icbhi"], "accelerate"),
+        (["evaluate", "runs/first", "icbhi"], "accelerate"),
         (["prepare", "simulated", "sounds"], "datasets"),
     ],
 )
@@ -133,7 +133,7 @@ def test_prepare_names_a_source_that_is_missing(run, tmp_path):
 
 def test_evaluate_prints_the_measures_and_writes_the_report(run, checkpoint, tmp_path):
     sounds = write_simulated(tmp_path / "sounds", patients=10, cycles_per_recording=4)
-    outcome = run("evaluate", "--checkpoint", checkpoint, "--data", sounds, "--output", tmp_path / "report")
+    outcome = run("evaluate", checkpoint, sounds, "--output", tmp_path / "report")
     assert outcome.exit_code == 0
     assert "Score (4-class)" in outcome.output
     assert (tmp_path / "report" / "evaluation.json").exists()

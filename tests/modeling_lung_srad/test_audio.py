@@ -1,6 +1,7 @@
 """Reading audio files: formats, rates, bad files, and the resampling that the published features were made with."""
 
 import math
+import os
 import wave
 
 import numpy as np
@@ -212,3 +213,10 @@ def test_duration_comes_from_the_header(tmp_path):
     assert audio_duration(tmp_path / "a.wav") == 1.25
     with pytest.raises(AudioError, match="no such file"):
         audio_duration(tmp_path / "b.wav")
+
+
+def test_a_name_that_is_no_text_is_read(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.wav"
+    soundfile.write(tmp_path / "text.wav", np.full(8000, 0.1), 8000)
+    os.rename(os.fsencode(tmp_path / "text.wav"), path)
+    assert read_audio(os.fsdecode(path)).shape == (16000,)

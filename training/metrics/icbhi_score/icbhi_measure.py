@@ -103,6 +103,7 @@ def icbhi_score(predictions: Sequence[int] | np.ndarray, references: Sequence[in
     >>> measured = icbhi_score(predictions=[0, 0, 1, 3], references=[0, 0, 1, 2])
     >>> measured["specificity"], measured["sensitivity"], measured["sensitivity_any_abnormal"]
     (1.0, 0.5, 1.0)
+
     ```
     """
     counts = confusion_counts(predictions, references)

@@ -1,0 +1,152 @@
+import json
+import pickle
+import shutil
+
+import huggingface_hub
+import pytest
+import torch
+
+from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
+from tests.conftest import tiny_config
+
+
+def _save(folder, model):
+    model.save_pretrained(folder)
+    LungSradFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return LungSradForAudioClassification(tiny_config())
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    return _save(tmp_path / "checkpoint", model)
+
+
+def _edit_config(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_loads_what_save_pretrained_wrote(folder, model):
+    LungSradFeatureExtractor(num_frames=512, normalization="dataset").save_pretrained(folder)
+    loaded, feature_extractor = load_checkpoint(folder)
+    assert not loaded.training
+    assert (feature_extractor.num_frames, feature_extractor.normalization) == (512, "dataset")
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_half_precision_weights_are_computed_with_in_float32(model, tmp_path):
+    half = LungSradForAudioClassification(model.config)
+    half.load_state_dict(model.state_dict())
+    loaded, _ = load_checkpoint(_save(tmp_path / "half", half.half()))
+    assert {weight.dtype for weight in loaded.state_dict().values()} == {torch.float32}
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_pickle_beside_the_weights_is_never_opened(folder, tmp_path):
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    load_checkpoint(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="as a pickle only"):
+        load_checkpoint(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_code_in_the_folder_is_never_run(folder, tmp_path):
+    for file in folder.glob("*.py"):
+        file.write_text(f"open({str(tmp_path / 'exploded')!r}, 'w')")
+    load_checkpoint(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+def _truncate(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "not a mapping"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "no preprocessor_config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda folder: _truncate(folder / "model.safetensors"), "cannot be loaded"),
+        (lambda folder: _edit_config(folder, model_type="wav2vec2"), "'wav2vec2', not 'lung_srad'"),
+        (lambda folder: _edit_config(folder, dims="wide"), "cannot be loaded"),
+        (lambda folder: _edit_config(folder, depths=[1, 1, 5, 1]), "missing weights such as lung_srad.layers.2"),
+        (lambda folder: _edit_config(folder, depths=[1, 1, 3, 1], gaussian_blocks=[]), "unexpected weights such as"),
+        (lambda folder: _edit_config(folder, dims=[8, 16, 24, 48]), "cannot be loaded"),
+        (lambda folder: _edit_config(folder, id2label={"0": "normal", "1": "abnormal"}), "cannot be loaded"),
+        (lambda folder: _edit_config(folder, id2label={str(i): f"sound {i}" for i in range(4)}), "has 4 labels"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line_with_the_remedy(folder, damage, said):
+    damage(folder)
+    with pytest.raises(CheckpointError) as raised:
+        load_checkpoint(folder)
+    message = str(raised.value)
+    assert message.startswith(f"{folder}: ")
+    assert said in message
+    assert ";" in message
+    assert "\n" not in message
+
+
+def test_another_number_of_labels_is_refused(tmp_path):
+    folder = _save(tmp_path / "audioset", LungSradForAudioClassification(tiny_config(num_labels=527)))
+    with pytest.raises(
+        CheckpointError, match=r"has 527 labels \(.*, \.\.\.\) where classification needs the four normal"
+    ):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["missing/of/three", "./missing", "/nowhere/at/all", "~/nowhere-at-all"])
+def test_a_folder_that_is_missing_is_not_looked_up_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    with pytest.raises(CheckpointError, match="no such folder"):
+        load_checkpoint(name)
+
+
+def test_a_file_is_not_a_checkpoint(tmp_path):
+    file = tmp_path / "model.pth"
+    file.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="lung-srad convert"):
+        load_checkpoint(file)
+
+
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "no such name!"])
+def test_what_the_hub_does_not_have_is_named(name):
+    with pytest.raises(CheckpointError, match=f"{name}: neither a folder here nor a model"):
+        load_checkpoint(name)
+
+
+def test_a_hub_id_fetches_neither_code_nor_pickles(folder, monkeypatch, tmp_path):
+    def download(name, allow_patterns):
+        fetched = tmp_path / "cache"
+        fetched.mkdir()
+        for pattern in allow_patterns:
+            for file in folder.glob(pattern):
+                shutil.copy(file, fetched)
+        return str(fetched)
+
+    (folder / "training_args.bin").write_bytes(b"")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    model, _ = load_checkpoint("someone/lung-srad")
+    assert model.config.num_labels == 4
+    assert sorted(file.suffix for file in (tmp_path / "cache").iterdir()) == [".json", ".json", ".safetensors"]

@@ -1,0 +1,68 @@
+"""Data that the tests of this folder share: simulated recordings, a checkpoint, and a cache of their own."""
+
+import datasets
+import pytest
+import torch
+
+from dataset_scripts.simulated import write_simulated
+from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from tests.conftest import tiny_config
+from training.arguments import DataArguments
+from training.cycle_sources import load_training_sources
+
+# A quarter of the network's usual input, so that a forward pass takes milliseconds.
+SHORT_INPUT = {"cycle_seconds": 4.0, "num_frames": 256}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_sets_cache(tmp_path_factory):
+    """Keeps the tables of the data sets library out of the user's cache."""
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture(scope="session")
+def simulated_folder(tmp_path_factory):
+    """10 patients (6 train, 4 test), 2 recordings each, 4 cycles each; read only."""
+    return write_simulated(tmp_path_factory.mktemp("simulated") / "data", patients=10, cycles_per_recording=4)
+
+
+@pytest.fixture(scope="session")
+def simulated_sources(simulated_folder):
+    """Training sources and validation source of the simulated recordings."""
+    return load_training_sources(DataArguments(icbhi=str(simulated_folder), validation=0.4))
+
+
+@pytest.fixture(scope="session")
+def feature_extractor():
+    return LungSradFeatureExtractor(**SHORT_INPUT)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory, feature_extractor):
+    """A random model whose predictions differ from cycle to cycle; read only."""
+    torch.manual_seed(0)
+    model = LungSradForAudioClassification(tiny_config())
+    torch.nn.init.normal_(model.head.weight, std=1.0)
+    folder = tmp_path_factory.mktemp("checkpoints") / "random"
+    model.save_pretrained(folder)
+    feature_extractor.save_pretrained(folder)
+    return folder
+
+
+def count_slowly(predictions, references):
+    """The measure, counted one cycle at a time from its definition; an independent check of the fast one."""
+    normal = [predicted for predicted, true in zip(predictions, references, strict=True) if true == 0]
+    abnormal = [(predicted, true) for predicted, true in zip(predictions, references, strict=True) if true > 0]
+    specificity = sum(1 for predicted in normal if predicted == 0) / len(normal)
+    sensitivity = sum(1 for predicted, true in abnormal if predicted == true) / len(abnormal)
+    any_abnormal = sum(1 for predicted, _ in abnormal if predicted > 0) / len(abnormal)
+    return {
+        "specificity": specificity,
+        "sensitivity": sensitivity,
+        "score": (specificity + sensitivity) / 2,
+        "sensitivity_any_abnormal": any_abnormal,
+        "score_any_abnormal": (specificity + any_abnormal) / 2,
+    }

@@ -1,0 +1,92 @@
+import shutil
+
+import pytest
+
+from dataset_scripts.cycles import read_annotations, write_annotations
+from training.arguments import DataArguments
+from training.cycle_sources import CycleSource, describe_limits, load_evaluated_source, load_training_sources
+
+
+class CountedSource(CycleSource):
+    """A source of recordings of patients of which only the numbers matter."""
+
+    def __init__(self, recordings, cycles):
+        object.__setattr__(self, "numbers", {"recordings": recordings, "cycles": cycles})
+
+    is_simulated = False
+
+    def count(self):
+        return self.numbers
+
+
+def test_validation_patients_are_no_training_patients(simulated_sources):
+    training, validation = simulated_sources
+    assert [source.name for source in training] == ["icbhi"]
+    assert not set(training[0].table["patient"]) & set(validation.table["patient"])
+    counts = training[0].count()
+    assert counts["cycles"] == counts["normal"] + counts["crackle"] + counts["wheeze"] + counts["both"]
+
+
+def test_simulated_sounds_validate_themselves_when_there_is_no_icbhi():
+    training, validation = load_training_sources(DataArguments(simulated=10, validation=0.4))
+    assert (training[0].name, validation.name) == ("simulated", "simulated")
+    assert validation.is_simulated
+
+
+def test_sprsound_is_training_data_only(simulated_folder, tmp_path):
+    write_sprsound(tmp_path, simulated_folder)
+    arguments = DataArguments(icbhi=str(simulated_folder), sprsound=str(tmp_path), validation=0.4)
+    training, validation = load_training_sources(arguments)
+    assert [source.name for source in training] == ["icbhi", "sprsound"]
+    assert training[1].count()["wheeze"] == 1
+    assert validation.name == "icbhi"
+
+
+def write_sprsound(folder, simulated_folder):
+    audio = next(iter(sorted(simulated_folder.glob("*.wav"))))
+    (folder / "train_wav").mkdir()
+    (folder / "train_json").mkdir()
+    shutil.copy(audio, folder / "train_wav" / "40000001_5.0_0_p1_1.wav")
+    text = '{"record_annotation": "CAS", "event_annotation": [{"start": "100", "end": "900", "type": "Wheeze"}]}'
+    (folder / "train_json" / "40000001_5.0_0_p1_1.json").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give data.icbhi"),
+        ({"sprsound": "somewhere"}, "give data.icbhi"),
+        ({"icbhi": "nowhere"}, "nowhere"),
+        ({"simulated": 12, "validation": 0.0}, "data.validation: 0.0"),
+        ({"simulated": 12, "validation": 1.5}, "data.validation: 1.5"),
+    ],
+)
+def test_training_data_that_cannot_be_used_is_named(arguments, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        load_training_sources(DataArguments(**arguments))
+
+
+def test_part_that_is_not_there_is_named(simulated_folder):
+    with pytest.raises(ValueError, match="'dev' is not known; choose one of test, validation, train"):
+        load_evaluated_source(simulated_folder, "official", "dev")
+    with pytest.raises(ValueError, match="no cycles in the validation part"):
+        load_evaluated_source(simulated_folder, "official", "validation")
+
+
+def test_part_without_abnormal_cycles_is_refused(simulated_folder, tmp_path):
+    folder = shutil.copytree(simulated_folder, tmp_path / "normal")
+    for path in folder.glob("[0-9]*.txt"):
+        cycles = read_annotations(path)
+        write_annotations(path, [type(cycle)(cycle.start, cycle.end, 0) for cycle in cycles])
+    with pytest.raises(ValueError, match="test part has no abnormal cycle"):
+        load_evaluated_source(folder, "official", "test")
+
+
+def test_limits_name_simulated_incomplete_and_validation_data(simulated_sources):
+    assert "Simulated" in describe_limits(simulated_sources[1], "official", "test")[0]
+    assert describe_limits(CountedSource(381, 2756), "official", "test") == []
+    assert describe_limits(CountedSource(369, 2636), "leak_free", "test") == []
+    (sentence,) = describe_limits(CountedSource(50, 485), "official", "test")
+    assert "50 of 381 recordings and 485 of 2,756 cycles" in sentence
+    assert "not comparable with published ICBHI scores" in sentence
+    assert "not comparable" in describe_limits(CountedSource(50, 485), "official", "validation")[0]

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from modeling_lung_srad import LungSradConfig, LungSradForAudioClassification
+from tests.conftest import tiny_config
+from training.arguments import ModelArguments
+from training.configuration import ConfigurationError
+from training.model_setup import build_feature_extractor, build_model
+
+
+def test_named_size_with_settings():
+    model = build_model(
+        ModelArguments(size="tiny", config={"drop_path_rate": 0.25, "depths": [1, 1, 1, 1], "gaussian_blocks": []})
+    )
+    assert model.config.drop_path_rate == 0.25
+    assert list(model.config.dims) == list(LungSradConfig.tiny().dims)
+
+
+def test_own_checkpoint_keeps_weights_settings_and_features(checkpoint, feature_extractor):
+    saved = LungSradForAudioClassification.from_pretrained(checkpoint)
+    arguments = ModelArguments(checkpoint=str(checkpoint), config={"drop_path_rate": 0.2})
+    model = build_model(arguments)
+    assert model.config.drop_path_rate == 0.2
+    assert list(model.config.gaussian_blocks) == list(saved.config.gaussian_blocks)
+    weights = model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in saved.state_dict().items())
+    assert build_feature_extractor(arguments).to_dict() == feature_extractor.to_dict()
+
+
+def test_head_for_another_number_of_classes_is_replaced(tmp_path):
+    LungSradForAudioClassification(tiny_config(num_labels=7)).save_pretrained(tmp_path)
+    model = build_model(ModelArguments(checkpoint=str(tmp_path)))
+    assert model.config.id2label == {0: "normal", 1: "crackle", 2: "wheeze", 3: "both"}
+    assert model.head.out_features == 4
+
+
+def test_head_for_four_other_classes_is_refused(tmp_path):
+    others = dict(enumerate(["normal", "wheeze", "crackle", "both"]))
+    config = tiny_config(id2label=others, label2id={name: index for index, name in others.items()})
+    LungSradForAudioClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigurationError, match="normal, wheeze, crackle, both"):
+        build_model(ModelArguments(checkpoint=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": "huge"}, "'huge' is not one of tiny, small, medium"),
+        ({"config": {"drop_path": 0.1}}, "no key model.config.drop_path; .* model.config.drop_path_rate"),
+        ({"feature_extractor": {"frames": 3}}, "the nearest valid one is model.feature_extractor.num_frames"),
+        ({"config": {"gaussian_kernel_size": 4}}, "gaussian_kernel_size"),
+        ({"feature_extractor": {"normalization": "batch"}}, "normalization"),
+        ({"checkpoint": "nowhere/at/all"}, "nowhere/at/all"),
+    ],
+)
+def test_what_cannot_be_built_is_named(arguments, message):
+    build = build_feature_extractor if "feature_extractor" in arguments else build_model
+    with pytest.raises(ValueError, match=message):
+        build(ModelArguments(**arguments))
