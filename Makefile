@@ -5,7 +5,7 @@ BIN := .venv/bin
 DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint checkpoint-code clean
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
@@ -28,8 +28,10 @@ help:
 	@touch $@ .venv/core
 
 demo: .venv/core
-	$(BIN)/python -m dataset_scripts.simulated $(DEMO)
-	$(BIN)/lung-srad classify $(DEMO) --plot $(DEMO)
+	@rm -rf $(DEMO)
+	$(BIN)/lung-srad prepare simulated $(DEMO)/sounds --layout icbhi --patients 2 --recordings-per-patient 1
+	$(BIN)/lung-srad classify $(DEMO)/sounds --plot $(DEMO)/plots
+	@echo "plots: $(DEMO)/plots"
 
 test: .venv/dev
 	$(BIN)/python -m pytest
@@ -38,6 +40,11 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Saving a model copies its code; the embedded checkpoint must carry that of the package.
+checkpoint-code:
+	cd modeling_lung_srad && cp configuration_lung_srad.py feature_extraction_lung_srad.py modeling_lung_srad.py \
+		selective_scan.py checkpoints/lung-srad-tiny/
 
 clean:
 	rm -rf .venv outputs

@@ -86,6 +86,12 @@ class LungSradConfig(PreTrainedConfig):
     scan_backend: str = "auto"
 
     def __post_init__(self, **kwargs):
+        given_type = kwargs.get("model_type", self.model_type)
+        if given_type != self.model_type:
+            raise ValueError(
+                f"`model_type` is {given_type!r}, so these weights have other names; "
+                "modeling_lung_srad.conversion.convert_checkpoint loads those of DASS."
+            )
         if self.id2label is None and kwargs.get("num_labels") in (None, len(CLASS_NAMES)):
             self.id2label = dict(enumerate(CLASS_NAMES))
             self.label2id = {name: index for index, name in enumerate(CLASS_NAMES)}

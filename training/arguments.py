@@ -73,6 +73,13 @@ class AugmentationArguments:
     equalizer_decibels: float = 0.0
     crop_frames: int | None = None
 
+    def __post_init__(self):
+        for name in ("frequency_masks", "frequency_mask_bins", "time_masks", "time_mask_frames", "equalizer_decibels"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"augmentation.{name}: {getattr(self, name)} should not be negative")
+        if self.crop_frames is not None and self.crop_frames < 1:
+            raise ValueError(f"augmentation.crop_frames: {self.crop_frames} should be at least 1, or null for all")
+
 
 @dataclass
 class SamplingArguments:

@@ -73,8 +73,8 @@ def load_training_sources(arguments: DataArguments) -> tuple[list[CycleSource], 
     training = [CycleSource(name, parts["train"]) for name, parts in loaded.items()]
     selecting = next(iter(loaded))
     validation = CycleSource(selecting, loaded[selecting]["validation"])
-    _check_both_kinds([label for source in training for label in source.table["label"]], "training")
-    _check_both_kinds(validation.table["label"], "validation")
+    _check_both_kinds([label for source in training for label in source.table["label"]], "the training")
+    _check_both_kinds(validation.table["label"], "the validation")
     return training, validation
 
 
@@ -102,7 +102,7 @@ def load_evaluated_source(
             f"{data}: has no cycles in the {part} part of the split {split!r}; choose another part or split"
         )
     source = CycleSource("icbhi", parts[part])
-    _check_both_kinds(source.table["label"], f"{part} (of {data})")
+    _check_both_kinds(source.table["label"], f"{data}: the {part}")
     return source
 
 
@@ -125,4 +125,4 @@ def describe_limits(source: CycleSource, split: str, part: str) -> list[str]:
 def _check_both_kinds(labels: list[int], part: str) -> None:
     for kind, present in (("normal", 0 in labels), ("abnormal", any(label > 0 for label in labels))):
         if not present:
-            raise ValueError(f"the {part} part has no {kind} cycle, so it cannot be scored; use more recordings")
+            raise ValueError(f"{part} part has no {kind} cycle, so it cannot be scored; use more recordings")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
@@ -25,15 +26,19 @@ def build_model(arguments: ModelArguments) -> LungSradForAudioClassification:
     """A network of a named size with random weights, or one that starts from a checkpoint.
 
     Raises:
-        ConfigurationError: unknown size, or a `config` key that `LungSradConfig` does not have.
-        ValueError: a `config` value that `LungSradConfig` refuses, or a checkpoint that cannot be read.
+        ConfigurationError: unknown size, a `config` key or value that `LungSradConfig` refuses, or a checkpoint for
+            four other classes.
+        ValueError: a checkpoint that cannot be read.
     """
     _check_keys("model.config", arguments.config, OWN_SETTINGS)
-    if arguments.checkpoint is not None:
-        return _from_checkpoint(arguments.checkpoint, arguments.config)
-    if arguments.size not in SIZES:
+    if arguments.checkpoint is None and arguments.size not in SIZES:
         raise ConfigurationError(f"model.size: {arguments.size!r} is not one of {', '.join(SIZES)}")
-    return LungSradForAudioClassification(SIZES[arguments.size](**arguments.config))
+    try:
+        if arguments.checkpoint is not None:
+            return _from_checkpoint(arguments.checkpoint, arguments.config)
+        return LungSradForAudioClassification(SIZES[arguments.size](**arguments.config))
+    except StrictDataclassError as error:
+        raise ConfigurationError(f"model.config: {error.__cause__ or error}") from error
 
 
 def build_feature_extractor(arguments: ModelArguments) -> LungSradFeatureExtractor:

@@ -141,24 +141,30 @@ def find_last_checkpoint(arguments: RunArguments, training_arguments: LungSradTr
         ConfigurationError: `output_dir` holds something else, or a run with other settings.
     """
     output_dir = Path(str(training_arguments.output_dir))
+    # Of several processes the first one checks, since it may be writing there while another one looks.
+    if training_arguments.process_index == 0:
+        _check_output_dir(output_dir, _shaping(arguments, training_arguments))
+    # The state is the last file that the Trainer writes: without it the checkpoint was cut short.
+    complete = [path.parent for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _check_output_dir(output_dir: Path, shaping: dict[str, Any]) -> None:
     if output_dir.exists() and not output_dir.is_dir():
         raise ConfigurationError(f"{output_dir}: output_dir is a file; choose a folder")
-    if training_arguments.process_index > 0 or not output_dir.exists() or not any(output_dir.iterdir()):
-        return None
+    if not output_dir.exists() or not any(output_dir.iterdir()):
+        return
     configuration = output_dir / CONFIGURATION
     if not configuration.exists():
         raise ConfigurationError(f"{output_dir}: is not empty and not the folder of a run; choose another output_dir")
     before = json.loads(configuration.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(_shaping(arguments, training_arguments)))
+    now = json.loads(json.dumps(shaping))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         raise ConfigurationError(
             f"{output_dir}: holds a run with another {', '.join(changed)}; use the same settings to go on, or choose "
             "another output_dir"
         )
-    # The state is the last file that the Trainer writes: without it the checkpoint was cut short.
-    complete = [path.parent for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _shaping(arguments: RunArguments, training_arguments: LungSradTrainingArguments) -> dict[str, Any]:

@@ -113,6 +113,12 @@ def test_vmamba_weights_give_the_reference_backbone_and_a_new_head(original, tmp
         torch.testing.assert_close(model(input_values).logits, logits, atol=1e-4, rtol=0)
 
 
+def test_loading_a_hub_folder_of_dass_without_converting_names_the_call(original, tmp_path):
+    write_dass_hub_folder(original[0], tmp_path)
+    with pytest.raises(ValueError, match="convert_checkpoint"):
+        LungSradForAudioClassification.from_pretrained(tmp_path)
+
+
 def test_labels_of_a_hub_folder_are_kept(original, tmp_path):
     model = convert_checkpoint(write_dass_hub_folder(original[0], tmp_path))
     assert model.config.id2label == {index: f"sound {index}" for index in range(4)}

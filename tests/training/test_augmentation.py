@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.arguments import AugmentationArguments
-from training.augmentation import augment_log_mel, spec_augment
+from training.augmentation import augment_log_mel, crop_frames, spec_augment
 
 FRAMES, MEL_BINS = 798, 128
 ONLY_MASKS = AugmentationArguments()
@@ -67,6 +67,26 @@ def test_equalizer_adds_one_smooth_curve_of_the_asked_strength():
         assert equalized[0].diff().abs().max() < 0.5
         curves.append(equalized[0, 0])
     assert torch.stack(curves).std() == pytest.approx(3.0 * math.log(10) / 10, rel=0.1)
+
+
+def test_crop_is_a_stretch_of_the_input_at_any_place():
+    input_values = torch.arange(10.0)[:, None].expand(10, 4)
+    torch.manual_seed(0)
+    crops = [crop_frames(input_values, AugmentationArguments(crop_frames=8)) for _ in range(50)]
+    assert {int(crop[0, 0]) for crop in crops} == {0, 1, 2}
+    assert all(torch.equal(crop[:, 0], crop[0, 0] + torch.arange(8.0)) for crop in crops)
+
+
+@pytest.mark.parametrize("frames", [None, 10, 11])
+def test_crop_of_all_frames_is_the_input(frames):
+    input_values = torch.randn(10, 4)
+    assert torch.equal(crop_frames(input_values, AugmentationArguments(crop_frames=frames)), input_values)
+
+
+@pytest.mark.parametrize("wrong", [{"crop_frames": 0}, {"time_mask_frames": -1}, {"equalizer_decibels": -0.1}])
+def test_impossible_settings_are_named(wrong):
+    with pytest.raises(ValueError, match=f"augmentation.{next(iter(wrong))}"):
+        AugmentationArguments(**wrong)
 
 
 def test_input_is_left_alone():

@@ -114,6 +114,7 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
         (["model.size=large"], "model.size"),
         (["model.checkpoint=nowhere"], "nowhere"),
         (["sampling.icbhi=-1"], "sampling"),
+        (["augmentation.crop_frames=0"], "augmentation.crop_frames"),
     ],
 )
 def test_wrong_settings_are_one_line_and_write_nothing(overrides, tmp_path, capsys, more, message):

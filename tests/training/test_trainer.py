@@ -52,17 +52,19 @@ def test_draws_follow_the_weights_the_seed_and_the_epoch():
     assert list(sampler) != first
 
 
+@pytest.mark.slow
 def test_stock_trainer_fine_tunes_the_model(simulated_sources, feature_extractor, tmp_path):
     training, _ = simulated_sources
     cycles = LogMelDataset(compute_log_mel(training, feature_extractor), training[0].table["label"], feature_extractor)
     torch.manual_seed(0)
     trainer = Trainer(
-        model=LungSradForAudioClassification(tiny_config(depths=(1, 1, 1, 1), gaussian_blocks=(0,))),
+        model=LungSradForAudioClassification(tiny_config(depths=(1, 1, 1, 1), gaussian_blocks=())),
         args=TrainingArguments(
             output_dir=str(tmp_path),
-            max_steps=25,
-            learning_rate=5e-3,
-            per_device_train_batch_size=16,
+            max_steps=60,
+            learning_rate=3e-3,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=len(cycles),
             remove_unused_columns=False,
             save_strategy="no",
             report_to="none",

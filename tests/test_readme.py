@@ -1,0 +1,34 @@
+"""The Python examples of the README do what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_first_example_prints_probabilities_of_the_four_classes():
+    example = re.search(r"```python\n(from transformers.*?)```", README, flags=re.DOTALL)[1]
+    result = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"tensor\(\[\[0\.\d+", result.stdout)
+    assert "'both'" in result.stdout
+
+
+def test_every_file_it_links_to_exists():
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        if not link.startswith("http"):
+            assert (ROOT / link).exists(), link
+
+
+def test_every_dependency_has_a_line():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for requirement in [*project["dependencies"], *extras["train"]]:
+        name = re.match(r"[\w-]+", requirement)[0]
+        assert re.search(rf"^\| .*\b{name}\b", README, flags=re.MULTILINE), name
