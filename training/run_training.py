@@ -174,10 +174,14 @@ def _shaping(arguments: RunArguments, training_arguments: LungSradTrainingArgume
         for section, values in dataclasses.asdict(arguments).items()
         for key, value in values.items()
     }
+    return shaping | _training_settings(training_arguments)
+
+
+def _training_settings(training_arguments: LungSradTrainingArguments) -> dict[str, Any]:
     # How a run is logged, loaded and shared may change between its parts.
     operational = ("output_dir", "run_name", "dataloader", "log", "report_to", "disable_tqdm", "hub", "push")
-    training = training_arguments.to_sanitized_dict()
-    return shaping | {key: value for key, value in training.items() if not key.startswith(operational)}
+    settings = training_arguments.to_sanitized_dict()
+    return {key: value for key, value in settings.items() if not key.startswith(operational)}
 
 
 def _summarize(run: Run, trainer: LungSradTrainer, best: dict[str, float], seconds: float) -> dict[str, Any]:
@@ -186,6 +190,11 @@ def _summarize(run: Run, trainer: LungSradTrainer, best: dict[str, float], secon
         for entry in trainer.state.log_history
         if "eval_score" in entry
     ]
+    sections = dataclasses.asdict(run.arguments)
+    # The summary travels with the checkpoint; where files lie on this machine does not.
+    for section, key in (("data", "icbhi"), ("data", "sprsound"), ("model", "checkpoint")):
+        if sections[section][key] is not None:
+            sections[section][key] = Path(sections[section][key]).name
     return {
         "selection": "best validation score" if run.training_arguments.load_best_model_at_end else "last epoch",
         "best_step": trainer.state.best_global_step,
@@ -199,7 +208,7 @@ def _summarize(run: Run, trainer: LungSradTrainer, best: dict[str, float], secon
         "history": history,
         "parameters": run.model.num_parameters(),
         "training_seconds": seconds,
-        "configuration": dataclasses.asdict(run.arguments) | {"training": run.training_arguments.to_sanitized_dict()},
+        "configuration": sections | {"training": _training_settings(run.training_arguments)},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
 
