@@ -65,7 +65,7 @@ class LungSradConfig(PreTrainedConfig):
     ```"""
 
     model_type = "lung_srad"
-    keys_to_ignore_at_inference = ["pooler_output", "hidden_states"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["pooler_output", "hidden_states"]
 
     dims: list[int] | tuple[int, ...] = (96, 192, 384, 768)
     depths: list[int] | tuple[int, ...] = (2, 2, 20, 2)

@@ -63,7 +63,7 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
 
     ```"""
 
-    model_input_names = ["input_values"]  # noqa: RUF012
+    model_input_names = ["input_values"]
 
     def __init__(
         self,

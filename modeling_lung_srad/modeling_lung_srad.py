@@ -259,8 +259,8 @@ class LungSradPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = "audio"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LungSradBlock"]  # noqa: RUF012
-    _can_record_outputs = {"hidden_states": LungSradStage}  # noqa: RUF012
+    _no_split_modules = ["LungSradBlock"]
+    _can_record_outputs = {"hidden_states": LungSradStage}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
