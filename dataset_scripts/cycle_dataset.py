@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import soundfile
 from datasets.builder import Key
 
@@ -21,6 +23,7 @@ from dataset_scripts.cycles import (
     Cycle,
     DataFolderError,
     SettingError,
+    check_named,
     decode_cycle,
     decode_embedded_cycle,
 )
@@ -82,18 +85,22 @@ class CycleAudio(Mapping):
     recording, or name of the embedded cycle). Data sets with a transform hand out all columns of a row together, so
     that reading labels would decode every recording if this were not lazy.
 
+    The default collate of a torch data loader makes a plain dictionary of it, since a mapping is no argument of it.
+
     Args:
-        stored (`dict`): `bytes` and `path` as in the table: either an embedded cycle or a place in a recording.
+        data (`bytes`, *optional*): an embedded cycle.
+        stored_path (`str`, *optional*): its name; without `data`, a place in a recording.
     """
 
-    def __init__(self, stored: dict[str, Any]):
-        self.stored = stored
+    def __init__(self, data: bytes | None, stored_path: str | None):
+        self.data = data
+        self.stored_path = stored_path or "embedded cycle"
 
     @cached_property
     def array(self) -> np.ndarray:
-        if self.stored["bytes"] is not None:
-            return decode_embedded_cycle(self.stored["bytes"], self.path)
-        start, end = map(float, self.stored["path"].rpartition(FRAGMENT)[2].split(","))
+        if self.data is not None:
+            return decode_embedded_cycle(self.data, self.path)
+        start, end = map(float, self.stored_path.rpartition(FRAGMENT)[2].split(","))
         return decode_cycle(self.path, start, end)
 
     @property
@@ -102,8 +109,7 @@ class CycleAudio(Mapping):
 
     @property
     def path(self) -> str:
-        path = self.stored["path"] or "embedded cycle"
-        return path if self.stored["bytes"] is not None else path.rpartition(FRAGMENT)[0]
+        return self.stored_path if self.data is not None else self.stored_path.rpartition(FRAGMENT)[0]
 
     def __getitem__(self, key: str) -> Any:
         if key not in AUDIO_KEYS:
@@ -118,6 +124,10 @@ class CycleAudio(Mapping):
 
     def __repr__(self) -> str:
         return f"CycleAudio({self.path!r})"
+
+
+def _cycle_audio(stored: dict[str, Any]) -> CycleAudio:
+    return CycleAudio(stored["bytes"], stored["path"])
 
 
 def cycle_rows(recording: Recording) -> list[dict[str, Any]]:
@@ -146,7 +156,7 @@ def embed_cycle(row: dict[str, Any]) -> dict[str, Any]:
 
     The cycle is resampled, faded with its recording and cut, so that nothing but decoding is left to do.
     """
-    data, suffix = encode_cycle(CycleAudio(row["audio"]).array)
+    data, suffix = encode_cycle(_cycle_audio(row["audio"]).array)
     name = f"{row['recording']}_{round(1000 * row['start']):06d}ms.{suffix}"
     return row | {"audio": {"bytes": data, "path": name}}
 
@@ -175,7 +185,7 @@ def decode_batch(batch: dict[str, list]) -> dict[str, list]:
     """Transform of a loaded data set: gives each value of the `audio` column, where it is there, as [`CycleAudio`]."""
     if "audio" not in batch:
         return batch
-    return batch | {"audio": [CycleAudio(audio) for audio in batch["audio"]]}
+    return batch | {"audio": [_cycle_audio(audio) for audio in batch["audio"]]}
 
 
 def check_validation(validation: float) -> None:
@@ -196,11 +206,14 @@ def load_cycles(path: str | os.PathLike, cache_dir: str | os.PathLike | None = N
         `datasets.DatasetDict`: the splits; `audio` decodes to `array`, `sampling_rate` and `path`.
 
     Raises:
-        DataFolderError: where the folder has no such files.
+        DataFolderError: where the folder has no such files, or naming the one that is damaged or of another kind.
     """
+    check_named(path)
     files = parquet_files(path)
     if not files:
         raise DataFolderError(f"{path}: has no data/*.parquet; make the folder with `lung-srad prepare`")
+    for file in itertools.chain(*files.values()):
+        _check_parquet(file)
     loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=_optional_text(cache_dir))
     return with_decoding(dict(loaded))
 
@@ -211,6 +224,21 @@ def parquet_files(path: str | os.PathLike) -> dict[str, list[str]]:
     for file in sorted(Path(path, "data").glob("*-*-of-*.parquet")):
         files.setdefault(file.name.split("-")[0], []).append(str(file))
     return files
+
+
+def _check_parquet(file: str) -> None:
+    try:
+        found = pyarrow.parquet.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataFolderError(
+            f"{file}: is not a whole Parquet file ({error}); make the folder again with `lung-srad prepare`"
+        ) from error
+    for column in FEATURES.arrow_schema:
+        if column.name not in found.names or found.field(column.name).type != column.type:
+            raise DataFolderError(
+                f"{file}: has no column {column.name} of type {column.type}, so that `lung-srad prepare` did not "
+                "write it; take it out of the folder"
+            )
 
 
 def fingerprint(data_dir: str | os.PathLike) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_lung_srad.audio import SAMPLING_RATE, decode_audio, read_audio
+from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE, decode_audio, read_audio
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 
 ANNOTATION_COLUMNS = ("start", "end", "crackle", "wheeze")
@@ -78,6 +78,21 @@ def read_annotations(
     if not cycles:
         raise AnnotationError(f"{path}: has no cycles; write one line a cycle: start, end, crackle, wheeze")
     return cycles
+
+
+def check_length(start: float, end: float, where: str) -> None:
+    """Raises `AnnotationError`, beginning with `where`, for a cycle too short for one frame of the features."""
+    if int(end * SAMPLING_RATE) - int(start * SAMPLING_RATE) < round(MIN_SECONDS * SAMPLING_RATE):
+        raise AnnotationError(
+            f"{where}: {1000 * (end - start):.0f} ms from {start:g} s to {end:g} s in the recording are too short; "
+            f"at least {1000 * MIN_SECONDS:.0f} ms are needed, correct the times or remove the cycle"
+        )
+
+
+def check_named(data_dir: str | os.PathLike) -> None:
+    """Raises `DataFolderError` for an empty path, which would otherwise be the current folder."""
+    if not os.fspath(data_dir):
+        raise DataFolderError("data_dir: is empty; name a folder, or '.' for the current one")
 
 
 def write_annotations(path: str | os.PathLike, cycles: Iterable[Cycle]) -> None:
@@ -218,6 +233,7 @@ def _parse_cycle(line: str, where: str, duration: float | None, end_tolerance: f
                 f"{where}: end {end:g} s is beyond the recording of {duration:.3f} s; correct the times or the file"
             )
         end = min(end, duration)
+    check_length(start, end, where)
     return Cycle(start, end, class_label(crackle, wheeze))
 
 

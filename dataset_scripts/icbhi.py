@@ -19,7 +19,7 @@ from dataset_scripts.cycle_dataset import (
     parquet_files,
     with_decoding,
 )
-from dataset_scripts.cycles import DataFolderError
+from dataset_scripts.cycles import DataFolderError, check_named
 from dataset_scripts.icbhi_download import download_icbhi, extract_zip
 from dataset_scripts.icbhi_files import (
     count_annotations,
@@ -89,6 +89,11 @@ def load_icbhi(
 
     A copy with some of the recordings works; what is missing is logged once as a warning.
 
+    The audio is decoded by a transform on the column `audio`, with these limits: renamed, the column is no longer
+    decoded. A function given to `map` should return new columns only, since rows cannot be stored with decoded audio;
+    `dict(row["audio"])` is a plain dictionary. In place of `save_to_disk`, `lung-srad prepare icbhi` writes a folder
+    with the audio in it.
+
     Args:
         data_dir (`str` or `os.PathLike`):
             folder with the `.wav` and `.txt` files as published (or up to three folders above them), the zip of it,
@@ -125,18 +130,19 @@ def load_icbhi(
     cycles["train"][0]["audio"]["array"].dtype
     ```
     """
+    check_named(data_dir)
     check_split(split)
     check_validation(validation)
     if parquet_files(data_dir):
         return _load_prepared(data_dir, split, validation, seed, cache_dir)
     if download:
         download_icbhi(data_dir, url, expected_recordings, expected_cycles)
-    data_dir = _unpacked(data_dir, cache_dir)
-    folder = scan_folder(data_dir)
+    unpacked = _unpacked(data_dir, cache_dir)
+    folder = scan_folder(unpacked, archive=data_dir)
     for sentence in describe_missing(folder, split, read_recordings(folder, split)):
         say_once(f"{folder.path}: {sentence}")
     cache = None if cache_dir is None else str(cache_dir)
-    builder = Icbhi(data_dir=data_dir, cache_dir=cache, split=split, validation=float(validation), seed=seed)
+    builder = Icbhi(data_dir=unpacked, cache_dir=cache, split=split, validation=float(validation), seed=seed)
     return with_decoding(dict(build(builder)), REQUIRED_PARTS)
 
 
@@ -155,7 +161,8 @@ def count_cycles(
         `dict[str, dict[str, int]]`: for `train` and `test`: `recordings`, `cycles`, `normal`, `crackle`, `wheeze`,
         `both`.
     """
-    return count_annotations(scan_folder(_unpacked(data_dir, cache_dir)), split)
+    check_named(data_dir)
+    return count_annotations(scan_folder(_unpacked(data_dir, cache_dir), archive=data_dir), split)
 
 
 def _unpacked(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None) -> Path:
@@ -171,11 +178,22 @@ def _unpacked(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None) 
         return unpacked if unpacked.is_dir() else extract_zip(path, unpacked)
 
 
+def _prepared_split(info_file: Path) -> str | None:
+    """The split that a prepared folder was made with, where it says."""
+    if not info_file.exists():
+        return None
+    try:
+        return json.loads(info_file.read_text(encoding="utf-8")).get("split")
+    except (ValueError, AttributeError) as error:
+        raise DataFolderError(
+            f"{info_file}: is not a JSON object of settings ({error}); make the folder again with `lung-srad prepare`"
+        ) from error
+
+
 def _load_prepared(
     data_dir: str | os.PathLike, split: str, validation: float, seed: int, cache_dir: str | os.PathLike | None
 ) -> datasets.DatasetDict:
-    info_file = Path(data_dir, PREPARED_INFO)
-    prepared_split = json.loads(info_file.read_text(encoding="utf-8")).get("split") if info_file.exists() else None
+    prepared_split = _prepared_split(Path(data_dir, PREPARED_INFO))
     if prepared_split != split:
         raise DataFolderError(
             f"{data_dir}: was prepared with the split {prepared_split!r}; "

@@ -1,6 +1,7 @@
 """Fetches the published archive of ICBHI 2017 and unpacks it: resumable, checked, and without trust in the archive."""
 
 import http.client
+import lzma
 import os
 import shutil
 import stat
@@ -135,7 +136,7 @@ def extract_zip(archive: str | os.PathLike, destination: str | os.PathLike) -> P
 
     Raises:
         DataFolderError: naming the member, where one leads out of the folder, is a link or is encrypted; and where
-            the archive is damaged or unpacks to more than 16 GiB. Nothing is written then.
+            the archive is damaged, of an unknown kind or unpacks to more than 16 GiB. Nothing is left behind then.
     """
     destination = Path(destination)
     if destination.exists():
@@ -149,12 +150,18 @@ def extract_zip(archive: str | os.PathLike, destination: str | os.PathLike) -> P
             partial.mkdir(parents=True)
             for member in tqdm(members, desc=f"Unpacking {Path(archive).name}", unit="file", leave=False):
                 opened.extract(member, partial)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        partial.rename(destination)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise DataFolderError(
             f"{archive}: is not a whole zip archive ({error}); delete it and fetch it again"
         ) from error
-    partial.rename(destination)
+    except NotImplementedError as error:
+        raise DataFolderError(
+            f"{archive}: is of a kind that Python cannot unpack ({error}); unpack the archive by hand and name the "
+            "folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return destination
 
 

@@ -50,9 +50,13 @@ class IcbhiFolder:
     split_file: Path | None
 
 
-def scan_folder(data_dir: str | os.PathLike) -> IcbhiFolder:
+def scan_folder(data_dir: str | os.PathLike, archive: str | os.PathLike | None = None) -> IcbhiFolder:
     """
     Finds the recordings in a folder or up to three folders below it.
+
+    Args:
+        data_dir (`str` or `os.PathLike`): the folder.
+        archive (`str` or `os.PathLike`, *optional*): the zip that it was unpacked from, for error messages.
 
     Raises:
         DataFolderError: where there are none, or more than one split file.
@@ -73,7 +77,7 @@ def scan_folder(data_dir: str | os.PathLike) -> IcbhiFolder:
         if audio or annotations:
             return IcbhiFolder(folder, audio, annotations, _find_split_file(data_dir, folder))
     raise DataFolderError(
-        f"{data_dir}: has no ICBHI recordings such as 101_1b1_Al_sc_Meditron.wav; "
+        f"{archive or data_dir}: has no ICBHI recordings such as 101_1b1_Al_sc_Meditron.wav; "
         "name the folder of the unpacked database, or its zip"
     )
 
@@ -89,8 +93,10 @@ def read_recordings(folder: IcbhiFolder, split: str) -> dict[str, list[Recording
     """
     names = sorted(folder.audio.keys() & folder.annotations.keys())
     if not names:
-        count = len(folder.annotations)
-        raise DataFolderError(f"{folder.path}: {count} annotations but no audio to them; add the .wav files")
+        present, missing, suffix = f"{len(folder.annotations)} annotations", "audio", ".wav"
+        if not folder.annotations:
+            present, missing, suffix = f"{len(folder.audio)} audio files", "annotations", ANNOTATION_SUFFIX
+        raise DataFolderError(f"{folder.path}: {present} but no {missing} to them; add the {suffix} files")
     recordings: dict[str, list[Recording]] = {part: [] for part in PARTS}
     for name, part in assign_parts(names, split, folder.split_file).items():
         recordings[part].append(_read_recording(folder, name))

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 
 from dataset_scripts.cycle_dataset import FEATURES, CycleBuilder, Recording, build, check_validation
-from dataset_scripts.cycles import CLASS_NAMES, AnnotationError, Cycle, DataFolderError
+from dataset_scripts.cycles import CLASS_NAMES, AnnotationError, Cycle, DataFolderError, check_length, check_named
 from dataset_scripts.patient_split import split_validation
 from modeling_lung_srad.audio import audio_duration
 
@@ -98,6 +98,7 @@ def load_sprsound(
         AnnotationError: naming file and field.
         AudioError: naming the audio file.
     """
+    check_named(data_dir)
     check_validation(validation)
     cache = None if cache_dir is None else str(cache_dir)
     return build(Sprsound(data_dir=data_dir, cache_dir=cache, validation=float(validation), seed=seed))
@@ -169,7 +170,9 @@ def _read_event(event: Any, where: str, duration: float) -> tuple[Cycle, str]:
         raise AnnotationError(f"{where}.end: {end:g} s is not after start {start:g} s; correct the times")
     if end > duration + END_TOLERANCE_SECONDS or start >= duration:
         raise AnnotationError(f"{where}.end: {end:g} s is beyond the recording of {duration:.3f} s; correct the times")
-    return Cycle(start, min(end, duration), CLASS_NAMES.index(EVENT_CLASSES[event_type])), event_type
+    end = min(end, duration)
+    check_length(start, end, where)
+    return Cycle(start, end, CLASS_NAMES.index(EVENT_CLASSES[event_type])), event_type
 
 
 def _read_milliseconds(value: Any, where: str) -> float:

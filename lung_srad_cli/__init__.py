@@ -79,15 +79,14 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def convert(arguments: argparse.Namespace) -> int:
     """`lung-srad convert`."""
-    from modeling_lung_srad import LungSradFeatureExtractor
-    from modeling_lung_srad.conversion import convert_checkpoint
+    from modeling_lung_srad.conversion import convert_checkpoint, convert_feature_extractor
 
     destination = Path(arguments.destination)
     if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
         raise UsageError(f"{destination}: holds something already; name a new folder")
     model = convert_checkpoint(arguments.source, num_labels=arguments.num_labels)
     model.save_pretrained(destination)
-    LungSradFeatureExtractor().save_pretrained(destination)
+    convert_feature_extractor(arguments.source).save_pretrained(destination)
     print(f"{destination}: {model.num_parameters() / 1e6:.1f} M parameters, {model.config.num_labels} labels")
     return 0
 

@@ -98,6 +98,13 @@ def _number(kind: Any, lowest: float, below: float, wanted: str) -> Any:
     return convert_text
 
 
+def _path(text: str) -> str:
+    """A `type` for arguments: a path or name. An empty one, as of an unset shell variable, is a mistake."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
+
+
 SECONDS = _number(float, 1e-9, math.inf, "a positive number of seconds")
 COUNT = _number(int, 1, math.inf, "a whole number from 1 on")
 PATIENTS = _number(int, 2, math.inf, "a whole number from 2 on, for a training and a test part")
@@ -123,13 +130,14 @@ def _add_classify(commands: Any) -> None:
         "classify", help="classify recordings", description=CLASSIFY_DESCRIPTION, epilog=CLASSIFY_EPILOG
     )
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="a recording, or a folder of wav, flac, ogg and mp3 files"
+        "paths", nargs="+", type=_path, metavar="PATH", help="a recording, or a folder of wav, flac, ogg and mp3 files"
     )
     parser.add_argument(
         "--checkpoint", metavar="DIR_OR_HUB_ID", help="the model (default: lung-srad-tiny, part of the package)"
     )
     parser.add_argument(
         "--annotations",
+        type=_path,
         metavar="FILE",
         help="classify these cycles: an ICBHI .txt (start, end, crackle, wheeze; tabs), or a folder of them",
     )
@@ -138,9 +146,12 @@ def _add_classify(commands: Any) -> None:
     parser.add_argument(
         "--format", choices=("table", "csv", "json"), help="default: by the suffix of --output, otherwise table"
     )
-    parser.add_argument("--output", metavar="FILE", help="write the results there (default: standard output)")
+    parser.add_argument(
+        "--output", type=_path, metavar="FILE", help="write the results there (default: standard output)"
+    )
     parser.add_argument(
         "--plot",
+        type=_path,
         metavar="PNG",
         help="draw the spectrogram and the probabilities over time; .svg and .pdf work too; for several recordings "
         "their names are added, or give a folder",
@@ -151,28 +162,34 @@ def _add_classify(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     summary = "train a model as a configuration file says"
     parser = commands.add_parser("train", help=summary, description=summary, epilog=TRAIN_EPILOG)
-    parser.add_argument("config", metavar="CONFIG.yaml", help="the configuration; training/configs has examples")
+    parser.add_argument(
+        "config", type=_path, metavar="CONFIG.yaml", help="the configuration; training/configs has examples"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
 
 
 def _add_evaluate(commands: Any) -> None:
     summary = "measure a checkpoint on labelled cycles"
     parser = commands.add_parser("evaluate", help=summary, description=summary, epilog=EVALUATE_EPILOG)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of a checkpoint, or its id on the Hub")
+    parser.add_argument(
+        "checkpoint", type=_path, metavar="CHECKPOINT", help="folder of a checkpoint, or its id on the Hub"
+    )
     parser.add_argument(
         "data", metavar="DATA", help="ICBHI 2017 (folder or zip), or a folder that `lung-srad prepare` wrote"
     )
     parser.add_argument("--split", choices=SPLITS, default="official", help="default: official")
     parser.add_argument("--part", choices=("test", "validation", "train"), default="test", help="default: test")
-    parser.add_argument("--output", metavar="DIR", help="folder for the report and the predictions")
+    parser.add_argument("--output", type=_path, metavar="DIR", help="folder for the report and the predictions")
     _add_batch_size(parser)
 
 
 def _add_convert(commands: Any) -> None:
     summary = "convert an original checkpoint (DASS, VMamba) to this layout"
     parser = commands.add_parser("convert", help=summary, description=summary, epilog=CONVERT_EPILOG)
-    parser.add_argument("source", metavar="SOURCE", help="the original checkpoint")
-    parser.add_argument("destination", metavar="DEST", help="folder to make; it must not exist or be empty")
+    parser.add_argument("source", type=_path, metavar="SOURCE", help="the original checkpoint")
+    parser.add_argument(
+        "destination", type=_path, metavar="DEST", help="folder to make; it must not exist or be empty"
+    )
     parser.add_argument(
         "--num-labels", type=COUNT, metavar="N", help="classes; a head with another number is replaced by a new one"
     )
@@ -201,8 +218,10 @@ def _add_prepare(commands: Any) -> None:
 def _add_database(databases: Any, name: str, summary: str) -> Parser:
     parser = databases.add_parser(name, help=summary, description=summary, epilog=PREPARE_EPILOG)
     if name != "simulated":
-        parser.add_argument("source", metavar="SOURCE", help="the database on this machine")
-    parser.add_argument("destination", metavar="DEST", help="folder to make; it must not exist or be empty")
+        parser.add_argument("source", type=_path, metavar="SOURCE", help="the database on this machine")
+    parser.add_argument(
+        "destination", type=_path, metavar="DEST", help="folder to make; it must not exist or be empty"
+    )
     parser.add_argument(
         "--validation", type=SHARE, default=0.0, metavar="SHARE", help="of the training patients (default: 0)"
     )

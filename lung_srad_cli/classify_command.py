@@ -100,7 +100,10 @@ def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[
     if arguments.plot is not None:
         from modeling_lung_srad.plots import plot_paths
 
-        plots = [*plot_paths(arguments.plot, recordings)]
+        targets = plot_paths(arguments.plot, recordings)
+        plots = [*targets]
+        if arguments.output is not None and Path(arguments.output).resolve() in {plot.resolve() for plot in targets}:
+            raise UsageError(f"{arguments.output}: is named by --output and by --plot; give the plot another name")
     return [Job(*job) for job in zip(recordings, annotations, plots, strict=True)]
 
 

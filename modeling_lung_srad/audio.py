@@ -13,6 +13,8 @@ SAMPLING_RATE = 16000
 MIN_SOURCE_RATE = 2000
 MIN_SECONDS = 0.025
 MAX_CHANNELS = 2
+# A float file may have any scale, but no recording is louder than full scale of 32 bit.
+LARGEST_SAMPLE = 2.0**31
 # Length that writers put into a RIFF header when they stream and cannot know it.
 UNKNOWN_RIFF_LENGTHS = (0, 0xFFFFFFFF)
 MP3_LENGTH_TOLERANCE_SECONDS = 0.1
@@ -145,6 +147,8 @@ def _existing_file(path: str | os.PathLike) -> Path:
     try:
         if path.is_dir():
             raise AudioError(path, "is a folder", "name an audio file")
+        if path.exists() and not path.is_file():
+            raise AudioError(path, "is no regular file", "save the audio to one first")
         size = path.stat().st_size
         with path.open("rb"):
             pass
@@ -161,7 +165,7 @@ def _check_complete(file: BinaryIO, name: str | os.PathLike) -> None:
     """libsndfile silently shortens a truncated wav or ogg file to what is there, so that is looked up here."""
     magic = file.read(12)
     size = file.seek(0, os.SEEK_END)
-    if magic[:4] == b"RIFF" and magic[8:12] == b"WAVE":
+    if magic[:4] in (b"RIFF", b"RF64") and magic[8:12] == b"WAVE":
         _check_complete_wav(file, size, name)
     elif magic[:4] == b"OggS":
         file.seek(max(0, size - 2**17))
@@ -173,13 +177,17 @@ def _check_complete(file: BinaryIO, name: str | os.PathLike) -> None:
 
 
 def _check_complete_wav(file: BinaryIO, size: int, name: str | os.PathLike) -> None:
-    offset, bytes_per_second = 12, 0
+    offset, bytes_per_second, long_length = 12, 0, 0
     while offset + 8 <= size:
         file.seek(offset)
         chunk, length = file.read(4), int.from_bytes(file.read(4), "little")
         if chunk == b"fmt ":
             bytes_per_second = int.from_bytes(file.read(16)[8:12], "little")
-        if chunk == b"data":
+        elif chunk == b"ds64":
+            # Files over 4 GiB (RF64) have the length of their audio here and a placeholder at its usual place.
+            long_length = int.from_bytes(file.read(16)[8:], "little")
+        elif chunk == b"data":
+            length = long_length or length
             missing = length - (size - offset - 8)
             if length not in UNKNOWN_RIFF_LENGTHS and missing > 0:
                 seconds = f" ({missing / bytes_per_second:.2f} s)" if bytes_per_second else ""
@@ -232,6 +240,10 @@ def _decode(file: BinaryIO, name: str | os.PathLike, sampling_rate: int, allow_s
         )
     if not np.isfinite(samples).all():
         raise AudioError(name, "has NaN or infinite samples", "export it again as 16 or 24 bit integers")
+    if np.abs(samples).max() > LARGEST_SAMPLE:
+        raise AudioError(
+            name, f"has samples of up to {np.abs(samples).max():.0e}", "export it again as 16 or 24 bit integers"
+        )
     if not allow_silence and not samples.any():
         raise AudioError(name, "is silent (all samples are zero)", "check the microphone and record again")
     return resample(samples.mean(axis=1), source_rate, sampling_rate)

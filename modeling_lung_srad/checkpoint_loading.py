@@ -18,7 +18,16 @@ from .modeling_lung_srad import LungSradForAudioClassification
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "lung-srad-tiny"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-LOADING_ERRORS = (AttributeError, OSError, RuntimeError, TypeError, ValueError, SafetensorError, StrictDataclassError)
+LOADING_ERRORS = (
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 class CheckpointError(ValueError):
@@ -52,23 +61,38 @@ def load_checkpoint(
         raise CheckpointError(f"{checkpoint}: cannot be loaded ({problem}); save or download it again") from error
     _check_labels(list((model.config.id2label or {}).values()), checkpoint)
     for what in ("missing", "unexpected", "mismatched"):
-        keys = sorted(map(str, report[f"{what}_keys"]))
+        keys = sorted(key if isinstance(key, str) else str(key[0]) for key in report[f"{what}_keys"])
         if keys:
             raise CheckpointError(
                 f"{checkpoint}: config.json and weights do not fit, {len(keys)} {what} weights such as {keys[0]}; "
                 "save or convert it again"
             )
+    if feature_extractor.num_mel_bins != model.config.num_mel_bins:
+        raise CheckpointError(
+            f"{checkpoint}: num_mel_bins is {model.config.num_mel_bins} in config.json and "
+            f"{feature_extractor.num_mel_bins} in preprocessor_config.json; save both again"
+        )
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise CheckpointError(f"{checkpoint}: {name} has NaN or infinite values; train or download it again")
     return model.eval(), feature_extractor
 
 
 def _load(folder: Path) -> tuple[LungSradForAudioClassification, LungSradFeatureExtractor, dict[str, Any]]:
-    progress_was_enabled = logging.is_progress_bar_enabled()
+    progress_was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    # What does not fit is told in one line by `load_checkpoint`, not in a table.
+    logging.set_verbosity_error()
     try:
         loaded: Any = LungSradForAudioClassification.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            folder,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     finally:
+        logging.set_verbosity(verbosity)
         if progress_was_enabled:
             logging.enable_progress_bar()
     model, report = loaded
@@ -111,7 +135,7 @@ def _check_files(folder: Path, checkpoint: str | os.PathLike) -> None:
         if pickles:
             raise CheckpointError(
                 f"{checkpoint}: has its weights as a pickle only ({pickles[0]}), which can run code; "
-                "make model.safetensors of it by `lung-srad convert`"
+                f"make model.safetensors of it by `lung-srad convert {checkpoint} NEW_FOLDER`"
             )
         raise CheckpointError(f"{checkpoint}: has no model.safetensors; save or download it again")
     if "preprocessor_config.json" not in files:

@@ -83,7 +83,7 @@ class LungSradConfig(PreTrainedConfig):
     gaussian_sigma: float | int = 3.0
     gaussian_position: Literal["scan_input", "scan_output", "block_output"] = "scan_input"
     gaussian_at_inference: bool = True
-    scan_backend: str = "auto"
+    scan_backend: Literal["auto", "torch"] = "auto"
 
     def __post_init__(self, **kwargs):
         given_type = kwargs.get("model_type", self.model_type)

@@ -18,6 +18,7 @@ FRAME_SECONDS = 0.025
 HOP_SECONDS = 0.010
 PREEMPHASIS = 0.97
 LOWEST_FREQUENCY = 20.0
+LARGEST_SAMPLE = 2.0**31
 LOG_FLOOR = torch.finfo(torch.float32).eps
 
 Waveform = np.ndarray | torch.Tensor | Sequence[float]
@@ -84,8 +85,9 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         _check_choice("normalization", normalization, ("clip", "dataset"))
         settings = {"sampling_rate": sampling_rate, "num_mel_bins": num_mel_bins, "num_frames": num_frames, "std": std}
         for name, value in settings.items():
-            if not value > 0:
-                raise ValueError(f"`{name}` must be positive, got {value}.")
+            if not value > 0 or (name != "std" and value != int(value)):
+                kind = "positive" if name == "std" else "a positive whole number"
+                raise ValueError(f"`{name}` must be {kind}, got {value}.")
         if cycle_seconds < FRAME_SECONDS or not 0 <= fade_seconds <= cycle_seconds:
             raise ValueError(
                 f"`cycle_seconds` must be at least {FRAME_SECONDS} and `fade_seconds` between 0 and it, got "
@@ -195,6 +197,8 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
             )
         if not torch.isfinite(waveform).all():
             raise ValueError(f"Waveform {index} has NaN or infinite samples; remove or replace them.")
+        if waveform.abs().max() > LARGEST_SAMPLE:
+            raise ValueError(f"Waveform {index} has samples beyond {LARGEST_SAMPLE:g}; scale it to [-1, 1].")
         return waveform.to(torch.float32)
 
     def _fit_length(self, waveform: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Finds the recordings that a user names, and the annotation files that belong to them."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def find_recordings(path: str | os.PathLike) -> list[Path]:
     Raises:
         RecordingsError: where a folder holds no recording or cannot be read.
     """
+    if not str(path):
+        raise RecordingsError("the path of a recording is empty; name a file or a folder")
     path = Path(path)
     if not path.is_dir():
         return [path]
@@ -40,20 +43,39 @@ def find_annotations(path: str | os.PathLike, recordings: Sequence[Path]) -> lis
     The annotation file of each recording, whether it exists or not.
 
     Args:
-        path (`str` or `os.PathLike`): the file of the only recording, or a folder of `.txt` files with their names.
+        path (`str` or `os.PathLike`): the file of the only recording, or a folder of `.txt` files with their names,
+            also in folders inside it.
         recordings (sequence of `Path`): the recordings.
 
     Returns:
         `list[Path]`: one a recording.
 
     Raises:
-        RecordingsError: where one file is given for several recordings.
+        RecordingsError: where one file is given for several recordings, or a name does not tell which file it is.
     """
     if Path(path).is_dir():
-        return [Path(path, f"{recording.stem}.txt") for recording in recordings]
+        return _find_by_name(Path(path), recordings)
     if len(recordings) > 1:
         raise RecordingsError(
             f"{path}: is one annotation file for {len(recordings)} recordings; "
             "name the folder that has a .txt for each of them"
         )
     return [Path(path)] * len(recordings)
+
+
+def _find_by_name(folder: Path, recordings: Sequence[Path]) -> list[Path]:
+    by_name: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.txt")):
+        by_name.setdefault(file.stem, []).append(file)
+    num_recordings = Counter(recording.stem for recording in recordings)
+    annotations = []
+    for recording in recordings:
+        candidates = by_name.get(recording.stem, [])
+        beside = [file for file in candidates if file.resolve().parent == recording.resolve().parent]
+        if not beside and (len(candidates) > 1 or (candidates and num_recordings[recording.stem] > 1)):
+            raise RecordingsError(
+                f"{recording}: several recordings or annotation files have this name; "
+                "put each .txt beside its recording"
+            )
+        annotations.append((beside or candidates or [folder / f"{recording.stem}.txt"])[0])
+    return annotations

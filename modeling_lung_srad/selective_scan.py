@@ -292,7 +292,10 @@ def _check_shapes(u, delta, A, B, C, D, delta_bias) -> None:
     weights = (batch, groups, A.shape[1], length)
     expected = {"delta": (delta, tuple(u.shape)), "B": (B, weights), "C": (C, weights)}
     expected |= {"D": (D, (width,)), "delta_bias": (delta_bias, (width,))}
+    expected |= {"u": (u, tuple(u.shape)), "A": (A, tuple(A.shape))}
     for name, (tensor, shape) in expected.items():
+        if tensor is not None and not tensor.is_floating_point():
+            raise ValueError(f"`{name}` must be a floating point tensor, got {tensor.dtype}.")
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"`{name}` must have shape {shape} to fit `u` and `A`, got {tuple(tensor.shape)}.")
         if tensor is not None and tensor.device != u.device:

@@ -1,11 +1,14 @@
 """What a training run is told, by section: data, model, augmentation, sampling, and the arguments of the Trainer."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+
+from training.metrics.icbhi_score.icbhi_measure import RATES
 
 
 @dataclass
@@ -75,8 +78,8 @@ class AugmentationArguments:
 
     def __post_init__(self):
         for name in ("frequency_masks", "frequency_mask_bins", "time_masks", "time_mask_frames", "equalizer_decibels"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"augmentation.{name}: {getattr(self, name)} should not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"augmentation.{name}: {getattr(self, name)} should be 0 or more")
         if self.crop_frames is not None and self.crop_frames < 1:
             raise ValueError(f"augmentation.crop_frames: {self.crop_frames} should be at least 1, or null for all")
 
@@ -98,6 +101,11 @@ class SamplingArguments:
     simulated: float = 1.0
     cycles_per_epoch: int | None = None
 
+    def __post_init__(self):
+        for name in ("class_balance", "icbhi", "sprsound", "simulated"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"sampling.{name}: {getattr(self, name)} should be a finite number")
+
 
 @dataclass
 class RunArguments:
@@ -112,7 +120,11 @@ class RunArguments:
 @dataclass
 class LungSradTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` with the defaults of this project: AdamW, cosine to lr/1000, and the best
-    epoch by validation Score."""
+    epoch by validation Score.
+
+    Raises:
+        ValueError: naming the key, for a value that the Trainer would stumble over later or not train with at all.
+    """
 
     lr_scheduler_type: SchedulerType | str = SchedulerType.COSINE_WITH_MIN_LR
     eval_strategy: IntervalStrategy | str = IntervalStrategy.EPOCH
@@ -120,7 +132,6 @@ class LungSradTrainingArguments(TrainingArguments):
     logging_strategy: IntervalStrategy | str = IntervalStrategy.EPOCH
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "score"
-    greater_is_better: bool | None = True
     save_total_limit: int | None = 2
     remove_unused_columns: bool = False
     report_to: str | list[str] | None = "none"
@@ -130,3 +141,20 @@ class LungSradTrainingArguments(TrainingArguments):
         if self.lr_scheduler_type == SchedulerType.COSINE_WITH_MIN_LR and self.lr_scheduler_kwargs is None:
             self.lr_scheduler_kwargs = {"min_lr_rate": 0.001}
         super().__post_init__()
+        self._check_values()
+
+    def _check_values(self) -> None:
+        batches = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        for name in ("learning_rate", *batches):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name)} should be above 0")
+        for name in ("seed", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name)} should be 0 or more")
+        if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
+            raise ValueError(f"num_train_epochs: {self.num_train_epochs} should be above 0")
+        metrics = ("loss", *RATES)
+        if self.metric_for_best_model is not None and self.metric_for_best_model.removeprefix("eval_") not in metrics:
+            raise ValueError(
+                f"metric_for_best_model: {self.metric_for_best_model!r} is not one of {', '.join(metrics)}"
+            )

@@ -108,7 +108,7 @@ def _checked(arguments: type, values: Mapping[str, Any], prefix: str, path: str 
     for key in values:
         if key not in fields:
             raise ConfigurationError(f"{path}: there is no key {prefix}{key}; {_nearest(f'{prefix}{key}')}")
-    return {key: _coerce(value, hints[key], f"{path}: {prefix}{key}") for key, value in values.items()}
+    return {key: coerce(value, hints[key], f"{path}: {prefix}{key}") for key, value in values.items()}
 
 
 def _nearest(key: str) -> str:
@@ -124,7 +124,7 @@ def _nearest(key: str) -> str:
     return f"the nearest valid one is {names[close[0]]}"
 
 
-def _coerce(value: Any, hint: Any, where: str) -> Any:
+def coerce(value: Any, hint: Any, where: str) -> Any:
     """`value` as the type that a field asks for; YAML reads `1e-3` as text and `1` as a whole number."""
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = [typing.get_origin(option) or option for option in (typing.get_args(hint) if is_union else (hint,))]

@@ -62,6 +62,8 @@ def load_training_sources(arguments: DataArguments) -> tuple[list[CycleSource], 
         raise ValueError("data: give data.icbhi=FOLDER (or data.simulated=12); validation patients come from there")
     if not 0 < arguments.validation < 1:
         raise ValueError(f"data.validation: {arguments.validation} is not a share of the patients between 0 and 1")
+    if arguments.validation_seed < 0:
+        raise ValueError(f"data.validation_seed: {arguments.validation_seed} should be 0 or more")
     draw: dict[str, Any] = {"validation": arguments.validation, "seed": arguments.validation_seed}
     loaded: dict[str, datasets.DatasetDict] = {}
     if arguments.icbhi:
@@ -96,7 +98,7 @@ def load_evaluated_source(
     """
     if part not in PARTS:
         raise ValueError(f"part: {part!r} is not known; choose one of {', '.join(PARTS)}")
-    parts = load_icbhi(Path(data).expanduser(), split=split, validation=validation, seed=validation_seed)
+    parts = load_icbhi(os.path.expanduser(data), split=split, validation=validation, seed=validation_seed)
     if part not in parts or len(parts[part]) == 0:
         raise ValueError(
             f"{data}: has no cycles in the {part} part of the split {split!r}; choose another part or split"

@@ -16,7 +16,7 @@ from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassif
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
 from training.cycle_sources import CycleSource, describe_limits, load_evaluated_source
 from training.evaluation import CLASS_NAMES, evaluation_report, markdown_report
-from training.log_mel_dataset import LogMelDataset, compute_log_mel
+from training.log_mel_dataset import LogMelDataset, check_sampling_rate, compute_log_mel
 
 TRAINING_SUMMARY = "training_summary.json"
 REPORT_JSON, REPORT_MARKDOWN, PREDICTIONS_CSV = "evaluation.json", "evaluation.md", "predictions.csv"
@@ -76,12 +76,14 @@ def evaluate_checkpoint(
         `predictions.csv`.
 
     Raises:
-        ValueError: a checkpoint that `load_checkpoint` refuses, data that `load_evaluated_source` refuses, or
-            `part="validation"` without a training summary or with another split than in training.
+        ValueError: a checkpoint that `load_checkpoint` refuses or that is for another sampling rate, data that
+            `load_evaluated_source` refuses, or `part="validation"` without a training summary or with another split
+            than in training.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: {batch_size} should be at least 1")
     model, feature_extractor = load_checkpoint(checkpoint)
+    check_sampling_rate(feature_extractor, f"{checkpoint}: sampling_rate")
     trained_on = _training_data(checkpoint)
     draw: dict[str, Any] = {}
     if part == "validation":
@@ -152,12 +154,13 @@ def _rows(table: dict[str, list[Any]], predictions: np.ndarray, probabilities: n
 
 
 def _training_data(checkpoint: str | os.PathLike) -> dict[str, Any] | None:
-    """The `data` section of the run that made a checkpoint, where it says."""
+    """How the run that made a checkpoint divided its data: `split`, `validation`, `validation_seed`, where known."""
     file = Path(checkpoint).expanduser() / TRAINING_SUMMARY
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["configuration"]["data"]
+        data = json.loads(file.read_text(encoding="utf-8"))["configuration"]["data"]
+        return {key: data[key] for key in ("split", "validation", "validation_seed")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: is not a training summary ({error}); take the file out of the folder") from error
 

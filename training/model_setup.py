@@ -4,16 +4,19 @@ import dataclasses
 import difflib
 import inspect
 import json
+import typing
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.conversion import convert_checkpoint
 from training.arguments import ModelArguments
-from training.configuration import ConfigurationError
+from training.configuration import ConfigurationError, coerce
+from training.log_mel_dataset import check_sampling_rate
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 
 OWN_SETTINGS = {item.name for item in dataclasses.fields(LungSradConfig)} - {
@@ -31,6 +34,9 @@ def build_model(arguments: ModelArguments) -> LungSradForAudioClassification:
         ValueError: a checkpoint that cannot be read.
     """
     _check_keys("model.config", arguments.config, OWN_SETTINGS)
+    hidden_act = arguments.config.get("hidden_act", LungSradConfig.hidden_act)
+    if hidden_act not in ACT2FN:
+        raise ConfigurationError(f"model.config.hidden_act: {hidden_act!r} is not one of {', '.join(ACT2FN)}")
     if arguments.checkpoint is None and arguments.size not in SIZES:
         raise ConfigurationError(f"model.size: {arguments.size!r} is not one of {', '.join(SIZES)}")
     try:
@@ -45,15 +51,23 @@ def build_feature_extractor(arguments: ModelArguments) -> LungSradFeatureExtract
     """The feature extractor of the checkpoint to start from, or the default one, with the values of the configuration.
 
     Raises:
-        ConfigurationError: a key that `LungSradFeatureExtractor` does not have.
-        ValueError: a value that it refuses.
+        ConfigurationError: a key that `LungSradFeatureExtractor` does not have, or a value of the wrong type.
+        ValueError: a value that it refuses, or another sampling rate than that of decoded cycles.
     """
     signature = inspect.signature(LungSradFeatureExtractor.__init__).parameters.values()
     names = {item.name for item in signature if item.kind is item.POSITIONAL_OR_KEYWORD} - {"self"}
     _check_keys("model.feature_extractor", arguments.feature_extractor, names)
+    hints = typing.get_type_hints(LungSradFeatureExtractor.__init__)
+    settings = {
+        key: coerce(value, hints[key], f"model.feature_extractor.{key}")
+        for key, value in arguments.feature_extractor.items()
+    }
     if arguments.checkpoint is not None and Path(arguments.checkpoint, "preprocessor_config.json").exists():
-        return LungSradFeatureExtractor.from_pretrained(arguments.checkpoint, **arguments.feature_extractor)
-    return LungSradFeatureExtractor(**arguments.feature_extractor)
+        feature_extractor = LungSradFeatureExtractor.from_pretrained(arguments.checkpoint, **settings)
+    else:
+        feature_extractor = LungSradFeatureExtractor(**settings)
+    check_sampling_rate(feature_extractor, "model.feature_extractor.sampling_rate")
+    return feature_extractor
 
 
 def _from_checkpoint(checkpoint: str, config: dict[str, Any]) -> LungSradForAudioClassification:

@@ -87,7 +87,7 @@ def prepare(
 
     Raises:
         ValueError: what `load_training_sources`, `sampling_weights`, `build_feature_extractor` or `build_model`
-            cannot use.
+            cannot use, or network and features with different numbers of mel bins.
     """
     training, validation = load_training_sources(arguments.data)
     names = [source.name for source in training for _ in range(len(source.cycles))]
@@ -96,6 +96,11 @@ def prepare(
     feature_extractor = build_feature_extractor(arguments.model)
     set_seed(training_arguments.seed)
     model = build_model(arguments.model)
+    if model.config.num_mel_bins != feature_extractor.num_mel_bins:
+        raise ConfigurationError(
+            f"model.config.num_mel_bins: {model.config.num_mel_bins} is not model.feature_extractor.num_mel_bins, "
+            f"{feature_extractor.num_mel_bins}; set both to the same number"
+        )
     return Run(arguments, training_arguments, training, validation, weights, model, feature_extractor, last_checkpoint)
 
 
@@ -157,6 +162,9 @@ def _check_output_dir(output_dir: Path, shaping: dict[str, Any]) -> None:
     configuration = output_dir / CONFIGURATION
     if not configuration.exists():
         raise ConfigurationError(f"{output_dir}: is not empty and not the folder of a run; choose another output_dir")
+    # A run that stopped before its first checkpoint has nothing to protect.
+    if not any(output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")) and not any(output_dir.glob("*.safetensors")):
+        return
     before = json.loads(configuration.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(shaping))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

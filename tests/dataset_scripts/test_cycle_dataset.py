@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from dataset_scripts import cycle_dataset
 from dataset_scripts.cycle_dataset import CycleAudio, DataFolderError, encode_cycle, fingerprint, load_cycles
@@ -47,13 +48,21 @@ def test_audio_is_a_mapping(simulated_folder, cache_dir):
         audio["samples"]
 
 
+def test_default_collate_makes_plain_dictionaries(simulated_folder, cache_dir):
+    test = load_icbhi(simulated_folder, cache_dir=cache_dir)["test"]
+    batch = next(iter(torch.utils.data.DataLoader(test, batch_size=1)))
+    assert type(batch["audio"]) is dict
+    np.testing.assert_array_equal(batch["audio"]["array"][0].numpy(), test[0]["audio"]["array"])
+    assert batch["audio"]["path"] == [test[0]["audio"]["path"]]
+
+
 @pytest.mark.parametrize(("peak", "suffix"), [(1.0, "flac"), (1.3, "wav")])
 def test_encoded_cycle_is_exact_to_24_bit_and_not_clipped(peak, suffix):
     waveform = np.random.default_rng(0).uniform(-1, 1, 4000).astype(np.float32)
     waveform[10] = -peak
     data, chosen = encode_cycle(waveform)
     assert chosen == suffix
-    decoded = CycleAudio({"bytes": data, "path": f"a.{suffix}"})["array"]
+    decoded = CycleAudio(data, f"a.{suffix}")["array"]
     np.testing.assert_allclose(decoded, waveform, atol=2**-24)
 
 

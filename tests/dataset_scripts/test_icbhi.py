@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from dataset_scripts import icbhi_files
+from dataset_scripts.cycle_dataset import load_cycles
 from dataset_scripts.cycles import AnnotationError, DataFolderError, SettingError
 from dataset_scripts.icbhi import count_cycles, load_icbhi
+from dataset_scripts.sprsound import load_sprsound
 from modeling_lung_srad.audio import AudioError, audio_duration
 from tests.conftest import shared_path
 
@@ -177,6 +179,23 @@ def test_wrong_arguments_and_folders_are_errors(tmp_path, simulated_folder):
     (tmp_path / "101_1b1_Al_sc_Meditron.txt").write_text("0.0\t1.0\t0\t0\n")
     with pytest.raises(DataFolderError, match="1 annotations but no audio to them"):
         load_icbhi(tmp_path)
+    (tmp_path / "101_1b1_Al_sc_Meditron.txt").rename(tmp_path / "101_1b1_Al_sc_Meditron.wav")
+    with pytest.raises(DataFolderError, match=r"1 audio files but no annotations to them; add the \.txt files"):
+        load_icbhi(tmp_path)
+
+
+def test_empty_path_is_not_the_current_folder(copied_folder, monkeypatch):
+    monkeypatch.chdir(copied_folder)
+    for load in (load_icbhi, load_sprsound, load_cycles, count_cycles):
+        with pytest.raises(DataFolderError, match="data_dir: is empty; name a folder"):
+            load("")
+
+
+def test_cycle_too_short_for_the_features_is_named(copied_folder):
+    annotation = copied_folder / "101_1b1_Tc_sc_Simulated.txt"
+    annotation.write_text("1.0\t1.025\t0\t0\n1.1\t1.124\t0\t0\n")
+    with pytest.raises(AnnotationError, match=rf"{annotation}: line 2: 24 ms .* too short; at least 25 ms"):
+        load_icbhi(copied_folder)
 
 
 def zip_folder(folder, archive, prefix="ICBHI_final_database/"):
@@ -193,6 +212,29 @@ def test_zip_of_the_database_is_unpacked_to_the_cache(tmp_path, simulated_folder
         assert {part: len(rows) for part, rows in loaded.items()} == {"train": 48, "test": 32}
     assert count_cycles(archive, cache_dir=tmp_path / "cache")["train"]["cycles"] == 48
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ICBHI_final_database.zip", "cache"]
+
+
+def test_zip_without_recordings_is_named_itself(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as opened:
+        opened.writestr("notes.txt", "nothing")
+    for load in (load_icbhi, count_cycles):
+        with pytest.raises(DataFolderError, match=rf"^{tmp_path / 'other.zip'}: has no ICBHI recordings"):
+            load(tmp_path / "other.zip", cache_dir=tmp_path / "cache")
+
+
+def test_zip_that_cannot_be_unpacked_is_named_and_leaves_nothing(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        opened.writestr("101_1b1_Al_sc_Meditron.txt", "0.0\t1.0\t0\t0\n")
+    content = (tmp_path / "a.zip").read_bytes()
+    entry = content.index(b"PK\x01\x02")
+    # Fields of the central directory entry: version needed at 6, compression method at 10 (both in the local one too).
+    for name, offset, local_offset, value in (("method", 10, 8, 96), ("version", 6, 4, 99)):
+        damaged = bytearray(content)
+        damaged[entry + offset] = damaged[local_offset] = value
+        (tmp_path / f"{name}.zip").write_bytes(damaged)
+        with pytest.raises(DataFolderError, match=rf"{name}\.zip: .*; unpack the archive by hand and name the folder"):
+            load_icbhi(tmp_path / f"{name}.zip", cache_dir=tmp_path / "cache")
+    assert not list(tmp_path.rglob("*.unpacking"))
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "a/../../outside.txt", "/outside.txt", "C:\\outside.txt", "..\\b"])

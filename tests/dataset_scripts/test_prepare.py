@@ -1,7 +1,11 @@
 """Prepared folders: plain `load_dataset` reads them, and so do the loaders of this package."""
 
+import shutil
+
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import soundfile
 
@@ -52,6 +56,25 @@ def test_validation_part_of_a_prepared_folder_can_be_chosen_anew(prepared, simul
     assert set(chosen["recording"]) == set(expected["recording"])
     with pytest.raises(DataFolderError, match="was prepared with the split 'official'; pass that, or prepare"):
         load_icbhi(prepared, "fold0", cache_dir=cache_dir)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"official"'])
+def test_settings_that_cannot_be_read_are_named(prepared, tmp_path, content):
+    folder = shutil.copytree(prepared, tmp_path / "copied")
+    (folder / "prepared.json").write_text(content)
+    with pytest.raises(DataFolderError, match=r"prepared\.json: is not a JSON object of settings"):
+        load_icbhi(folder)
+
+
+def test_parquet_that_is_damaged_or_foreign_is_named(prepared, tmp_path, cache_dir):
+    folder = shutil.copytree(prepared, tmp_path / "copied")
+    (file,) = folder.glob("data/test-*.parquet")
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(DataFolderError, match=rf"{file.name}: is not a whole Parquet file .*; make the folder again"):
+        load_icbhi(folder, cache_dir=cache_dir)
+    pyarrow.parquet.write_table(pyarrow.table({"audio": ["a"], "text": ["b"]}), file)
+    with pytest.raises(DataFolderError, match=rf"{file.name}: has no column audio of type .*; take it out"):
+        load_cycles(folder, cache_dir)
 
 
 def test_card_states_source_settings_counts_and_rights(prepared):

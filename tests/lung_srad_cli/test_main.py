@@ -85,7 +85,7 @@ def test_convert_writes_a_checkpoint_that_loads(run, checkpoint, tmp_path):
     assert outcome.exit_code == 0
     assert "4 labels" in outcome.output
     model, feature_extractor = load_checkpoint(tmp_path / "converted")
-    assert list(model.config.gaussian_blocks) == []
+    assert list(model.config.gaussian_blocks) == [2, 3]
     assert feature_extractor.sampling_rate == 16000
 
 

@@ -220,3 +220,28 @@ def test_a_name_that_is_no_text_is_read(tmp_path):
     soundfile.write(tmp_path / "text.wav", np.full(8000, 0.1), 8000)
     os.rename(os.fsencode(tmp_path / "text.wav"), path)
     assert read_audio(os.fsdecode(path)).shape == (16000,)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_far_beyond_full_scale_are_an_error(tmp_path, channels):
+    samples = np.full((8000, channels), 0.1, dtype=np.float32)
+    samples[100] = 3e38
+    soundfile.write(tmp_path / "garbage.wav", samples, 8000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"garbage.wav: has samples of up to 3e\+38"):
+        read_audio(tmp_path / "garbage.wav")
+
+
+def test_a_truncated_rf64_file_is_an_error(tmp_path):
+    soundfile.write(tmp_path / "long.wav", np.full(16000, 0.1), 8000, format="RF64")
+    content = (tmp_path / "long.wav").read_bytes()
+    assert read_audio(tmp_path / "long.wav").shape == (32000,)
+    (tmp_path / "long.wav").write_bytes(content[: len(content) // 2])
+    with pytest.raises(AudioError, match="truncated"):
+        read_audio(tmp_path / "long.wav")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_is_an_error_instead_of_a_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(AudioError, match="no regular file"):
+        read_audio(tmp_path / "pipe.wav")

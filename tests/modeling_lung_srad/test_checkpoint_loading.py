@@ -5,6 +5,7 @@ import shutil
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
@@ -92,8 +93,12 @@ def _truncate(file):
         (lambda folder: _edit_config(folder, dims="wide"), "cannot be loaded"),
         (lambda folder: _edit_config(folder, depths=[1, 1, 5, 1]), "missing weights such as lung_srad.layers.2"),
         (lambda folder: _edit_config(folder, depths=[1, 1, 3, 1], gaussian_blocks=[]), "unexpected weights such as"),
-        (lambda folder: _edit_config(folder, dims=[8, 16, 24, 48]), "cannot be loaded"),
-        (lambda folder: _edit_config(folder, id2label={"0": "normal", "1": "abnormal"}), "cannot be loaded"),
+        (lambda folder: _edit_config(folder, dims=[8, 16, 24, 48]), "mismatched weights such as head.weight"),
+        (lambda folder: _edit_config(folder, id2label={"0": "normal", "1": "abnormal"}), "has 2 labels"),
+        (lambda folder: _edit_config(folder, num_mel_bins=64), "num_mel_bins is 64 in config.json and 128 in"),
+        (lambda folder: _edit_config(folder, hidden_act="nosuch"), "cannot be loaded"),
+        (lambda folder: _edit_config(folder, scan_backend="cuda"), "cannot be loaded"),
+        (lambda folder: _spoil_weights(folder / "model.safetensors"), "head.bias has NaN"),
         (lambda folder: _edit_config(folder, id2label={str(i): f"sound {i}" for i in range(4)}), "has 4 labels"),
     ],
 )
@@ -150,3 +155,9 @@ def test_a_hub_id_fetches_neither_code_nor_pickles(folder, monkeypatch, tmp_path
     model, _ = load_checkpoint("someone/lung-srad")
     assert model.config.num_labels == 4
     assert sorted(file.suffix for file in (tmp_path / "cache").iterdir()) == [".json", ".json", ".safetensors"]
+
+
+def _spoil_weights(path):
+    weights = load_file(path)
+    weights["head.bias"][0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_lung_srad import LungSradForAudioClassification
-from modeling_lung_srad.conversion import ConversionError, convert_checkpoint
+from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.conversion import ConversionError, convert_checkpoint, convert_feature_extractor
 from tests.conftest import shared_path, tiny_config
 
 
@@ -225,3 +225,46 @@ def test_weights_that_are_not_finite_are_named(weights, tmp_path):
     weights["dass.norm.weight"][0] = float("nan")
     torch.save(weights, tmp_path / "weights.pth")
     expect_error(tmp_path / "weights.pth", "norm.weight has NaN")
+
+
+@pytest.mark.parametrize(
+    "content", [{0: torch.ones(2)}, {"a": torch.eye(3).to_sparse()}, {"a": "text"}, [torch.ones(2)], torch.ones(2)]
+)
+def test_a_pickle_that_is_no_state_dict_is_an_error(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    expect_error(tmp_path / "weights.pth", "holds no state dict")
+
+
+@pytest.mark.parametrize("content", [b"hello world\n", b"RIFF\x24\x00\x00\x00WAVEfmt ", b"(lp0\n."])
+def test_any_other_file_is_an_error(tmp_path, content):
+    (tmp_path / "weights.pth").write_bytes(content)
+    expect_error(tmp_path / "weights.pth", "checkpoint|state dict")
+
+
+@pytest.mark.parametrize("name", ["op.A_logs", "norm.weight", "mlp.fc1.weight"])
+@pytest.mark.parametrize("shape", [(), (0,)])
+def test_a_weight_from_which_no_size_can_be_read_is_named(weights, tmp_path, name, shape):
+    weights[f"dass.layers.0.blocks.0.{name}"] = torch.zeros(shape)
+    torch.save(weights, tmp_path / "weights.pth")
+    expect_error(tmp_path / "weights.pth", rf"layers\.0\.blocks\.0\.{name} has shape")
+
+
+def test_half_a_head_is_replaced(weights, tmp_path, caplog):
+    del weights["head.bias"]
+    torch.save(weights, tmp_path / "weights.pth")
+    model = convert_checkpoint(tmp_path / "weights.pth")
+    assert not torch.equal(model.head.weight, weights["head.weight"])
+
+
+@pytest.mark.parametrize("as_pickle", [False, True])
+def test_a_checkpoint_of_this_project_keeps_its_network_and_features(tmp_path, as_pickle):
+    model = LungSradForAudioClassification(tiny_config(gaussian_blocks=(1,), gaussian_sigma=2.0)).eval()
+    model.save_pretrained(tmp_path)
+    LungSradFeatureExtractor(num_frames=512).save_pretrained(tmp_path)
+    if as_pickle:
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    input_values = torch.randn(1, 64, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(convert_checkpoint(tmp_path)(input_values).logits, model(input_values).logits)
+    assert convert_feature_extractor(tmp_path).num_frames == 512

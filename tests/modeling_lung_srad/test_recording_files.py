@@ -28,3 +28,26 @@ def test_annotations_are_found_by_name_or_given_for_the_only_recording(tmp_path)
     assert find_annotations("some.txt", recordings[:1]) == [Path("some.txt")]
     with pytest.raises(RecordingsError, match="one annotation file for 2 recordings"):
         find_annotations("some.txt", recordings)
+
+
+def test_annotations_beside_recordings_of_the_same_name_are_kept_apart(tmp_path):
+    recordings = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for suffix in (".wav", ".txt"):
+            (tmp_path / folder / f"one{suffix}").touch()
+        recordings.append(tmp_path / folder / "one.wav")
+    assert find_annotations(tmp_path, recordings) == [path.with_suffix(".txt") for path in recordings]
+    with pytest.raises(RecordingsError, match=r"put each \.txt beside its recording"):
+        find_annotations(tmp_path / "a", recordings)
+
+
+def test_annotations_are_found_in_folders_inside(tmp_path):
+    (tmp_path / "texts" / "inner").mkdir(parents=True)
+    (tmp_path / "texts" / "inner" / "one.txt").touch()
+    assert find_annotations(tmp_path / "texts", [tmp_path / "one.wav"]) == [tmp_path / "texts" / "inner" / "one.txt"]
+
+
+def test_an_empty_path_is_an_error():
+    with pytest.raises(RecordingsError, match="empty"):
+        find_recordings("")

@@ -35,6 +35,8 @@ def test_defaults_keep_the_best_epoch_by_validation_score(write):
     training_arguments = read_configuration(write("seed: 1"))[1]
     assert training_arguments.load_best_model_at_end
     assert training_arguments.metric_for_best_model == "score"
+    assert training_arguments.greater_is_better
+    assert not read_configuration(write("metric_for_best_model: loss"))[1].greater_is_better
     assert training_arguments.lr_scheduler_kwargs == {"min_lr_rate": 0.001}
 
 

@@ -59,6 +59,7 @@ def write_sprsound(folder, simulated_folder):
         ({"icbhi": "nowhere"}, "nowhere"),
         ({"simulated": 12, "validation": 0.0}, "data.validation: 0.0"),
         ({"simulated": 12, "validation": 1.5}, "data.validation: 1.5"),
+        ({"simulated": 12, "validation_seed": -1}, "data.validation_seed: -1"),
     ],
 )
 def test_training_data_that_cannot_be_used_is_named(arguments, message):
@@ -69,6 +70,8 @@ def test_training_data_that_cannot_be_used_is_named(arguments, message):
 def test_part_that_is_not_there_is_named(simulated_folder):
     with pytest.raises(ValueError, match="'dev' is not known; choose one of test, validation, train"):
         load_evaluated_source(simulated_folder, "official", "dev")
+    with pytest.raises(ValueError, match="data_dir: is empty"):
+        load_evaluated_source("", "official", "test")
     with pytest.raises(ValueError, match="no cycles in the validation part"):
         load_evaluated_source(simulated_folder, "official", "validation")
 

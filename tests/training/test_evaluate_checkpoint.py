@@ -106,6 +106,15 @@ def break_the_summary(folder):
     (folder / "training_summary.json").write_text("[]", encoding="utf-8")
 
 
+def empty_the_data_of_the_summary(folder):
+    summary = {"configuration": {"data": {}}}
+    (folder / "training_summary.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+def change_the_sampling_rate(folder):
+    LungSradFeatureExtractor(sampling_rate=8000).save_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -114,9 +123,14 @@ def break_the_summary(folder):
         (leave_only_a_pickle, "pickle"),
         (give_it_seven_labels, "7 labels"),
         (break_the_summary, "training_summary.json"),
+        (empty_the_data_of_the_summary, "training_summary.json: is not a training summary ('split')"),
+        (change_the_sampling_rate, "sampling_rate: 8000 Hz is not the rate that cycles are decoded at"),
     ],
 )
-def test_checkpoint_that_cannot_be_used_is_one_line(checkpoint, simulated_folder, tmp_path, capsys, damage, message):
+def test_checkpoint_that_cannot_be_used_is_one_line(
+    checkpoint, simulated_folder, tmp_path, capsys, monkeypatch, damage, message
+):
+    monkeypatch.setattr("training.evaluate_checkpoint.predict", pytest.fail)
     folder = shutil.copytree(checkpoint, tmp_path / "damaged")
     damage(folder)
     assert evaluate(str(folder), str(simulated_folder)) == 2

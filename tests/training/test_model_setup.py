@@ -51,6 +51,17 @@ def test_head_for_four_other_classes_is_refused(tmp_path):
         ({"config": {"gaussian_kernel_size": 4}}, "model.config: .gaussian_kernel_size. must be odd"),
         ({"config": {"gaussian_kernel_size": "wide"}}, "model.config: .*gaussian_kernel_size"),
         ({"feature_extractor": {"normalization": "batch"}}, "normalization"),
+        ({"config": {"hidden_act": "nosuch"}}, "model.config.hidden_act: 'nosuch' is not one of .*gelu"),
+        ({"config": {"scan_backend": "cuda"}}, "model.config: .*scan_backend"),
+        (
+            {"feature_extractor": {"num_frames": "abc"}},
+            "model.feature_extractor.num_frames: 'abc' should be of type int",
+        ),
+        (
+            {"feature_extractor": {"num_frames": 256.5}},
+            "model.feature_extractor.num_frames: 256.5 should be of type int",
+        ),
+        ({"feature_extractor": {"sampling_rate": 8000}}, "model.feature_extractor.sampling_rate: 8000 Hz is not"),
         ({"checkpoint": "nowhere/at/all"}, "nowhere/at/all"),
     ],
 )

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from training import run_training
 from training.configuration import CONFIGS
-from training.run_training import SUMMARY, main, train
+from training.run_training import CONFIGURATION, SUMMARY, main, train
 from training.trainer import LungSradTrainer
 
 SMOKE = str(CONFIGS / "smoke.yaml")
@@ -98,6 +98,20 @@ def test_other_settings_do_not_overwrite_a_run(overrides, tmp_path, capsys):
     assert "holds a run with another learning_rate;" in line
 
 
+def test_folder_in_which_nothing_was_trained_does_not_block_other_settings(overrides, tmp_path):
+    (tmp_path / CONFIGURATION).write_text('{"learning_rate": -1.0}', encoding="utf-8")
+    assert train(SMOKE, overrides(tmp_path, "max_steps=1")) == 0
+    assert (tmp_path / SUMMARY).exists()
+
+
+def test_run_without_checkpoints_is_not_overwritten_either(overrides, tmp_path, capsys):
+    settings = ("max_steps=1", "save_strategy=no", "load_best_model_at_end=false")
+    assert train(SMOKE, overrides(tmp_path, *settings)) == 0
+    assert not list(tmp_path.glob("checkpoint-*"))
+    assert train(SMOKE, overrides(tmp_path, *settings, "learning_rate=0.1")) == 2
+    assert "holds a run with another learning_rate;" in capsys.readouterr().err
+
+
 def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     assert train(SMOKE, overrides(tmp_path)) == 2
@@ -115,6 +129,22 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
         (["model.checkpoint=nowhere"], "nowhere"),
         (["sampling.icbhi=-1"], "sampling"),
         (["augmentation.crop_frames=0"], "augmentation.crop_frames"),
+        (["augmentation.equalizer_decibels=.nan"], "augmentation.equalizer_decibels: nan"),
+        (["sampling.class_balance=nan"], "sampling.class_balance: nan"),
+        (["learning_rate=-1"], "learning_rate: -1.0 should be above 0"),
+        (["learning_rate=nan"], "learning_rate: nan should be above 0"),
+        (["per_device_train_batch_size=0"], "per_device_train_batch_size: 0 should be above 0"),
+        (["gradient_accumulation_steps=0"], "gradient_accumulation_steps: 0 should be above 0"),
+        (["num_train_epochs=-1"], "num_train_epochs: -1.0 should be above 0"),
+        (["weight_decay=-1"], "weight_decay: -1.0 should be 0 or more"),
+        (["seed=-1"], "seed: -1 should be 0 or more"),
+        (["metric_for_best_model=nosuch"], "'nosuch' is not one of loss, specificity, sensitivity, score,"),
+        (["data.validation_seed=-1"], "data.validation_seed: -1 should be 0 or more"),
+        (["model.config.hidden_act=nosuch"], "model.config.hidden_act"),
+        (
+            ["model.config.num_mel_bins=64"],
+            "model.config.num_mel_bins: 64 is not model.feature_extractor.num_mel_bins",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line_and_write_nothing(overrides, tmp_path, capsys, more, message):
