@@ -1,0 +1,168 @@
+"""Lung-SRAD model configuration."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+CLASS_NAMES = ("normal", "crackle", "wheeze", "both")
+
+
+@strict
+class LungSradConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`LungSradModel`]: the DASS backbone (arXiv 2407.04082) with the spectral-aware layer
+    regularization of Lung-SRAD (arXiv 2606.11922). [`LungSradConfig.tiny`], [`LungSradConfig.small`] and
+    [`LungSradConfig.medium`] are the named sizes. The default labels are the four classes of ICBHI 2017.
+
+    Args:
+        dims (`tuple[int, ...]`, *optional*, defaults to `(96, 192, 384, 768)`):
+            Channels of the stages.
+        depths (`tuple[int, ...]`, *optional*, defaults to `(2, 2, 20, 2)`):
+            Blocks per stage.
+        ssm_state_size (`int`, *optional*, defaults to 1):
+            Size N of the state of each channel.
+        ssm_ratio (`float`, *optional*, defaults to 1.0):
+            Channels inside the scan, as a multiple of those of the stage.
+        mlp_ratio (`float`, *optional*, defaults to 4.0):
+            Hidden width of the MLP, as a multiple of the channels of the stage.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the MLP and of the patch embedding.
+        drop_path_rate (`float`, *optional*, defaults to 0.3):
+            Stochastic depth of the last block; it rises linearly from 0.
+        num_mel_bins (`int`, *optional*, defaults to 128):
+            Mel bins of `input_values`.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the truncated normal that initialises linear weights.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-05):
+            Epsilon of all layer norms.
+        gaussian_stage (`int`, *optional*, defaults to 2):
+            Stage, counted from 0, whose blocks are regularized.
+        gaussian_blocks (`tuple[int, ...]`, *optional*, defaults to `(2, 3)`):
+            Regularized blocks of that stage, counted from 0. Empty: no regularization.
+        gaussian_kernel_size (`int`, *optional*, defaults to 5):
+            Odd width of the Gaussian kernel, in patches.
+        gaussian_sigma (`float`, *optional*, defaults to 3.0):
+            Standard deviation of the Gaussian kernel, in patches.
+        gaussian_position (`str`, *optional*, defaults to `"scan_input"`):
+            Where it acts: `"scan_input"` (after depthwise convolution and SiLU), `"scan_output"` (before the output
+            norm) or `"block_output"`. The paper does not say; the default is this project's choice.
+        gaussian_at_inference (`bool`, *optional*, defaults to `True`):
+            Whether it also acts outside training. The paper does not say; the default is this project's choice.
+        scan_backend (`str`, *optional*, defaults to `"auto"`):
+            Back end of [`selective_scan`].
+
+    Example:
+
+    ```python
+    >>> from modeling_lung_srad import LungSradConfig, LungSradModel
+
+    >>> config = LungSradConfig.tiny()
+    >>> model = LungSradModel(config)
+    >>> config.id2label
+    {0: 'normal', 1: 'crackle', 2: 'wheeze', 3: 'both'}
+
+    ```"""
+
+    model_type = "lung_srad"
+    keys_to_ignore_at_inference = ["pooler_output", "hidden_states"]
+
+    dims: list[int] | tuple[int, ...] = (96, 192, 384, 768)
+    depths: list[int] | tuple[int, ...] = (2, 2, 20, 2)
+    ssm_state_size: int = 1
+    ssm_ratio: float | int = 1.0
+    mlp_ratio: float | int = 4.0
+    hidden_act: str = "gelu"
+    drop_path_rate: float | int = 0.3
+    num_mel_bins: int = 128
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    gaussian_stage: int = 2
+    gaussian_blocks: list[int] | tuple[int, ...] = (2, 3)
+    gaussian_kernel_size: int = 5
+    gaussian_sigma: float | int = 3.0
+    gaussian_position: Literal["scan_input", "scan_output", "block_output"] = "scan_input"
+    gaussian_at_inference: bool = True
+    scan_backend: Literal["auto", "torch"] = "auto"
+
+    def __post_init__(self, **kwargs):
+        given_type = kwargs.get("model_type", self.model_type)
+        if given_type != self.model_type:
+            raise ValueError(
+                f"`model_type` is {given_type!r}, so these weights have other names; "
+                "modeling_lung_srad.conversion.convert_checkpoint loads those of DASS."
+            )
+        if self.id2label is None and kwargs.get("num_labels") in (None, len(CLASS_NAMES)):
+            self.id2label = dict(enumerate(CLASS_NAMES))
+            self.label2id = {name: index for index, name in enumerate(CLASS_NAMES)}
+        # One map for every auto class: saving the backbone or the classifier alone would name only that one.
+        kwargs.setdefault(
+            "auto_map",
+            {
+                "AutoConfig": "configuration_lung_srad.LungSradConfig",
+                "AutoModel": "modeling_lung_srad.LungSradModel",
+                "AutoModelForAudioClassification": "modeling_lung_srad.LungSradForAudioClassification",
+            },
+        )
+        super().__post_init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of `pooler_output`."""
+        return self.dims[-1]
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of stages, which are what `hidden_states` holds after the patch embedding."""
+        return len(self.depths)
+
+    def validate_backbone(self):
+        """Checks widths and depths."""
+        if not self.dims or len(self.dims) != len(self.depths):
+            raise ValueError(
+                f"`dims` and `depths` need one entry per stage, got {len(self.dims)} and {len(self.depths)} entries."
+            )
+        if min(self.dims) < 2 or min(self.depths) < 1:
+            raise ValueError(f"`dims` must be at least 2 and `depths` at least 1, got {self.dims} and {self.depths}.")
+        for name in ("ssm_state_size", "ssm_ratio", "mlp_ratio", "num_mel_bins"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"`drop_path_rate` must be in [0, 1), got {self.drop_path_rate}.")
+
+    def validate_gaussian(self):
+        """Checks the regularization."""
+        if not self.gaussian_blocks:
+            return
+        if self.gaussian_kernel_size < 1 or self.gaussian_kernel_size % 2 == 0:
+            raise ValueError(f"`gaussian_kernel_size` must be odd and positive, got {self.gaussian_kernel_size}.")
+        if self.gaussian_sigma <= 0:
+            raise ValueError(f"`gaussian_sigma` must be positive, got {self.gaussian_sigma}.")
+        if not 0 <= self.gaussian_stage < len(self.depths):
+            raise ValueError(f"`gaussian_stage` must be 0 to {len(self.depths) - 1}, got {self.gaussian_stage}.")
+        depth = self.depths[self.gaussian_stage]
+        if not all(0 <= block < depth for block in self.gaussian_blocks):
+            raise ValueError(
+                f"`gaussian_blocks` must be 0 to {depth - 1}, the blocks of stage {self.gaussian_stage}, got "
+                f"{tuple(self.gaussian_blocks)}; an empty tuple switches the regularization off."
+            )
+
+    @classmethod
+    def tiny(cls, **kwargs: Any) -> "LungSradConfig":
+        """The size of the embedded checkpoint, 1.5 M parameters: trains on a laptop."""
+        settings: dict[str, Any] = {"dims": (24, 48, 96, 192), "depths": (1, 2, 4, 2), "drop_path_rate": 0.1}
+        return cls(**(settings | kwargs))
+
+    @classmethod
+    def small(cls, **kwargs: Any) -> "LungSradConfig":
+        """DASS-small, 29.5 M parameters."""
+        settings: dict[str, Any] = {"depths": (2, 2, 8, 2), "drop_path_rate": 0.2}
+        return cls(**(settings | kwargs))
+
+    @classmethod
+    def medium(cls, **kwargs: Any) -> "LungSradConfig":
+        """DASS-medium, the size of the paper, 48.2 M parameters."""
+        return cls(**kwargs)
+
+
+__all__ = ["LungSradConfig"]

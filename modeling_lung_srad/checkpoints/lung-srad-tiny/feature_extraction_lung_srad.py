@@ -1,0 +1,264 @@
+"""Feature extractor of Lung-SRAD: waveforms of respiratory cycles to normalised log-mel spectrograms.
+
+The steps are those of the authors (Kaldi filter banks as in `torchaudio.compliance.kaldi.fbank`), batched in plain
+torch. Every setting is saved in `preprocessor_config.json`.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import BatchFeature
+from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
+
+FRAME_SECONDS = 0.025
+HOP_SECONDS = 0.010
+PREEMPHASIS = 0.97
+LOWEST_FREQUENCY = 20.0
+LARGEST_SAMPLE = 2.0**31
+LOG_FLOOR = torch.finfo(torch.float32).eps
+
+Waveform = np.ndarray | torch.Tensor | Sequence[float]
+
+
+class LungSradFeatureExtractor(SequenceFeatureExtractor):
+    r"""
+    Makes `input_values` from the waveforms of respiratory cycles.
+
+    A cycle of `cycle_seconds` or more is cut; a shorter one is repeated to that length and faded out. Then follow
+    Kaldi filter banks, normalisation and a bilinear resize of the frames.
+
+    Args:
+        sampling_rate (`int`, *optional*, defaults to 16000):
+            Sampling rate of the waveforms, in Hz.
+        num_mel_bins (`int`, *optional*, defaults to 128):
+            Mel bins between 20 Hz and half the sampling rate.
+        cycle_seconds (`float`, *optional*, defaults to 8.0):
+            Length of the network's input, in seconds.
+        padding_mode (`str`, *optional*, defaults to `"repeat"`):
+            How shorter cycles are filled: `"repeat"`, or `"zero"` for silence.
+        fade_seconds (`float`, *optional*, defaults to 0.0625):
+            Linear fade-out at the end of a filled cycle, in seconds.
+        num_frames (`int`, *optional*, defaults to 1024):
+            Frames after the resize.
+        normalization (`str`, *optional*, defaults to `"clip"`):
+            `"clip"` uses mean and standard deviation of each clip (DASS), `"dataset"` the two given ones (AST).
+        mean (`float`, *optional*, defaults to -4.2677393):
+            Mean for `"dataset"`; the default is that of AudioSet.
+        std (`float`, *optional*, defaults to 4.5689974):
+            Standard deviation for `"dataset"`; the default is that of AudioSet.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from modeling_lung_srad import LungSradFeatureExtractor
+
+    >>> feature_extractor = LungSradFeatureExtractor()
+    >>> waveform = np.random.default_rng(0).standard_normal(48000)
+    >>> feature_extractor(waveform, sampling_rate=16000, return_tensors="pt")["input_values"].shape
+    torch.Size([1, 1024, 128])
+
+    ```"""
+
+    model_input_names = ["input_values"]
+
+    def __init__(
+        self,
+        sampling_rate: int = 16000,
+        num_mel_bins: int = 128,
+        cycle_seconds: float = 8.0,
+        padding_mode: str = "repeat",
+        fade_seconds: float = 1 / 16,
+        num_frames: int = 1024,
+        normalization: str = "clip",
+        mean: float = -4.2677393,
+        std: float = 4.5689974,
+        feature_size: int = 1,
+        padding_value: float = 0.0,
+        **kwargs,
+    ):
+        _check_choice("padding_mode", padding_mode, ("repeat", "zero"))
+        _check_choice("normalization", normalization, ("clip", "dataset"))
+        settings = {"sampling_rate": sampling_rate, "num_mel_bins": num_mel_bins, "num_frames": num_frames, "std": std}
+        for name, value in settings.items():
+            if not value > 0 or (name != "std" and value != int(value)):
+                kind = "positive" if name == "std" else "a positive whole number"
+                raise ValueError(f"`{name}` must be {kind}, got {value}.")
+        if cycle_seconds < FRAME_SECONDS or not 0 <= fade_seconds <= cycle_seconds:
+            raise ValueError(
+                f"`cycle_seconds` must be at least {FRAME_SECONDS} and `fade_seconds` between 0 and it, got "
+                f"{cycle_seconds} and {fade_seconds}."
+            )
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.num_mel_bins = num_mel_bins
+        self.cycle_seconds = cycle_seconds
+        self.padding_mode = padding_mode
+        self.fade_seconds = fade_seconds
+        self.num_frames = num_frames
+        self.normalization = normalization
+        self.mean = mean
+        self.std = std
+
+    def __call__(
+        self,
+        waveforms: Waveform | Sequence[Waveform],
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        r"""
+        Args:
+            waveforms (`np.ndarray`, `torch.Tensor`, `list[float]` or a list of these):
+                One mono waveform or a batch of them, each at least 25 ms long, in [-1, 1]. A two-dimensional array or
+                tensor is a batch `(batch, samples)`.
+            sampling_rate (`int`):
+                Their sampling rate in Hz, which must be that of the extractor.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`; by default NumPy arrays.
+
+        Returns:
+            [`~transformers.BatchFeature`]: with `input_values` of shape `(batch, num_frames, num_mel_bins)`.
+
+        Raises:
+            ValueError: if `sampling_rate` is missing or another one, or a waveform is not mono, shorter than 25 ms or
+                not finite.
+        """
+        if sampling_rate != self.sampling_rate:
+            stated = "`sampling_rate` is missing" if sampling_rate is None else f"`sampling_rate` is {sampling_rate}"
+            raise ValueError(
+                f"{stated}, but this feature extractor works at {self.sampling_rate} Hz: resample the waveform and "
+                f"pass sampling_rate={self.sampling_rate}."
+            )
+        input_values = self.resize(self.normalize(self.log_mel(waveforms)))
+        features = BatchFeature({"input_values": input_values})
+        return features if return_tensors == "pt" else features.convert_to_tensors(return_tensors or "np")
+
+    def log_mel(self, waveforms: Waveform | Sequence[Waveform]) -> torch.Tensor:
+        r"""
+        Cuts or fills each cycle and computes its filter banks, the part of the work that depends on the audio alone.
+
+        Args:
+            waveforms: as for `__call__`, at the extractor's sampling rate.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, frames, num_mel_bins)`: natural logarithm of the mel energies, 798 frames
+            for 8 s.
+
+        Raises:
+            ValueError: as for `__call__`.
+        """
+        cycles = [self._fit_length(waveform) for waveform in self._to_batch(waveforms)]
+        return kaldi_fbank(torch.stack(cycles), self.sampling_rate, self.num_mel_bins)
+
+    def normalize(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """`(x - mean) / (2 std)` of `(batch, frames, num_mel_bins)`, by clip or with the given constants."""
+        if self.normalization == "dataset":
+            return (log_mel - self.mean) / (2 * self.std)
+        mean = log_mel.mean(dim=(-2, -1), keepdim=True)
+        # Digital silence has no spread; it becomes (almost) zero instead of NaN.
+        std = log_mel.std(dim=(-2, -1), keepdim=True).clamp_min(1e-3)
+        return (log_mel - mean) / (2 * std)
+
+    def resize(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """Bilinear, antialiased resize of `(batch, frames, num_mel_bins)` to `num_frames` frames."""
+        if log_mel.shape[-2] == self.num_frames:
+            return log_mel
+        size = (self.num_frames, log_mel.shape[-1])
+        return F.interpolate(log_mel.unsqueeze(1), size=size, mode="bilinear", antialias=True).squeeze(1)
+
+    def _to_batch(self, waveforms: Waveform | Sequence[Waveform]) -> list[torch.Tensor]:
+        if isinstance(waveforms, np.ndarray | torch.Tensor):
+            if waveforms.ndim > 2:
+                raise ValueError(f"Waveforms must be mono, got an array of shape {tuple(waveforms.shape)}.")
+            batch = list(waveforms) if waveforms.ndim == 2 else [waveforms]
+        elif len(waveforms) and np.ndim(waveforms[0]) > 0:
+            batch = list(waveforms)
+        else:
+            batch = [waveforms]
+        if not batch:
+            raise ValueError("There is no waveform: the batch is empty.")
+        return [self._check(index, torch.as_tensor(waveform)) for index, waveform in enumerate(batch)]
+
+    def _check(self, index: int, waveform: torch.Tensor) -> torch.Tensor:
+        if waveform.ndim != 1:
+            raise ValueError(
+                f"Waveform {index} must be mono, got shape {tuple(waveform.shape)}; average its channels."
+            )
+        if not waveform.is_floating_point():
+            raise ValueError(f"Waveform {index} has dtype {waveform.dtype}; scale its samples to floats in [-1, 1].")
+        shortest = round(FRAME_SECONDS * self.sampling_rate)
+        if waveform.shape[0] < shortest:
+            raise ValueError(
+                f"Waveform {index} has {waveform.shape[0]} samples; at least {shortest} (25 ms) are needed."
+            )
+        if not torch.isfinite(waveform).all():
+            raise ValueError(f"Waveform {index} has NaN or infinite samples; remove or replace them.")
+        if waveform.abs().max() > LARGEST_SAMPLE:
+            raise ValueError(f"Waveform {index} has samples beyond {LARGEST_SAMPLE:g}; scale it to [-1, 1].")
+        return waveform.to(torch.float32)
+
+    def _fit_length(self, waveform: torch.Tensor) -> torch.Tensor:
+        target = round(self.cycle_seconds * self.sampling_rate)
+        length = waveform.shape[0]
+        # The authors' code also fades a cycle of exactly this length; here it passes, so that filling is idempotent.
+        if length >= target:
+            return waveform[:target]
+        if self.padding_mode == "zero":
+            return F.pad(waveform, (0, target - length))
+        filled = waveform.repeat(-(-target // length))[:target]
+        fade = round(self.fade_seconds * self.sampling_rate)
+        if fade:
+            filled = filled.clone()
+            filled[-fade:] *= torch.linspace(1, 0, fade, device=filled.device)
+        return filled
+
+
+def kaldi_fbank(waveforms: torch.Tensor, sampling_rate: int, num_mel_bins: int) -> torch.Tensor:
+    r"""
+    Log mel filter banks as Kaldi computes them: 25 ms Hann window, 10 ms hop, DC offset removed, pre-emphasis 0.97,
+    power spectrum, HTK mel scale from 20 Hz to Nyquist, no dither, no energy.
+
+    Args:
+        waveforms (`torch.Tensor` of shape `(batch, samples)`): at least 25 ms long, on any device.
+        sampling_rate (`int`): in Hz.
+        num_mel_bins (`int`): number of filters.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, frames, num_mel_bins)`.
+    """
+    window_length = round(FRAME_SECONDS * sampling_rate)
+    fft_length = 2 ** math.ceil(math.log2(window_length))
+    frames = waveforms.unfold(-1, window_length, round(HOP_SECONDS * sampling_rate))
+    frames = frames - frames.mean(dim=-1, keepdim=True)
+    frames = frames - PREEMPHASIS * F.pad(frames, (1, 0), mode="replicate")[..., :-1]
+    window = torch.hann_window(window_length, periodic=False, dtype=frames.dtype, device=frames.device)
+    power = torch.fft.rfft(frames * window, n=fft_length).abs().square()
+    filters = _mel_filters(num_mel_bins, fft_length, sampling_rate).to(power)
+    return (power @ filters).clamp_min(LOG_FLOOR).log()
+
+
+@lru_cache(maxsize=8)
+def _mel_filters(num_mel_bins: int, fft_length: int, sampling_rate: int) -> torch.Tensor:
+    """Triangles in mel of shape `(fft_length / 2 + 1, num_mel_bins)`; the bin at Nyquist is unused, as in Kaldi."""
+
+    def to_mel(frequency: torch.Tensor) -> torch.Tensor:
+        return 1127.0 * torch.log1p(frequency / 700.0)
+
+    limits = to_mel(torch.tensor([LOWEST_FREQUENCY, sampling_rate / 2], dtype=torch.float64))
+    edges = torch.linspace(limits[0], limits[1], num_mel_bins + 2, dtype=torch.float64)
+    bins = to_mel(torch.arange(fft_length // 2, dtype=torch.float64) * sampling_rate / fft_length).unsqueeze(1)
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return F.pad(torch.minimum(rising, falling).clamp_min(0), (0, 0, 0, 1)).to(torch.float32)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+__all__ = ["LungSradFeatureExtractor"]
