@@ -1,27 +1,20 @@
 """The network and the feature extractor that a configuration asks for."""
 
-import dataclasses
 import difflib
 import inspect
-import json
 import typing
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
-from modeling_lung_srad.conversion import convert_checkpoint
+from modeling_lung_srad.conversion import OWN_SETTINGS, convert_checkpoint, convert_feature_extractor
 from training.arguments import ModelArguments
 from training.configuration import ConfigurationError, coerce
 from training.log_mel_dataset import check_sampling_rate
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 
-OWN_SETTINGS = {item.name for item in dataclasses.fields(LungSradConfig)} - {
-    item.name for item in dataclasses.fields(PreTrainedConfig)
-}
 SIZES = {"tiny": LungSradConfig.tiny, "small": LungSradConfig.small, "medium": LungSradConfig.medium}
 
 
@@ -62,17 +55,16 @@ def build_feature_extractor(arguments: ModelArguments) -> LungSradFeatureExtract
         key: coerce(value, hints[key], f"model.feature_extractor.{key}")
         for key, value in arguments.feature_extractor.items()
     }
-    if arguments.checkpoint is not None and Path(arguments.checkpoint, "preprocessor_config.json").exists():
-        feature_extractor = LungSradFeatureExtractor.from_pretrained(arguments.checkpoint, **settings)
-    else:
-        feature_extractor = LungSradFeatureExtractor(**settings)
+    if arguments.checkpoint is not None:
+        saved = convert_feature_extractor(arguments.checkpoint)
+        settings = {name: getattr(saved, name) for name in names} | settings
+    feature_extractor = LungSradFeatureExtractor(**settings)
     check_sampling_rate(feature_extractor, "model.feature_extractor.sampling_rate")
     return feature_extractor
 
 
 def _from_checkpoint(checkpoint: str, config: dict[str, Any]) -> LungSradForAudioClassification:
-    settings = _own_settings(Path(checkpoint)) | config
-    model = convert_checkpoint(checkpoint, num_labels=len(CLASS_NAMES), **settings)
+    model = convert_checkpoint(checkpoint, num_labels=len(CLASS_NAMES), **config)
     labels = [name for _, name in sorted((model.config.id2label or {}).items())]
     if labels != list(CLASS_NAMES):
         raise ConfigurationError(
@@ -80,15 +72,6 @@ def _from_checkpoint(checkpoint: str, config: dict[str, Any]) -> LungSradForAudi
             "start from a checkpoint with these classes, or with another number of them, whose head is replaced"
         )
     return model
-
-
-def _own_settings(checkpoint: Path) -> dict[str, Any]:
-    """The settings of a checkpoint of this project; none for other layouts, whose sizes the conversion infers."""
-    file = checkpoint / "config.json"
-    saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if not isinstance(saved, dict) or saved.get("model_type") != LungSradConfig.model_type:
-        return {}
-    return {key: value for key, value in saved.items() if key in OWN_SETTINGS}
 
 
 def _check_keys(section: str, values: dict[str, Any], known: set[str]) -> None:

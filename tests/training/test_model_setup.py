@@ -24,7 +24,9 @@ def test_own_checkpoint_keeps_weights_settings_and_features(checkpoint, feature_
     assert list(model.config.gaussian_blocks) == list(saved.config.gaussian_blocks)
     weights = model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in saved.state_dict().items())
-    assert build_feature_extractor(arguments).to_dict() == feature_extractor.to_dict()
+    # Saving notes where the code is, which is no setting.
+    settings = {key: value for key, value in feature_extractor.to_dict().items() if key != "auto_map"}
+    assert build_feature_extractor(arguments).to_dict() == settings
 
 
 def test_head_for_another_number_of_classes_is_replaced(tmp_path):
