@@ -1,6 +1,9 @@
-"""What a training run is told, by section: data, model, augmentation, sampling, and the arguments of the Trainer."""
+"""What a training run is told, by section: data, model, objective, augmentation, sampling, and the arguments of the
+Trainer."""
 
+import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +12,22 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 from training.metrics.icbhi_score.icbhi_measure import RATES
+
+ARCHITECTURES = ("lung_srad", "ast")
+AXES_OF_MODE = {"none": (), "time": ("time",), "mel": ("mel",), "dual": ("time", "mel"), "2d": ("2d",)}
+TARGETS = ("grad_block", "grad_flow", "project_block", "project_flow")
+PROJECTORS = ("trained", "frozen")
+NEGATIVES = ("all", "diff_label")
+SELECTIONS = ("validation", "last", "test")
+MIN_LR_RATE = 0.001
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Raises `ValueError` for a value that is not one of `choices`; the message names the nearest one."""
+    choices = list(choices)
+    if value not in choices:
+        nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
+        raise ValueError(f"{name}: {value!r} is not one of {', '.join(choices)}; the nearest is {nearest}")
 
 
 @dataclass
@@ -21,9 +40,12 @@ class DataArguments:
         simulated (`int`, *optional*, defaults to 0): number of simulated recordings. They take the place of ICBHI for
             validation when `icbhi` is not given.
         split (`str`, *optional*, defaults to `"official"`): `official`, `leak_free` or `fold0` to `fold4`.
-        validation (`float`, *optional*, defaults to 0.2): share of the training patients kept for validation.
+        validation (`float`, *optional*, defaults to 0.2): share of the training patients kept for validation; 0 for
+            none, where `selection` does not need them.
         validation_seed (`int`, *optional*, defaults to 0): draw of those patients. Apart from `seed`, so that runs
             with several seeds are selected on the same patients.
+        feature_cache (`str`, *optional*): folder for computed log-mel spectrograms; `$LUNG_SRAD_CACHE` or
+            `~/.cache/lung-srad` when not given.
     """
 
     icbhi: str | None = None
@@ -32,6 +54,7 @@ class DataArguments:
     split: str = "official"
     validation: float = 0.2
     validation_seed: int = 0
+    feature_cache: str | None = None
 
 
 @dataclass
@@ -39,17 +62,79 @@ class ModelArguments:
     """Which network to train.
 
     Args:
-        size (`str`, *optional*, defaults to `"tiny"`): `tiny`, `small` or `medium`, initialised at random.
+        architecture (`str`, *optional*, defaults to `"lung_srad"`): `lung_srad`, or `ast` for the Audio Spectrogram
+            Transformer of transformers, the baseline of the paper.
+        size (`str`, *optional*, defaults to `"tiny"`): `tiny`, `small` or `medium`, initialised at random. AST has
+            the size that `config` gives, by default AST-base.
         checkpoint (`str`, *optional*): folder or file to start from instead, in any layout that `lung-srad convert`
-            reads. A head for another number of classes is replaced.
-        config (`dict`, *optional*): values of `LungSradConfig` to set, such as `{drop_path_rate: 0.1}`.
+            reads; for AST a folder or a Hub id. A head for another number of classes is replaced.
+        config (`dict`, *optional*): values of `LungSradConfig` (or `ASTConfig`) to set, such as
+            `{drop_path_rate: 0.1}`.
         feature_extractor (`dict`, *optional*): values of `LungSradFeatureExtractor`, such as `{num_frames: 512}`.
     """
 
+    architecture: str = "lung_srad"
     size: str = "tiny"
     checkpoint: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     feature_extractor: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_choice("model.architecture", self.architecture, ARCHITECTURES)
+
+
+@dataclass
+class ObjectiveArguments:
+    """What is minimised: cross-entropy, and the contrastive loss of mixed views (arXiv 2606.11922).
+
+    Args:
+        mode (`str`, *optional*, defaults to `"none"`): views that are mixed: `none`, `time` (columns), `mel` (rows),
+            `dual` (both, each with its own draw), or `2d` (single patches, the only one that AST has).
+        targets (`str`, *optional*, defaults to `"grad_block"`): what mixed views are compared with: the clean
+            features with (`grad_block`) or without (`grad_flow`) a stopped gradient, or their projections
+            (`project_block`, `project_flow`).
+        projector (`str`, *optional*, defaults to `"trained"`): `trained` as in Patch-Mix CL, or `frozen`, a random
+            one as in the public code of the Lung-SRAD authors.
+        temperature (`float`, *optional*, defaults to 0.2): of the contrastive softmax.
+        negatives (`str`, *optional*, defaults to `"all"`): `all`, or `diff_label`, which leaves other samples of the
+            same class out.
+        alpha (`float`, *optional*, defaults to 1.0): the share that is mixed comes from Beta(alpha, alpha).
+        time_weight, mel_weight, patch_weight (`float`, *optional*, defaults to 1.0): weight of the contrastive loss of
+            the time axis, the mel axis, and of single patches (`2d`).
+        class_balance (`float`, *optional*, defaults to 0.0): the weight of a class in the cross-entropy is its number
+            of cycles to the power `-class_balance`: 0 for none, 1 for classes of equal total weight.
+    """
+
+    mode: str = "none"
+    targets: str = "grad_block"
+    projector: str = "trained"
+    temperature: float = 0.2
+    negatives: str = "all"
+    alpha: float = 1.0
+    time_weight: float = 1.0
+    mel_weight: float = 1.0
+    patch_weight: float = 1.0
+    class_balance: float = 0.0
+
+    def __post_init__(self):
+        choices = {"mode": AXES_OF_MODE, "targets": TARGETS, "projector": PROJECTORS, "negatives": NEGATIVES}
+        for name, known in choices.items():
+            check_choice(f"objective.{name}", getattr(self, name), known)
+        for name in ("temperature", "alpha"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"objective.{name}: {getattr(self, name)} should be above 0")
+        for name in ("time_weight", "mel_weight", "patch_weight", "class_balance"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"objective.{name}: {getattr(self, name)} should be 0 or more")
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes that are mixed, in the order of their losses."""
+        return AXES_OF_MODE[self.mode]
+
+    def weight(self, axis: str) -> float:
+        """Weight of the contrastive loss of an axis."""
+        return {"time": self.time_weight, "mel": self.mel_weight, "2d": self.patch_weight}[axis]
 
 
 @dataclass
@@ -113,14 +198,26 @@ class RunArguments:
 
     data: DataArguments = field(default_factory=DataArguments)
     model: ModelArguments = field(default_factory=ModelArguments)
+    objective: ObjectiveArguments = field(default_factory=ObjectiveArguments)
     augmentation: AugmentationArguments = field(default_factory=AugmentationArguments)
     sampling: SamplingArguments = field(default_factory=SamplingArguments)
 
 
 @dataclass
 class LungSradTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with the defaults of this project: AdamW, cosine to lr/1000, and the best
-    epoch by validation Score.
+    """`transformers.TrainingArguments` with the defaults of this project (AdamW, cosine to lr/1000, the best epoch by
+    validation Score) and three settings more.
+
+    Args:
+        selection (`str`, *optional*, defaults to `"validation"`): epoch that is kept: the best one on `validation`
+            patients, the `last` one, or the best one on the `test` part. The latter is the protocol of the paper and
+            of most of the field; it is optimistic, and every output of such a run says so.
+        record_test (`bool`, *optional*, defaults to `False`): whether the test part is scored after every epoch as
+            well, for the record of what each rule of selection would have reported. It never changes the epoch kept.
+        lr_per_epoch (`bool`, *optional*, defaults to `False`): whether the cosine schedule moves once an epoch, as
+            in the paper, from the first step below `learning_rate` to its minimum in the last epoch.
+        ma_beta (`float`, *optional*, defaults to 0.0): after every step the weights become `ma_beta * old + (1 -
+            ma_beta) * new`; 0.5 in the paper.
 
     Raises:
         ValueError: naming the key, for a value that the Trainer would stumble over later or not train with at all.
@@ -130,18 +227,25 @@ class LungSradTrainingArguments(TrainingArguments):
     eval_strategy: IntervalStrategy | str = IntervalStrategy.EPOCH
     save_strategy: SaveStrategy | str = SaveStrategy.EPOCH
     logging_strategy: IntervalStrategy | str = IntervalStrategy.EPOCH
-    load_best_model_at_end: bool = True
     metric_for_best_model: str | None = "score"
     save_total_limit: int | None = 2
     remove_unused_columns: bool = False
     report_to: str | list[str] | None = "none"
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
+    selection: str = "validation"
+    record_test: bool = False
+    lr_per_epoch: bool = False
+    ma_beta: float = 0.0
 
     def __post_init__(self):
+        check_choice("selection", self.selection, SELECTIONS)
+        self.load_best_model_at_end = self.selection != "last"
+        self.metric_for_best_model = self.metric_for_best_model or "score"
+        self.greater_is_better = self.metric_for_best_model != "loss"
         if self.lr_scheduler_type == SchedulerType.COSINE_WITH_MIN_LR and self.lr_scheduler_kwargs is None:
-            self.lr_scheduler_kwargs = {"min_lr_rate": 0.001}
-        super().__post_init__()
+            self.lr_scheduler_kwargs = {"min_lr_rate": MIN_LR_RATE}
         self._check_values()
+        super().__post_init__()
 
     def _check_values(self) -> None:
         batches = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
@@ -151,10 +255,24 @@ class LungSradTrainingArguments(TrainingArguments):
         for name in ("seed", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)} should be 0 or more")
+        if self.dataloader_drop_last:
+            raise ValueError(
+                "dataloader_drop_last: would leave out cycles to be scored; leave it out, since an epoch is whole "
+                "batches anyway"
+            )
+        if not 0 <= self.ma_beta < 1:
+            raise ValueError(f"ma_beta: {self.ma_beta} should be at least 0 and below 1")
         if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
             raise ValueError(f"num_train_epochs: {self.num_train_epochs} should be above 0")
         metrics = ("loss", *RATES)
-        if self.metric_for_best_model is not None and self.metric_for_best_model.removeprefix("eval_") not in metrics:
+        if self.metric_for_best_model not in metrics:
             raise ValueError(
                 f"metric_for_best_model: {self.metric_for_best_model!r} is not one of {', '.join(metrics)}"
             )
+        if self.load_best_model_at_end and "no" in (self.eval_strategy, self.save_strategy):
+            raise ValueError(
+                f"selection: {self.selection!r} needs eval_strategy and save_strategy; set both to epoch, or "
+                "selection to last"
+            )
+        if self.lr_per_epoch and (self.lr_scheduler_type != SchedulerType.COSINE_WITH_MIN_LR or self.warmup_steps):
+            raise ValueError("lr_per_epoch: goes with lr_scheduler_type cosine_with_min_lr and warmup_steps 0 only")
