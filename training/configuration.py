@@ -49,11 +49,31 @@ def read_configuration(
         _set(values, key.split("."), _parse_yaml(text, f"override {override!r}"), override)
     sections = {name: _fill(section, values.pop(name, None), f"{name}.", path) for name, section in SECTIONS.items()}
     training = _checked(LungSradTrainingArguments, values, "", path)
+    if "load_best_model_at_end" in training:
+        raise ConfigurationError(f"{path}: load_best_model_at_end: use selection instead: validation, last or test")
     training["output_dir"] = training.get("output_dir") or f"runs/{Path(path).stem}"
-    try:
-        return RunArguments(**sections), LungSradTrainingArguments(**training)
-    except (ValueError, ImportError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+    return RunArguments(**sections), _made(LungSradTrainingArguments, training, path)
+
+
+def expand_seeds(config: str | Path, overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each run where one of them is `seed=FIRST..LAST`; otherwise the overrides alone.
+
+    Each of several runs has its own folder, `seed-K` in the `output_dir` that a single one would have.
+
+    Raises:
+        ConfigurationError: a range that is empty or not of whole numbers.
+    """
+    texts = {key: text for key, _, text in (override.partition("=") for override in overrides)}
+    if ".." not in texts.get("seed", ""):
+        return [list(overrides)]
+    first, _, last = texts["seed"].partition("..")
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise ConfigurationError(f"seed={texts['seed']}: should be a range of whole numbers such as seed=1..5")
+    others = [override for override in overrides if not override.startswith("seed=")]
+    output_dir = read_configuration(config, others)[1].output_dir
+    return [
+        [*others, f"seed={seed}", f"output_dir={output_dir}/seed-{seed}"] for seed in range(int(first), int(last) + 1)
+    ]
 
 
 def _read_yaml(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
@@ -61,8 +81,12 @@ def _read_yaml(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if path in extended_by:
         raise ConfigurationError(f"{path}: extends itself; remove one `extends`")
     if not path.is_file():
-        known = ", ".join(sorted(str(config) for config in CONFIGS.glob("*.yaml")))
-        raise ConfigurationError(f"{path}: no such configuration file; those that come with the project are {known}")
+        known = {config.stem: config for config in CONFIGS.rglob("*.yaml")}
+        nearest = known[difflib.get_close_matches(path.stem, known, n=1, cutoff=0.0)[0]]
+        raise ConfigurationError(
+            f"{path}: no such configuration file; of those that come with the project in {CONFIGS}, the nearest is "
+            f"{nearest.relative_to(CONFIGS)}"
+        )
     values = _parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path}: is not a YAML mapping of keys to values")
@@ -99,7 +123,14 @@ def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> 
 def _fill(section: type, values: Any, prefix: str, path: str | Path) -> Any:
     if values is not None and not isinstance(values, Mapping):
         raise ConfigurationError(f"{path}: {prefix[:-1]} is a section; give it keys, not the value {values!r}")
-    return section(**_checked(section, values or {}, prefix, path))
+    return _made(section, _checked(section, values or {}, prefix, path), path)
+
+
+def _made(arguments: type, values: Mapping[str, Any], path: str | Path) -> Any:
+    try:
+        return arguments(**values)
+    except (ValueError, ImportError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
 
 
 def _checked(arguments: type, values: Mapping[str, Any], prefix: str, path: str | Path) -> dict[str, Any]:
@@ -130,6 +161,8 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     options = [typing.get_origin(option) or option for option in (typing.get_args(hint) if is_union else (hint,))]
     if value is None and (types.NoneType in options or Any in options):
         return None
+    if value is None and dict in options:
+        return {}
     for option in options:
         if option is Any or (option in (dict, list, bool, str) and isinstance(value, option)):
             return value

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 
@@ -38,6 +38,12 @@ class CycleSource:
         return self.cycles.with_format(None).remove_columns("audio").to_dict()
 
     @property
+    def cycle_names(self) -> list[str]:
+        """What messages call each cycle: recording and seconds."""
+        columns = (self.table[name] for name in ("recording", "start", "end"))
+        return [f"{recording} {start:.2f} to {end:.2f} s" for recording, start, end in zip(*columns, strict=True)]
+
+    @property
     def is_simulated(self) -> bool:
         return SIMULATED_DEVICE in self.table["device"]
 
@@ -49,19 +55,43 @@ class CycleSource:
         return {"cycles": len(self.cycles), **counts, "recordings": recordings, "patients": patients}
 
 
-def load_training_sources(arguments: DataArguments) -> tuple[list[CycleSource], CycleSource]:
-    """Loads the training cycles, one source per data set, and the validation cycles.
+class RunSources(NamedTuple):
+    """The cycles of a run: training, one source per data set; validation and test, where they are needed."""
 
-    Validation patients come from ICBHI, or from the simulated ones where there is no ICBHI: never from SPRSound.
+    training: list[CycleSource]
+    validation: CycleSource | None
+    test: CycleSource | None
+
+    def part(self, name: str) -> CycleSource | None:
+        """`validation` or `test` by its name."""
+        return self.test if name == "test" else self.validation
+
+
+def load_training_sources(
+    arguments: DataArguments, selection: str = "validation", record_test: bool = False
+) -> RunSources:
+    """Loads the cycles of a run.
+
+    Validation patients come from ICBHI, or from the simulated ones where there is no ICBHI: never from SPRSound. The
+    test part is loaded only where the run selects on it or records it.
+
+    Args:
+        arguments (`DataArguments`): the data sets and their split.
+        selection (`str`, *optional*, defaults to `"validation"`): part that chooses the epoch, or `"last"`.
+        record_test (`bool`, *optional*, defaults to `False`): whether the test part is scored as well.
 
     Raises:
-        ValueError: no data to validate on, a part without normal or without abnormal cycles, or what `load_icbhi`,
-            `load_sprsound` and `load_simulated` raise for data that they cannot read.
+        ValueError: no data to validate on, a class without training cycles, a part without normal or without abnormal
+            cycles, a patient in the training and the validation part, or what `load_icbhi`, `load_sprsound` and
+            `load_simulated` raise for data that they cannot read.
     """
     if not arguments.icbhi and not arguments.simulated:
         raise ValueError("data: give data.icbhi=FOLDER (or data.simulated=12); validation patients come from there")
-    if not 0 < arguments.validation < 1:
-        raise ValueError(f"data.validation: {arguments.validation} is not a share of the patients between 0 and 1")
+    if not 0 <= arguments.validation < 1 or (selection == "validation" and arguments.validation == 0):
+        raise ValueError(
+            f"data.validation: {arguments.validation} is not a share of the patients between 0 and 1; 0, for none, "
+            "goes with selection=last or selection=test only"
+        )
     if arguments.validation_seed < 0:
         raise ValueError(f"data.validation_seed: {arguments.validation_seed} should be 0 or more")
     draw: dict[str, Any] = {"validation": arguments.validation, "seed": arguments.validation_seed}
@@ -74,10 +104,18 @@ def load_training_sources(arguments: DataArguments) -> tuple[list[CycleSource], 
         loaded["sprsound"] = load_sprsound(Path(arguments.sprsound).expanduser())
     training = [CycleSource(name, parts["train"]) for name, parts in loaded.items()]
     selecting = next(iter(loaded))
-    validation = CycleSource(selecting, loaded[selecting]["validation"])
-    _check_both_kinds([label for source in training for label in source.table["label"]], "the training")
-    _check_both_kinds(validation.table["label"], "the validation")
-    return training, validation
+    parts = {}
+    if arguments.validation:
+        parts["validation"] = CycleSource(selecting, loaded[selecting]["validation"])
+        _check_disjoint(training[0], parts["validation"])
+    if selection == "test" or record_test:
+        parts["test"] = CycleSource(selecting, loaded[selecting]["test"])
+    labels = [label for source in training for label in source.table["label"]]
+    _check_both_kinds(labels, "the training")
+    for name, source in parts.items():
+        _check_both_kinds(source.table["label"], f"the {name}")
+    _check_all_classes(labels)
+    return RunSources(training, parts.get("validation"), parts.get("test"))
 
 
 def load_evaluated_source(
@@ -128,3 +166,21 @@ def _check_both_kinds(labels: list[int], part: str) -> None:
     for kind, present in (("normal", 0 in labels), ("abnormal", any(label > 0 for label in labels))):
         if not present:
             raise ValueError(f"{part} part has no {kind} cycle, so it cannot be scored; use more recordings")
+
+
+def _check_all_classes(labels: list[int]) -> None:
+    for label, name in enumerate(CLASS_NAMES):
+        if label not in labels:
+            raise ValueError(
+                f"the training part has no {name} cycle, so that class cannot be learnt; add recordings that have it, "
+                "or use another split"
+            )
+
+
+def _check_disjoint(training: CycleSource, validation: CycleSource) -> None:
+    shared = sorted(set(training.table["patient"]) & set(validation.table["patient"]))
+    if shared:
+        raise ValueError(
+            f"patient {shared[0]} is in the training and in the validation part ({len(shared)} in all), so that "
+            "validation would not be of unseen patients; prepare the data again, or correct its split file"
+        )

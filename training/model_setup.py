@@ -6,11 +6,13 @@ import typing
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
+from transformers import ASTForAudioClassification
 from transformers.activations import ACT2FN
 
 from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.conversion import OWN_SETTINGS, convert_checkpoint, convert_feature_extractor
-from training.arguments import ModelArguments
+from training.arguments import ModelArguments, RunArguments
+from training.ast_baseline import AST_FEATURES, AST_SETTINGS, build_ast
 from training.configuration import ConfigurationError, coerce
 from training.log_mel_dataset import check_sampling_rate
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
@@ -18,14 +20,17 @@ from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 SIZES = {"tiny": LungSradConfig.tiny, "small": LungSradConfig.small, "medium": LungSradConfig.medium}
 
 
-def build_model(arguments: ModelArguments) -> LungSradForAudioClassification:
+def build_model(arguments: ModelArguments) -> LungSradForAudioClassification | ASTForAudioClassification:
     """A network of a named size with random weights, or one that starts from a checkpoint.
 
     Raises:
-        ConfigurationError: unknown size, a `config` key or value that `LungSradConfig` refuses, or a checkpoint for
-            four other classes.
+        ConfigurationError: unknown size, a `config` key or value that `LungSradConfig` (or `ASTConfig`) refuses, or a
+            checkpoint for four other classes.
         ValueError: a checkpoint that cannot be read.
     """
+    if arguments.architecture == "ast":
+        _check_keys("model.config", arguments.config, AST_SETTINGS)
+        return build_ast(arguments)
     _check_keys("model.config", arguments.config, OWN_SETTINGS)
     hidden_act = arguments.config.get("hidden_act", LungSradConfig.hidden_act)
     if hidden_act not in ACT2FN:
@@ -42,6 +47,7 @@ def build_model(arguments: ModelArguments) -> LungSradForAudioClassification:
 
 def build_feature_extractor(arguments: ModelArguments) -> LungSradFeatureExtractor:
     """The feature extractor of the checkpoint to start from, or the default one, with the values of the configuration.
+    That of AST normalises with the mean and standard deviation of AudioSet.
 
     Raises:
         ConfigurationError: a key that `LungSradFeatureExtractor` does not have, or a value of the wrong type.
@@ -55,12 +61,44 @@ def build_feature_extractor(arguments: ModelArguments) -> LungSradFeatureExtract
         key: coerce(value, hints[key], f"model.feature_extractor.{key}")
         for key, value in arguments.feature_extractor.items()
     }
-    if arguments.checkpoint is not None:
+    if arguments.architecture == "ast":
+        settings = AST_FEATURES | settings
+    elif arguments.checkpoint is not None:
         saved = convert_feature_extractor(arguments.checkpoint)
         settings = {name: getattr(saved, name) for name in names} | settings
     feature_extractor = LungSradFeatureExtractor(**settings)
     check_sampling_rate(feature_extractor, "model.feature_extractor.sampling_rate")
     return feature_extractor
+
+
+def check_fit(
+    model: LungSradForAudioClassification | ASTForAudioClassification,
+    feature_extractor: LungSradFeatureExtractor,
+    run: RunArguments,
+) -> None:
+    """Checks that network, features and objective go together.
+
+    Raises:
+        ConfigurationError: different numbers of mel bins or, for AST, of frames; or views that AST cannot mix.
+    """
+    pairs = {"num_mel_bins": ("num_mel_bins", model.config.num_mel_bins)}
+    if isinstance(model, ASTForAudioClassification):
+        pairs["num_frames"] = ("max_length", model.config.max_length)
+        if run.objective.mode not in ("none", "2d"):
+            raise ConfigurationError(
+                f"objective.mode: {run.objective.mode!r} mixes rows or columns of a grid, and AST has its patches in "
+                "a row; use 2d or none"
+            )
+        if run.augmentation.crop_frames is not None:
+            raise ConfigurationError(
+                "augmentation.crop_frames: AST's position embeddings are made for all frames; leave it out"
+            )
+    for setting, (name, value) in pairs.items():
+        if getattr(feature_extractor, setting) != value:
+            raise ConfigurationError(
+                f"model.config.{name}: {value} is not model.feature_extractor.{setting}, "
+                f"{getattr(feature_extractor, setting)}; set both to the same number"
+            )
 
 
 def _from_checkpoint(checkpoint: str, config: dict[str, Any]) -> LungSradForAudioClassification:

@@ -1,86 +1,290 @@
-"""The training loop: `transformers.Trainer` with a sampler that weighs cycles by source and class."""
+"""The training loop: `transformers.Trainer` with the objective and the recipe of the paper."""
 
-from collections.abc import Iterator, Sequence
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from training.arguments import SamplingArguments
+from training.arguments import MIN_LR_RATE, LungSradTrainingArguments, ObjectiveArguments
+from training.objective import ObjectiveOutput, PatchMixTraining
+from training.sampling import CycleSampler
 
-
-def sampling_weights(sources: Sequence[str], labels: Sequence[int], arguments: SamplingArguments) -> np.ndarray | None:
-    """Relative chance of each cycle to be drawn, or `None` where every cycle is to be seen once per epoch.
-
-    Args:
-        sources (sequence of `str`): data set of each cycle, a field of `arguments`.
-        labels (sequence of `int`): class of each cycle. Classes are counted over all sources together, each cycle
-            with the weight of its source.
-        arguments (`SamplingArguments`): weights of the sources and balance of the classes.
-
-    Raises:
-        ValueError: a negative weight, or no cycle with a weight above zero.
-    """
-    by_source = np.array([getattr(arguments, source) for source in sources], dtype=np.float64)
-    if (by_source < 0).any() or not by_source.any():
-        raise ValueError("sampling: the weights of the sources must not be negative, and one must be above zero")
-    if arguments.cycles_per_epoch is not None and arguments.cycles_per_epoch < 1:
-        raise ValueError(f"sampling.cycles_per_epoch: {arguments.cycles_per_epoch} should be at least 1")
-    label_array = np.asarray(labels)
-    share = np.bincount(label_array, weights=by_source)[label_array]
-    weights = by_source * np.where(share > 0, share, 1.0) ** -arguments.class_balance
-    if arguments.cycles_per_epoch is None and np.allclose(weights, weights[0]):
-        return None
-    return weights / weights.sum()
+PROJECTOR_WEIGHTS = "projector.safetensors"
+CLASSIFIER_PREFIX, PROJECTOR_PREFIX = "classifier.", "projector."
+SHOWN_CYCLES = 16
 
 
-class WeightedCycleSampler(Sampler[int]):
-    """Draws cycles with replacement by weight. The draws depend on seed and epoch only, so that a resumed run, and
-    every process of a distributed one, sees the same order.
-
-    Args:
-        weights (`np.ndarray` of shape `(cycles,)`): relative chances.
-        draws (`int`): indices per epoch.
-        seed (`int`): seed of the order.
-    """
-
-    def __init__(self, weights: np.ndarray, draws: int, seed: int):
-        self.weights = torch.as_tensor(weights, dtype=torch.float64)
-        self.draws = draws
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader of Accelerate before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.draws
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        yield from torch.multinomial(self.weights, self.draws, replacement=True, generator=generator).tolist()
+class TrainingError(ValueError):
+    """Training that cannot go on. The message is one line: what happened; remedy."""
 
 
 class LungSradTrainer(Trainer):
-    """`transformers.Trainer` whose training cycles are drawn by weight.
+    """
+    `transformers.Trainer` for respiratory cycles: the objective of [`PatchMixTraining`], cycles drawn by weight, the
+    weights averaged over steps, and a stop where the loss is no longer a number.
+
+    Checkpoints hold the classifier as `save_pretrained` writes it, and beside it the projector of the objective.
 
     Args:
+        model (`PreTrainedModel`):
+            [`LungSradForAudioClassification`] or `transformers.ASTForAudioClassification`; it is trained in place.
+        objective (`ObjectiveArguments`, *optional*): cross-entropy alone when not given.
+        class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*): weights of the cross-entropy.
         cycle_weights (`np.ndarray`, *optional*): relative chance of each training cycle; each once per epoch when not
             given.
         cycles_per_epoch (`int`, *optional*): draws per epoch; the number of training cycles when not given.
-        kwargs: those of `transformers.Trainer`.
+        cycle_names (sequence of `str`, *optional*): what error messages call the training cycles.
+        recorded_dataset (`Dataset`, *optional*):
+            scored at every evaluation under the prefix `test`, for the record; nothing depends on it.
+        kwargs: those of `transformers.Trainer`. Items of the data sets are dictionaries with `input_values`, `labels`
+            and, for error messages, `index`.
+
+    Example (see `training/run_training.py` for a whole run):
+
+    ```py
+    trainer = LungSradTrainer(
+        model=LungSradForAudioClassification(LungSradConfig.tiny()),
+        args=LungSradTrainingArguments(output_dir="runs/first", ma_beta=0.5),
+        objective=ObjectiveArguments(mode="dual"),
+        train_dataset=training_cycles,
+        eval_dataset=validation_cycles,
+        compute_metrics=compute_metrics,
+    )
+    trainer.train()
+    ```
     """
 
-    def __init__(self, *, cycle_weights: np.ndarray | None = None, cycles_per_epoch: int | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
+    # `compute_loss` returns the mean over a batch.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        args: LungSradTrainingArguments,
+        objective: ObjectiveArguments | None = None,
+        class_weights: torch.Tensor | None = None,
+        cycle_weights: np.ndarray | None = None,
+        cycles_per_epoch: int | None = None,
+        cycle_names: Sequence[str] | None = None,
+        recorded_dataset: Dataset | None = None,
+        **kwargs: Any,
+    ):
+        objective = objective or ObjectiveArguments()
+        trained = PatchMixTraining(model, objective, class_weights, args.label_smoothing_factor)
+        super().__init__(model=trained, args=args, **kwargs)
         self.cycle_weights = cycle_weights
         self.cycles_per_epoch = cycles_per_epoch
+        self.cycle_names = cycle_names
+        self.recorded_dataset = recorded_dataset
+        self._unlogged_parts: dict[str, list[torch.Tensor]] = {}
+        self.add_callback(SetSamplerEpoch(self))
+        if args.ma_beta > 0:
+            self.add_callback(AverageWeights(args.ma_beta))
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        if self.cycle_weights is None:
-            return super()._get_train_sampler(train_dataset)
+    @property
+    def training_model(self) -> PatchMixTraining:
+        """Classifier and projector, without the wrappers for several devices."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return WeightedCycleSampler(self.cycle_weights, self.cycles_per_epoch or len(self.cycle_weights), seed)
+        batch_size = self._train_batch_size * self.args.world_size
+        self.cycle_sampler = CycleSampler(
+            len(dataset), batch_size, seed, weights=self.cycle_weights, draws=self.cycles_per_epoch
+        )
+        return self.cycle_sampler
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """As in `transformers.Trainer`, and with `lr_per_epoch` the schedule of the paper."""
+        args: Any = self.args
+        if not args.lr_per_epoch or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else None
+        steps_per_epoch = math.ceil(len(self.cycle_sampler) / self._steps_divisor())
+        epochs = epochs or math.ceil(num_training_steps / steps_per_epoch)
+        min_lr_rate = args.lr_scheduler_kwargs.get("min_lr_rate", MIN_LR_RATE)
+        scheduled: Any = optimizer or self.optimizer
+        self.lr_scheduler = LambdaLR(
+            scheduled, lambda step: cosine_per_epoch(step, steps_per_epoch, epochs, min_lr_rate)
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _steps_divisor(self) -> int:
+        return self._train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The objective, of which the parts are kept for the log."""
+        outputs: ObjectiveOutput = model(input_values=inputs["input_values"], labels=inputs["labels"])
+        if outputs.cross_entropy is not None:
+            parts = {f"contrastive_{axis}": loss for axis, loss in (outputs.contrastive or {}).items()}
+            for name, loss in {"cross_entropy": outputs.cross_entropy, **parts}.items():
+                self._unlogged_parts.setdefault(name, []).append(loss.detach())
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `transformers.Trainer`; beside `loss` stand its parts, as means over steps and processes."""
+        if "loss" in logs:
+            for name, losses in self._unlogged_parts.items():
+                logs[name] = float(self.accelerator.gather(torch.stack(losses).mean().reshape(1)).mean())
+            self._unlogged_parts = {}
+        super().log(logs, start_time)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """As in `transformers.Trainer`.
+
+        Raises:
+            TrainingError: naming step and cycles, where the loss is NaN or infinite. Nothing was updated by it.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"step {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f}): the loss is {loss.item()}; "
+                f"the last checkpoint in {self.args.output_dir} is kept. The batch: {self._describe_batch(inputs)}. "
+                "Lower learning_rate, or look at these cycles"
+            )
+        return loss
+
+    def _describe_batch(self, inputs: dict[str, Any]) -> str:
+        values = inputs["input_values"]
+        indices = inputs["index"].tolist() if "index" in inputs else list(range(len(values)))
+        names = [self.cycle_names[index] if self.cycle_names else f"cycle {index}" for index in indices]
+        finite = torch.isfinite(values).all(dim=-1).all(dim=-1).tolist()
+        broken = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+        shown = [f"{name} (its input is not finite)" for name in broken] or names
+        left_out = f" and {len(shown) - SHOWN_CYCLES} more" if len(shown) > SHOWN_CYCLES else ""
+        return ", ".join(shown[:SHOWN_CYCLES]) + left_out
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As in `transformers.Trainer`; `recorded_dataset` is scored as well, under `test_`."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if eval_dataset is None and self.recorded_dataset is not None:
+            # A data loader draws from the global generator, which the training that follows must not notice.
+            with torch.random.fork_rng(devices=[]):
+                metrics |= super().evaluate(self.recorded_dataset, ignore_keys, "test")
+        return metrics
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        for name, parameter in self.training_model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise TrainingError(
+                    f"step {self.state.global_step}: {name} has NaN or infinite values, so no checkpoint is written; "
+                    f"the last one in {self.args.output_dir} is kept. Lower learning_rate"
+                )
+        folder = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # torch.save reports a full disk as a RuntimeError of its own.
+            if isinstance(error, RuntimeError) and "write" not in str(error):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise TrainingError(
+                f"{folder}: cannot be written ({' '.join(str(error).split())[:200]}); free space on its disk and "
+                "start the same command again, which goes on from the last complete checkpoint"
+            ) from error
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        state = self.training_model.state_dict() if state_dict is None else state_dict
+        self.training_model.classifier.save_pretrained(folder, state_dict=_part(state, CLASSIFIER_PREFIX))
+        projector = _part(state, PROJECTOR_PREFIX)
+        if projector and folder != Path(str(self.args.output_dir)):
+            save_file(projector, folder / PROJECTOR_WEIGHTS)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_weights(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_best_model()
+        elif self.state.best_model_checkpoint is not None:
+            self._load_weights(Path(self.state.best_model_checkpoint))
+
+    def _load_weights(self, folder: Path) -> None:
+        classifier = self.training_model.classifier
+        # `save_pretrained` may write weights under other names than the modules have, as it does for AST.
+        saved = type(classifier).from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        classifier.load_state_dict(saved.state_dict())
+        if self.training_model.projector is not None:
+            self.training_model.projector.load_state_dict(load_file(folder / PROJECTOR_WEIGHTS))
+
+
+class SetSamplerEpoch(TrainerCallback):
+    """Tells the sampler which epoch begins, also when a run goes on in the middle of one."""
+
+    def __init__(self, trainer: LungSradTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.cycle_sampler.epoch = int(state.epoch or 0)
+
+
+class AverageWeights(TrainerCallback):
+    """After every step the trained weights become `beta * old + (1 - beta) * new`, as in Patch-Mix CL's public code
+    (`update_moving_average`). Buffers, such as the running statistics of batch norms, are left as they are."""
+
+    def __init__(self, beta: float):
+        self.beta = beta
+        self.before: list[torch.Tensor] = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.before = [parameter.detach().clone() for parameter in _trained(model)]
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        with torch.no_grad():
+            for parameter, before in zip(_trained(model), self.before, strict=True):
+                parameter.lerp_(before, self.beta)
+        self.before = []
+
+
+def cosine_per_epoch(step: int, steps_per_epoch: int, epochs: int, min_lr_rate: float) -> float:
+    """Factor of the learning rate that is the same for all steps of an epoch.
+
+    Epochs count from 1, as in the public code of the authors: the first is a step below 1, the last is `min_lr_rate`.
+    """
+    epoch = min(step // steps_per_epoch + 1, epochs)
+    return min_lr_rate + (1 - min_lr_rate) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def _trained(model: Any) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): tensor.contiguous() for name, tensor in state.items() if name.startswith(prefix)
+    }

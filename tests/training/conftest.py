@@ -15,11 +15,13 @@ SHORT_INPUT = {"cycle_seconds": 4.0, "num_frames": 256}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def data_sets_cache(tmp_path_factory):
-    """Keeps the tables of the data sets library out of the user's cache."""
+def own_caches(tmp_path_factory):
+    """Keeps tables of the data sets library and spectrograms out of the user's caches."""
     before = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNG_SRAD_CACHE", str(tmp_path_factory.mktemp("spectrograms")))
+        yield
     datasets.config.HF_DATASETS_CACHE = before
 
 
@@ -32,7 +34,7 @@ def simulated_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def simulated_sources(simulated_folder):
     """Training sources and validation source of the simulated recordings."""
-    return load_training_sources(DataArguments(icbhi=str(simulated_folder), validation=0.4))
+    return load_training_sources(DataArguments(icbhi=str(simulated_folder), validation=0.4))[:2]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 import pytest
 
-from training.configuration import CONFIGS, ConfigurationError, read_configuration
+from training.configuration import CONFIGS, ConfigurationError, expand_seeds, read_configuration
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def write(tmp_path):
     return write_configuration
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_configurations_of_the_project_are_valid(path):
     read_configuration(path, ["output_dir=runs/x"])
 
@@ -45,7 +45,7 @@ def test_another_schedule_gets_no_foreign_settings(write):
 
 
 def test_unquoted_no_is_a_strategy(write):
-    text = "eval_strategy: no\nsave_strategy: no\nload_best_model_at_end: false"
+    text = "eval_strategy: no\nsave_strategy: no\nselection: last"
     assert read_configuration(write(text))[1].eval_strategy == "no"
 
 
@@ -67,6 +67,16 @@ def test_unquoted_no_is_a_strategy(write):
         ("seed: 1", ["seed"], "an override is key=value"),
         ("seed: [1", [], "not valid YAML"),
         ("- 1", [], "not a YAML mapping"),
+        ("objective: {mode: duel}", [], "objective.mode: 'duel' is not one of .*; the nearest is dual"),
+        ("objective: {projector: fixed}", [], "objective.projector: 'fixed' is not one of trained, frozen"),
+        ("objective: {temperature: 0}", [], "objective.temperature: 0.0 should be above 0"),
+        ("objective: {mel_weight: -1}", [], "objective.mel_weight: -1.0 should be 0 or more"),
+        ("selection: tests", [], "selection: 'tests' is not one of validation, last, test; the nearest is test"),
+        ("ma_beta: 1", [], "ma_beta: 1.0 should be at least 0 and below 1"),
+        ("load_best_model_at_end: true", [], "load_best_model_at_end: use selection instead"),
+        ("dataloader_drop_last: true", [], "dataloader_drop_last: would leave out cycles"),
+        ("eval_strategy: no", [], "selection: 'validation' needs eval_strategy and save_strategy"),
+        ("{lr_per_epoch: true, warmup_steps: 5}", [], "lr_per_epoch: goes with"),
         ("extends: config.yaml", [], "extends itself"),
         ("extends: nowhere.yaml", [], "no such configuration file"),
     ],
@@ -77,6 +87,49 @@ def test_what_cannot_be_used_is_named(write, text, overrides, message):
     assert "\n" not in str(raised.value)
 
 
-def test_missing_file_is_named_with_the_configurations_that_exist(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"missing.yaml: no such configuration file; .*tiny_cpu.yaml"):
-        read_configuration(tmp_path / "missing.yaml")
+def test_missing_file_is_named_with_the_nearest_that_exists(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"lung_sard.yaml: no such .* the nearest is table1/lung_srad.yaml"):
+        read_configuration(tmp_path / "lung_sard.yaml")
+
+
+def test_null_empties_what_a_section_inherits(write):
+    write("model: {config: {drop_path_rate: 0.3}}", "base.yaml")
+    arguments, _ = read_configuration(write("extends: base.yaml\nmodel: {config: null}"))
+    assert arguments.model.config == {}
+
+
+def test_range_of_seeds_becomes_a_run_for_each(write):
+    path = write("seed: 7")
+    assert expand_seeds(path, ["bf16=false"]) == [["bf16=false"]]
+    runs = [
+        read_configuration(path, overrides)[1]
+        for overrides in expand_seeds(path, ["seed=1..3", "ma_beta=0.5", "output_dir=runs/five"])
+    ]
+    assert [(run.seed, run.output_dir, run.ma_beta) for run in runs] == [
+        (seed, f"runs/five/seed-{seed}", 0.5) for seed in (1, 2, 3)
+    ]
+    for text in ("3..1", "1..", "a..b"):
+        with pytest.raises(ConfigurationError, match="should be a range of whole numbers such as"):
+            expand_seeds(path, [f"seed={text}"])
+
+
+def test_rows_of_the_published_table_differ_by_what_their_names_say():
+    def row(name):
+        arguments, training_arguments = read_configuration(CONFIGS / "table1" / f"{name}.yaml")
+        return arguments, training_arguments
+
+    lung_srad, recipe = row("lung_srad")
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.num_train_epochs) == (5e-5, 1e-6, 50)
+    assert (recipe.ma_beta, recipe.lr_per_epoch, recipe.per_device_train_batch_size) == (0.5, True, 16)
+    assert recipe.selection == "validation"
+    assert lung_srad.objective.mode == "dual"
+    assert lung_srad.model.config["gaussian_blocks"] == [2, 3]
+    assert row("dass")[0].objective.mode == row("ast")[0].objective.mode == "none"
+    assert row("dass")[0].model.config["gaussian_blocks"] == []
+    assert row("dass_patch_mix_dual")[0].model.config["gaussian_blocks"] == []
+    assert row("ast_patch_mix")[0].objective.mode == "2d"
+    assert row("ast_patch_mix")[0].model == row("ast")[0].model
+    for path in (CONFIGS / "ablations").glob("*.yaml"):
+        arguments, training_arguments = read_configuration(path, ["output_dir=runs/lung_srad"])
+        assert arguments != lung_srad
+        assert training_arguments.to_dict() == recipe.to_dict()

@@ -3,6 +3,8 @@ import shutil
 import pytest
 
 from dataset_scripts.cycles import read_annotations, write_annotations
+from dataset_scripts.icbhi import load_icbhi
+from training import cycle_sources
 from training.arguments import DataArguments
 from training.cycle_sources import CycleSource, describe_limits, load_evaluated_source, load_training_sources
 
@@ -28,7 +30,8 @@ def test_validation_patients_are_no_training_patients(simulated_sources):
 
 
 def test_simulated_sounds_validate_themselves_when_there_is_no_icbhi():
-    training, validation = load_training_sources(DataArguments(simulated=10, validation=0.4))
+    training, validation, test = load_training_sources(DataArguments(simulated=10, validation=0.4))
+    assert test is None
     assert (training[0].name, validation.name) == ("simulated", "simulated")
     assert validation.is_simulated
 
@@ -36,10 +39,37 @@ def test_simulated_sounds_validate_themselves_when_there_is_no_icbhi():
 def test_sprsound_is_training_data_only(simulated_folder, tmp_path):
     write_sprsound(tmp_path, simulated_folder)
     arguments = DataArguments(icbhi=str(simulated_folder), sprsound=str(tmp_path), validation=0.4)
-    training, validation = load_training_sources(arguments)
+    training, validation, _ = load_training_sources(arguments)
     assert [source.name for source in training] == ["icbhi", "sprsound"]
     assert training[1].count()["wheeze"] == 1
     assert validation.name == "icbhi"
+
+
+def test_test_part_is_loaded_where_it_selects_or_is_recorded(simulated_folder):
+    arguments = DataArguments(icbhi=str(simulated_folder), validation=0.0)
+    training, validation, test = load_training_sources(arguments, selection="test")
+    assert validation is None
+    assert set(test.table["recording"]).isdisjoint(training[0].table["recording"])
+    sources = load_training_sources(DataArguments(icbhi=str(simulated_folder), validation=0.4), record_test=True)
+    assert sources.part("test").table == test.table
+    assert sources.part("validation") is sources.validation
+
+
+def test_patient_on_both_sides_of_validation_is_named(simulated_folder, monkeypatch):
+    def split_by_cycle(data_dir, split, validation, seed):
+        parts = load_icbhi(data_dir, split=split)
+        parts["validation"] = parts["train"].select(range(0, len(parts["train"]), 2))
+        return parts
+
+    monkeypatch.setattr(cycle_sources, "load_icbhi", split_by_cycle)
+    with pytest.raises(ValueError, match=r"patient \d+ is in the training and in the validation part \(6 in all\)"):
+        load_training_sources(DataArguments(icbhi=str(simulated_folder), validation=0.4))
+
+
+def test_cycles_have_names_for_messages(simulated_sources):
+    source = simulated_sources[0][0]
+    row = source.cycles.with_format(None)[3]
+    assert source.cycle_names[3] == f"{row['recording']} {row['start']:.2f} to {row['end']:.2f} s"
 
 
 def write_sprsound(folder, simulated_folder):

@@ -1,16 +1,19 @@
 import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import ASTForAudioClassification
 
+from dataset_scripts.simulated import write_simulated
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
-from training import run_training
 from training.configuration import CONFIGS
-from training.run_training import CONFIGURATION, SUMMARY, main, train
+from training.run_folder import CONFIGURATION, SUMMARY
+from training.run_summary import TEST_SELECTION_NOTE
+from training.run_training import main, train
 from training.trainer import LungSradTrainer
 
 SMOKE = str(CONFIGS / "smoke.yaml")
@@ -35,12 +38,14 @@ def summary_of(folder):
 def test_run_leaves_the_best_checkpoint_its_features_and_a_summary(overrides, tmp_path):
     assert train(SMOKE, overrides(tmp_path, "num_train_epochs=3")) == 0
     summary = summary_of(tmp_path)
-    history = [entry["eval_score"] for entry in summary["history"]]
+    history = [entry["validation"]["score"] for entry in summary["history"]]
+    assert len(history) == 3
     assert summary["validation"]["score"] == max(history)
     assert summary["best_step"] == summary["history"][history.index(max(history))]["step"]
     assert summary["cycles"]["training"]["icbhi"]["cycles"] + summary["cycles"]["validation"]["icbhi"]["cycles"] == 48
-    assert summary["selection"] == "best validation score"
-    assert "Simulated" in summary["validation_notes"][0]
+    assert (summary["selection"], summary["scored_part"]) == ("validation", "validation")
+    assert "Simulated" in summary["notes"][0]
+    assert "test" not in summary["cycles"]
     model = LungSradForAudioClassification.from_pretrained(tmp_path)
     assert model.num_parameters() == summary["parameters"]
     assert LungSradFeatureExtractor.from_pretrained(tmp_path).num_frames == 256
@@ -77,8 +82,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(overrides, tmp_path, monkey
 
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    scores = [[entry["eval_score"] for entry in summary_of(tmp_path / name)["history"]] for name in ("whole", "parts")]
-    assert scores[0] == scores[1]
+    assert summary_of(tmp_path / "whole")["history"] == summary_of(tmp_path / "parts")["history"]
 
 
 def test_complete_run_is_left_alone(overrides, tmp_path, capsys):
@@ -105,7 +109,7 @@ def test_folder_in_which_nothing_was_trained_does_not_block_other_settings(overr
 
 
 def test_run_without_checkpoints_is_not_overwritten_either(overrides, tmp_path, capsys):
-    settings = ("max_steps=1", "save_strategy=no", "load_best_model_at_end=false")
+    settings = ("max_steps=1", "save_strategy=no", "selection=last")
     assert train(SMOKE, overrides(tmp_path, *settings)) == 0
     assert not list(tmp_path.glob("checkpoint-*"))
     assert train(SMOKE, overrides(tmp_path, *settings, "learning_rate=0.1")) == 2
@@ -139,6 +143,21 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
         (["weight_decay=-1"], "weight_decay: -1.0 should be 0 or more"),
         (["seed=-1"], "seed: -1 should be 0 or more"),
         (["metric_for_best_model=nosuch"], "'nosuch' is not one of loss, specificity, sensitivity, score,"),
+        (["data.validation=0"], "data.validation: 0.0 is not a share of the patients between 0 and 1; 0, for none,"),
+        (["selection=tset"], "selection: 'tset' is not one of validation, last, test; the nearest is test"),
+        (["objective.mode=duel"], "objective.mode: 'duel' is not one of"),
+        (["per_device_train_batch_size=1"], "per_device_train_batch_size: 1 leaves objective.mode 'dual' nothing"),
+        (["per_device_train_batch_size=64"], "a batch of all processes is 64 cycles and an epoch only 32"),
+        (["model.architecture=ast", "model.config=null"], "objective.mode: 'dual' mixes rows or columns"),
+        (
+            ["model.architecture=ast", "model.config={hidden_siz: 8}"],
+            "no key model.config.hidden_siz; the nearest valid one is model.config.hidden_size",
+        ),
+        (
+            ["model.architecture=ast", "model.config=null", "objective.mode=2d"],
+            "model.config.max_length: 1024 is not model.feature_extractor.num_frames, 256",
+        ),
+        (["seed=3..1"], "seed=3..1: should be a range of whole numbers such as seed=1..5"),
         (["data.validation_seed=-1"], "data.validation_seed: -1 should be 0 or more"),
         (["model.config.hidden_act=nosuch"], "model.config.hidden_act"),
         (
@@ -155,17 +174,126 @@ def test_wrong_settings_are_one_line_and_write_nothing(overrides, tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_accelerate_starts_the_script(overrides, tmp_path):
-    script = run_training.__file__
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", script, SMOKE]
-    command = [*launch, *overrides(tmp_path / "run", "max_steps=2", "data.icbhi=null", "data.simulated=12")]
-    done = subprocess.run(command, capture_output=True, text=True, env=accelerate_environment(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / SUMMARY).exists()
+def test_seeds_are_runs_of_their_own_in_one_table(overrides, tmp_path, capsys):
+    assert train(SMOKE, overrides(tmp_path, "num_train_epochs=1", "seed=1..2")) == 0
+    output = capsys.readouterr().out
+    scores = [100 * summary_of(tmp_path / f"seed-{seed}")["validation"]["score"] for seed in (1, 2)]
+    mean, deviation = sum(scores) / 2, abs(scores[0] - scores[1]) / 2**0.5
+    assert f"{mean:.2f} ± {deviation:.2f}" in output
+    assert "Simulated sounds" in output
+    weights = [load_file(tmp_path / f"seed-{seed}" / "model.safetensors")["head.weight"] for seed in (1, 2)]
+    assert not torch.equal(*weights)
 
 
-def accelerate_environment(folder):
-    import os
+def test_selection_on_the_test_part_is_stamped_and_needs_no_validation(overrides, tmp_path, capsys):
+    settings = ("selection=test", "data.validation=0", "num_train_epochs=2")
+    assert train(SMOKE, overrides(tmp_path, *settings)) == 0
+    summary = summary_of(tmp_path)
+    assert (summary["selection"], summary["scored_part"]) == ("test", "test")
+    assert summary["test"]["score"] == max(row["test"]["score"] for row in summary["history"])
+    assert summary["validation_patients"] == []
+    assert summary["notes"][0] == TEST_SELECTION_NOTE
+    assert TEST_SELECTION_NOTE in capsys.readouterr().out
 
-    return os.environ | {"HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+
+def test_last_epoch_is_kept_where_that_is_asked_for(overrides, tmp_path):
+    settings = ("selection=last", "data.validation=0", "num_train_epochs=2")
+    assert train(SMOKE, overrides(tmp_path, *settings)) == 0
+    summary = summary_of(tmp_path)
+    assert summary["history"] == []
+    assert summary["cycles"]["training"]["icbhi"]["cycles"] == 48
+    kept, last = (load_file(path) for path in (tmp_path / "model.safetensors", last_weights(tmp_path)))
+    assert all(torch.equal(kept[name], last[name]) for name in last)
+
+
+def test_recorded_test_part_changes_nothing_and_shows_every_protocol(overrides, tmp_path):
+    assert train(SMOKE, overrides(tmp_path / "plain", "num_train_epochs=3")) == 0
+    assert train(SMOKE, overrides(tmp_path / "recorded", "num_train_epochs=3", "record_test=true")) == 0
+    plain, recorded = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "recorded"))
+    assert all(torch.equal(plain[name], recorded[name]) for name in plain)
+    summary = summary_of(tmp_path / "recorded")
+    assert summary["selection"] == "validation"
+    rows = {row["epoch"]: row for row in summary["history"]}
+    protocols = summary["protocols"]
+    assert protocols["last"]["epoch"] == 3
+    assert protocols["test"]["test"]["score"] == max(row["test"]["score"] for row in rows.values())
+    chosen = protocols["validation"]["epoch"]
+    assert rows[chosen]["validation"]["score"] == max(row["validation"]["score"] for row in rows.values())
+    assert protocols["validation"]["test"] == rows[chosen]["test"]
+
+
+def last_weights(folder):
+    folders = folder.glob("checkpoint-*")
+    return max(folders, key=lambda path: int(path.name.rpartition("-")[2])) / "model.safetensors"
+
+
+def test_loss_that_is_no_number_stops_the_run_and_names_the_batch(overrides, tmp_path, capsys):
+    settings = overrides(tmp_path, "num_train_epochs=3", "lr_scheduler_type=constant", "max_grad_norm=0")
+    assert train(SMOKE, [*settings, "learning_rate=1e30"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("lung-srad train: step 2 (epoch 0.25): the loss is nan; the last checkpoint in")
+    assert re.search(r"The batch: \d+_\w+ \d+\.\d\d to \d+\.\d\d s, ", line)
+    assert "Lower learning_rate" in line
+    assert not (tmp_path / SUMMARY).exists()
+
+
+def test_full_disk_keeps_what_is_there_and_the_run_goes_on_later(overrides, tmp_path, capsys, monkeypatch):
+    settings = ("num_train_epochs=3", *AUGMENTED)
+    assert train(SMOKE, overrides(tmp_path / "whole", *settings)) == 0
+    save = LungSradForAudioClassification.save_pretrained
+
+    def save_on_a_full_disk(self, folder, **kwargs):
+        if Path(folder).name == "checkpoint-8":
+            Path(folder).mkdir()
+            Path(folder, "model.safetensors").write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save(self, folder, **kwargs)
+
+    monkeypatch.setattr(LungSradForAudioClassification, "save_pretrained", save_on_a_full_disk)
+    assert train(SMOKE, overrides(tmp_path / "parts", *settings)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "checkpoint-8: cannot be written (Error while serializing: I/O error: No space left on device" in line
+    assert "free space on its disk and start the same command again" in line
+    assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-4"]
+    monkeypatch.undo()
+    assert train(SMOKE, overrides(tmp_path / "parts", *settings)) == 0
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_class_without_training_cycles_is_named(tmp_path, capsys):
+    folder = write_simulated(tmp_path / "data", patients=10, cycles_per_recording=4)
+    for path in folder.glob("*.txt"):
+        if "train_test" not in path.name:
+            text = path.read_text(encoding="utf-8").replace("\t1\t1\n", "\t1\t0\n")
+            path.write_text(text, encoding="utf-8")
+    settings = ["data.simulated=0", f"data.icbhi={folder}", "data.validation=0.4", f"output_dir={tmp_path / 'run'}"]
+    assert train(SMOKE, settings) == 2
+    assert "the training part has no both cycle" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_audio_spectrogram_transformer_is_trained_the_same_way(overrides, tmp_path):
+    size = "{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32, max_length: 256}"
+    settings = ("model.architecture=ast", f"model.config={size}", "objective.mode=2d", "num_train_epochs=1")
+    assert train(SMOKE, overrides(tmp_path / "run", *settings)) == 0
+    model = ASTForAudioClassification.from_pretrained(tmp_path / "run")
+    assert model.config.id2label == {0: "normal", 1: "crackle", 2: "wheeze", 3: "both"}
+    assert LungSradFeatureExtractor.from_pretrained(tmp_path / "run").normalization == "dataset"
+    again = (*settings, f"model.checkpoint={tmp_path / 'run'}", "max_steps=1")
+    assert train(SMOKE, overrides(tmp_path / "again", *again)) == 0
+
+
+def test_half_precision_trains(overrides, tmp_path):
+    assert train(SMOKE, overrides(tmp_path, "num_train_epochs=1", "bf16=true")) == 0
+    weights = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_accelerate_that_starts_one_of_several_processes_is_told(monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert main([SMOKE]) == 2
+    assert "--multi_gpu --num_processes N ... use_cpu=true" in capsys.readouterr().err

@@ -1,55 +1,171 @@
-import numpy as np
+import math
+
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments, default_data_collator
+from safetensors.torch import load_file
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from modeling_lung_srad import LungSradForAudioClassification
 from tests.conftest import tiny_config
-from training.arguments import SamplingArguments
+from training.arguments import LungSradTrainingArguments, ObjectiveArguments
 from training.log_mel_dataset import LogMelDataset, compute_log_mel
-from training.trainer import WeightedCycleSampler, sampling_weights
-
-SOURCES = ["icbhi"] * 6 + ["sprsound"] * 4
-LABELS = [0, 0, 0, 1, 1, 2, 0, 0, 0, 3]
+from training.sampling import CycleDraw
+from training.trainer import PROJECTOR_WEIGHTS, AverageWeights, LungSradTrainer, TrainingError, cosine_per_epoch
 
 
-def test_defaults_see_every_cycle_once():
-    assert sampling_weights(SOURCES, LABELS, SamplingArguments()) is None
+class Inputs(Dataset):
+    """Random inputs of four classes, by position or by draw."""
+
+    def __init__(self, number=8):
+        torch.manual_seed(0)
+        self.input_values = torch.randn(number, 32, 128)
+
+    def __len__(self):
+        return len(self.input_values)
+
+    def __getitem__(self, draw):
+        index = draw.cycle if isinstance(draw, CycleDraw) else draw
+        return {"input_values": self.input_values[index], "labels": index % 4, "index": index}
 
 
-def test_full_balance_makes_classes_equally_likely():
-    weights = sampling_weights(SOURCES, LABELS, SamplingArguments(class_balance=1.0))
-    assert [weights[np.array(LABELS) == label].sum() for label in range(4)] == pytest.approx([0.25] * 4)
+@pytest.fixture
+def make_trainer(tmp_path):
+    def make(dataset=None, objective=None, names=None, **arguments):
+        torch.manual_seed(0)
+        model = LungSradForAudioClassification(tiny_config(depths=(1, 1, 1, 1), gaussian_blocks=()))
+        settings = {
+            "output_dir": str(tmp_path / "run"),
+            "selection": "last",
+            "eval_strategy": "no",
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "num_train_epochs": 1,
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        return LungSradTrainer(
+            model=model,
+            args=LungSradTrainingArguments(**(settings | arguments)),
+            objective=objective,
+            train_dataset=dataset or Inputs(),
+            data_collator=default_data_collator,
+            cycle_names=names,
+        )
+
+    return make
 
 
-def test_half_balance_lies_between():
-    weights = sampling_weights(SOURCES, LABELS, SamplingArguments(class_balance=0.5))
-    assert weights[0] / weights[5] == pytest.approx((6 / 1) ** -0.5)
+def test_learning_rate_is_the_same_in_all_steps_of_an_epoch(make_trainer):
+    schedule = {"lr_scheduler_type": "cosine_with_min_lr", "lr_per_epoch": True}
+    trainer = make_trainer(num_train_epochs=4, logging_strategy="steps", logging_steps=1, **schedule)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    # Epochs 1 to 4 of 4: the cosine from 1 at epoch 0 to 1/1000 at epoch 4, written out.
+    factors = [0.001 + 0.999 * (1 + math.cos(math.pi * share)) / 2 for share in (0.25, 0.5, 0.75, 1.0)]
+    expected = [1e-3 * factor for factor in factors for _ in range(2)]
+    assert rates[0] == pytest.approx(expected[0])
+    assert rates[-1] == pytest.approx(1e-6)
+    assert sorted(set(rates), reverse=True) == pytest.approx(sorted(set(expected), reverse=True))
 
 
-def test_source_weight_is_relative_to_a_cycle_of_the_other_source():
-    weights = sampling_weights(SOURCES, LABELS, SamplingArguments(sprsound=0.25))
-    assert weights[6] / weights[0] == pytest.approx(0.25)
-    without = sampling_weights(SOURCES, LABELS, SamplingArguments(sprsound=0.0, class_balance=1.0))
-    assert without[6:].sum() == 0
-    assert without[0] / without[5] == pytest.approx(1 / 3)
+def test_schedule_ends_at_a_thousandth_and_stays_there():
+    assert cosine_per_epoch(step=49 * 10, steps_per_epoch=10, epochs=50, min_lr_rate=0.001) == pytest.approx(0.001)
+    assert cosine_per_epoch(step=10**6, steps_per_epoch=10, epochs=50, min_lr_rate=0.001) == pytest.approx(0.001)
+    assert cosine_per_epoch(step=9, steps_per_epoch=10, epochs=50, min_lr_rate=0.001) == cosine_per_epoch(
+        0, 10, 50, 0.001
+    )
 
 
-@pytest.mark.parametrize("arguments", [{"icbhi": -1.0}, {"icbhi": 0.0, "sprsound": 0.0}, {"cycles_per_epoch": 0}])
-def test_impossible_weights_are_refused(arguments):
-    with pytest.raises(ValueError, match="sampling"):
-        sampling_weights(SOURCES, LABELS, SamplingArguments(**arguments))
+@pytest.mark.parametrize("beta", [0.5, 0.9])
+def test_weights_are_averaged_with_those_before_every_step(make_trainer, beta):
+    plain, averaged = make_trainer(max_steps=1), make_trainer(max_steps=1, ma_beta=beta)
+    before = {name: weight.clone() for name, weight in plain.model.classifier.named_parameters()}
+    for trainer in (plain, averaged):
+        trainer.train()
+    new = dict(plain.model.classifier.named_parameters())
+    for name, weight in averaged.model.classifier.named_parameters():
+        assert torch.allclose(weight, beta * before[name] + (1 - beta) * new[name], atol=1e-7)
+    assert any(not torch.equal(before[name], new[name]) for name in new)
 
 
-def test_draws_follow_the_weights_the_seed_and_the_epoch():
-    weights = np.array([0.5, 0.3, 0.2, 0.0])
-    sampler = WeightedCycleSampler(weights, draws=10_000, seed=1)
-    first = list(sampler)
-    assert len(sampler) == len(first) == 10_000
-    assert (np.bincount(first, minlength=4) / 10_000).tolist() == pytest.approx(weights.tolist(), abs=0.02)
-    assert list(sampler) == first
-    sampler.set_epoch(1)
-    assert list(sampler) != first
+def test_average_leaves_what_is_not_trained_alone():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[1].requires_grad_(False)
+    frozen = model[1].weight.clone()
+    average = AverageWeights(0.5)
+    average.on_pre_optimizer_step(None, None, None, model=model)
+    average.on_optimizer_step(None, None, None, model=model)
+    assert torch.equal(model[1].weight, frozen)
+    assert average.before == []
+
+
+def test_checkpoint_is_the_classifier_with_the_projector_beside_it(make_trainer, tmp_path):
+    trainer = make_trainer(objective=ObjectiveArguments(mode="dual"))
+    trainer.train()
+    trainer.save_model()
+    (folder,) = (tmp_path / "run").glob("checkpoint-*")
+    saved = LungSradForAudioClassification.from_pretrained(folder)
+    weights = trainer.training_model.classifier.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in saved.state_dict().items())
+    projector = trainer.training_model.projector.state_dict()
+    assert all(torch.equal(projector[name], weight) for name, weight in load_file(folder / PROJECTOR_WEIGHTS).items())
+    assert not (tmp_path / "run" / PROJECTOR_WEIGHTS).exists()
+    assert not list((tmp_path / "run").rglob("training_args.bin"))
+
+
+def test_parts_of_the_loss_are_logged(make_trainer):
+    trainer = make_trainer(objective=ObjectiveArguments(mode="dual", mel_weight=0.5))
+    trainer.train()
+    (entry,) = [entry for entry in trainer.state.log_history if "cross_entropy" in entry]
+    assert entry["loss"] == pytest.approx(
+        entry["cross_entropy"] + entry["contrastive_time"] + 0.5 * entry["contrastive_mel"], rel=1e-5
+    )
+
+
+def test_accumulated_steps_are_those_of_the_whole_batch(make_trainer):
+    whole = make_trainer(per_device_train_batch_size=8, max_steps=2)
+    parts = make_trainer(per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=2)
+    for trainer in (whole, parts):
+        trainer.train()
+    weights = dict(parts.model.named_parameters())
+    for name, weight in whole.model.named_parameters():
+        assert torch.allclose(weight, weights[name], atol=1e-5), name
+
+
+def test_cycle_whose_input_is_not_finite_is_named(make_trainer):
+    dataset = Inputs()
+    dataset.input_values[5, 3, 7] = torch.nan
+    trainer = make_trainer(dataset, names=[f"recording_{index}" for index in range(8)], logging_steps=1)
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan; .* The batch: recording_5 \(its input is not finite\)\."
+    ):
+        trainer.train()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(make_trainer, tmp_path):
+    class Overflow(TrainerCallback):
+        def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+            model.classifier.head.bias.data[1] = torch.inf
+
+    trainer = make_trainer(max_steps=1)
+    trainer.add_callback(Overflow())
+    with pytest.raises(TrainingError, match=r"step 1: classifier.head.bias has NaN or infinite values, so no check"):
+        trainer.train()
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_gradient_checkpointing_gives_the_same_weights(make_trainer):
+    objective = ObjectiveArguments(mode="dual")
+    plain = make_trainer(max_steps=2, objective=objective)
+    lean = make_trainer(max_steps=2, objective=objective, activation_checkpointing=True)
+    for trainer in (plain, lean):
+        torch.manual_seed(1)
+        trainer.train()
+    weights = dict(lean.model.named_parameters())
+    for name, weight in plain.model.named_parameters():
+        assert torch.allclose(weight, weights[name], atol=1e-5), name
 
 
 @pytest.mark.slow

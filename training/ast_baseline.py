@@ -1,0 +1,56 @@
+"""The baseline of the paper: the Audio Spectrogram Transformer (arXiv 2104.01778) of transformers, trained alike."""
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import ASTConfig, ASTForAudioClassification, PreTrainedConfig
+from transformers.utils import logging
+
+from training.arguments import ModelArguments
+from training.configuration import ConfigurationError
+from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
+
+AST_SETTINGS = {item.name for item in fields(ASTConfig)} - {item.name for item in fields(PreTrainedConfig)}
+# Mean and standard deviation of AudioSet, which AST was pretrained with, are the extractor's own defaults.
+AST_FEATURES: dict[str, Any] = {"normalization": "dataset"}
+
+
+def build_ast(arguments: ModelArguments) -> ASTForAudioClassification:
+    """AST with random weights, or from a checkpoint whose head is replaced where it has other classes.
+
+    Raises:
+        ConfigurationError: a `config` value that `ASTConfig` refuses, or a checkpoint that cannot be loaded. Weights
+            are read from safetensors only.
+    """
+    labels: dict[str, Any] = {
+        "id2label": dict(enumerate(CLASS_NAMES)),
+        "label2id": {name: index for index, name in enumerate(CLASS_NAMES)},
+    }
+    try:
+        if arguments.checkpoint is None:
+            return ASTForAudioClassification(ASTConfig(**labels, **arguments.config))
+        # The table of weights that do not fit is the new head.
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            return ASTForAudioClassification.from_pretrained(
+                arguments.checkpoint,
+                use_safetensors=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                **labels,
+                **arguments.config,
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+    except StrictDataclassError as error:
+        raise ConfigurationError(f"model.config: {error.__cause__ or error}") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"model.checkpoint: {arguments.checkpoint} cannot be loaded as AST "
+            f"({' '.join(str(error).split())[:200]}); name a folder with config.json and "
+            "model.safetensors, or a Hub id such as "
+            "MIT/ast-finetuned-audioset-10-10-0.4593"
+        ) from error

@@ -1,0 +1,87 @@
+"""The folder of a training run: its settings, its checkpoints, and what may be gone on with."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from training.arguments import LungSradTrainingArguments, RunArguments
+from training.configuration import ConfigurationError
+
+SUMMARY = "training_summary.json"
+CONFIGURATION = "training_configuration.json"
+# How a run is logged, loaded and shared may change between its parts.
+OPERATIONAL = ("output_dir", "run_name", "dataloader", "log", "report_to", "disable_tqdm", "hub", "push")
+OPERATIONAL_DATA = ("data.feature_cache",)
+
+
+def find_last_checkpoint(arguments: RunArguments, training_arguments: LungSradTrainingArguments) -> Path | None:
+    """The last complete checkpoint in `output_dir`, or `None` for a fresh start.
+
+    Raises:
+        ConfigurationError: `output_dir` holds something else, or a run with other settings.
+    """
+    output_dir = Path(str(training_arguments.output_dir))
+    # Of several processes the first one checks, since it may be writing there while another one looks.
+    if training_arguments.process_index == 0:
+        _check_output_dir(output_dir, shaping_settings(arguments, training_arguments))
+    complete = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _is_complete(path)]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def shaping_settings(arguments: RunArguments, training_arguments: LungSradTrainingArguments) -> dict[str, Any]:
+    """The settings that shape the result, by dotted key."""
+    shaping = {
+        f"{section}.{key}": value
+        for section, values in dataclasses.asdict(arguments).items()
+        for key, value in values.items()
+        if f"{section}.{key}" not in OPERATIONAL_DATA
+    }
+    return shaping | {"number of processes": training_arguments.world_size} | training_settings(training_arguments)
+
+
+def training_settings(training_arguments: LungSradTrainingArguments) -> dict[str, Any]:
+    """The settings of the Trainer that shape the result."""
+    settings = training_arguments.to_sanitized_dict()
+    return {key: value for key, value in settings.items() if not key.startswith(OPERATIONAL)}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file that is either complete or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """The state is the last file that the Trainer writes: where it is missing or cut short, so is the checkpoint."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _check_output_dir(output_dir: Path, shaping: dict[str, Any]) -> None:
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ConfigurationError(f"{output_dir}: output_dir is a file; choose a folder")
+    if not output_dir.exists() or not any(output_dir.iterdir()):
+        return
+    configuration = output_dir / CONFIGURATION
+    if not configuration.exists():
+        raise ConfigurationError(f"{output_dir}: is not empty and not the folder of a run; choose another output_dir")
+    # A run that stopped before its first checkpoint has nothing to protect.
+    if not any(output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")) and not any(output_dir.glob("*.safetensors")):
+        return
+    before = json.loads(configuration.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(shaping))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        raise ConfigurationError(
+            f"{output_dir}: holds a run with another {', '.join(changed)}; use the same settings to go on, or choose "
+            "another output_dir"
+        )

@@ -1,0 +1,97 @@
+"""Which training cycles make a batch, and in what order."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from training.arguments import SamplingArguments
+
+LARGEST_SEED = 2**63
+
+
+class CycleDraw(NamedTuple):
+    """A cycle that was drawn, with the seed of its augmentation.
+
+    The seed depends on the seed of the run, the epoch and the place in it alone: what a cycle looks like does not
+    change with the number of processes or data loader workers, or when a run was interrupted.
+    """
+
+    cycle: int
+    seed: int
+
+
+def sampling_weights(sources: Sequence[str], labels: Sequence[int], arguments: SamplingArguments) -> np.ndarray | None:
+    """Relative chance of each cycle to be drawn, or `None` where every cycle is to be seen once per epoch.
+
+    Args:
+        sources (sequence of `str`): data set of each cycle, a field of `arguments`.
+        labels (sequence of `int`): class of each cycle. Classes are counted over all sources together, each cycle
+            with the weight of its source.
+        arguments (`SamplingArguments`): weights of the sources and balance of the classes.
+
+    Raises:
+        ValueError: a negative weight, or no cycle with a weight above zero.
+    """
+    by_source = np.array([getattr(arguments, source) for source in sources], dtype=np.float64)
+    if (by_source < 0).any() or not by_source.any():
+        raise ValueError("sampling: the weights of the sources must not be negative, and one must be above zero")
+    if arguments.cycles_per_epoch is not None and arguments.cycles_per_epoch < 1:
+        raise ValueError(f"sampling.cycles_per_epoch: {arguments.cycles_per_epoch} should be at least 1")
+    label_array = np.asarray(labels)
+    share = np.bincount(label_array, weights=by_source)[label_array]
+    weights = by_source * np.where(share > 0, share, 1.0) ** -arguments.class_balance
+    if arguments.cycles_per_epoch is None and np.allclose(weights, weights[0]):
+        return None
+    return weights / weights.sum()
+
+
+class CycleSampler(Sampler[CycleDraw]):
+    """Draws the cycles of an epoch: by weight with replacement, or each once in random order.
+
+    An epoch is a whole number of batches; what is left over differs from epoch to epoch.
+
+    Args:
+        num_cycles (`int`): number of training cycles.
+        batch_size (`int`): cycles per step of all processes together.
+        seed (`int`): seed of order and augmentation.
+        weights (`np.ndarray` of shape `(num_cycles,)`, *optional*): relative chances; each cycle once when not given.
+        draws (`int`, *optional*): cycles per epoch when drawn by weight, `num_cycles` when not given.
+
+    Raises:
+        ValueError: fewer draws than a batch holds.
+    """
+
+    def __init__(
+        self,
+        num_cycles: int,
+        batch_size: int,
+        seed: int,
+        weights: np.ndarray | None = None,
+        draws: int | None = None,
+    ):
+        self.num_cycles = num_cycles
+        self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+        wanted = num_cycles if weights is None else draws or num_cycles
+        if wanted < batch_size:
+            raise ValueError(
+                f"per_device_train_batch_size: a batch of all processes is {batch_size} cycles and an epoch only "
+                f"{wanted}; make it smaller"
+            )
+        self.draws = wanted - wanted % batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.draws
+
+    def __iter__(self) -> Iterator[CycleDraw]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        if self.weights is None:
+            indices = torch.randperm(self.num_cycles, generator=generator)[: self.draws]
+        else:
+            indices = torch.multinomial(self.weights, self.draws, replacement=True, generator=generator)
+        seeds = torch.randint(LARGEST_SEED - 1, (self.draws,), generator=generator)
+        yield from map(CycleDraw, indices.tolist(), seeds.tolist())
