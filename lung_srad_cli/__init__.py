@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lung_srad_cli.arguments import INPUT_ERROR, build_parser
+from lung_srad_cli.arguments import INPUT_ERROR, build_parser, check_evaluate_arguments
 from lung_srad_cli.errors import UsageError, is_for_users, report
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -71,10 +71,17 @@ def train(arguments: argparse.Namespace) -> int:
 def evaluate(arguments: argparse.Namespace) -> int:
     """`lung-srad evaluate`."""
     _require_modules(TRAINING_MODULES, extra="train")
-    from training.evaluate_checkpoint import evaluate as run
+    check_evaluate_arguments(arguments)
+    from training import evaluate_command
 
-    options = {name: value for name, value in vars(arguments).items() if name != "command"}
-    return run(**options)
+    if arguments.compare:
+        first, second = arguments.compare
+        return evaluate_command.compare(first, second, output=arguments.output)
+    if arguments.predictions:
+        return evaluate_command.recompute(arguments.predictions, output=arguments.output)
+    chosen = {name: getattr(arguments, name) for name in ("split", "part", "batch_size")}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return evaluate_command.evaluate(arguments.checkpoints, arguments.data, output=arguments.output, **given)
 
 
 def convert(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 from typing import Any, NoReturn
 
-from lung_srad_cli.errors import report
+from lung_srad_cli.errors import UsageError, report
 
 INPUT_ERROR = 2
 SPLITS = ("official", "leak_free", "fold0", "fold1", "fold2", "fold3", "fold4")
@@ -49,13 +49,22 @@ examples:
 The same command again goes on from the last checkpoint of an interrupted run. What can be set is described in
 training/README.md; a key inside a section is written section.key."""
 
+EVALUATE_USAGE = """\
+lung-srad evaluate CHECKPOINT [CHECKPOINT ...] DATA [--split SPLIT] [--part PART] [--output DIR] [--batch-size N]
+       lung-srad evaluate --predictions REPORT [--output DIR]
+       lung-srad evaluate --compare A B [--output DIR]"""
 EVALUATE_EPILOG = """\
 examples:
   lung-srad evaluate runs/first ICBHI_final_database
   lung-srad evaluate runs/first ICBHI_final_database --split leak_free --output report/
+  lung-srad evaluate runs/seed1 runs/seed2 runs/seed3 ICBHI_final_database --output seeds/
+  lung-srad evaluate --predictions report/ --output again/
+  lung-srad evaluate --compare seeds/seed1 seeds/seed2 --output comparison/
 
-The figures are specificity, sensitivity and Score of ICBHI 2017, both as 4-class and as 2-class measure, with
-confidence intervals over patients. --output adds evaluation.json, evaluation.md and predictions.csv."""
+The figures are specificity, sensitivity and Score of ICBHI 2017, both as 4-class and as 2-class measure; precision,
+recall and F1 by class; AUROC and AUPRC; calibration; abstention; and subgroups; with 95 % intervals over patients.
+--output adds evaluation.json, evaluation.md, evaluation.png, predictions.csv and patients.csv. Several checkpoints get
+such a folder each and one table, seeds.md, with mean and standard deviation."""
 
 CONVERT_EPILOG = """\
 examples:
@@ -170,17 +179,66 @@ def _add_train(commands: Any) -> None:
 
 def _add_evaluate(commands: Any) -> None:
     summary = "measure a checkpoint on labelled cycles"
-    parser = commands.add_parser("evaluate", help=summary, description=summary, epilog=EVALUATE_EPILOG)
-    parser.add_argument(
-        "checkpoint", type=_path, metavar="CHECKPOINT", help="folder of a checkpoint, or its id on the Hub"
+    parser = commands.add_parser(
+        "evaluate", help=summary, description=summary, usage=EVALUATE_USAGE, epilog=EVALUATE_EPILOG
     )
-    parser.add_argument(
+    checkpoints = parser.add_argument(
+        "checkpoints",
+        nargs="+",
+        type=_path,
+        metavar="CHECKPOINT",
+        help="folder of a checkpoint, or its id on the Hub; several, such as seeds, make one table",
+    )
+    data = parser.add_argument(
         "data", metavar="DATA", help="ICBHI 2017 (folder or zip), or a folder that `lung-srad prepare` wrote"
     )
-    parser.add_argument("--split", choices=SPLITS, default="official", help="default: official")
-    parser.add_argument("--part", choices=("test", "validation", "train"), default="test", help="default: test")
+
+    class InsteadOfCheckpoints(argparse.Action):
+        """An option with which checkpoints and data are not asked for."""
+
+        def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+            checkpoints.required = data.required = False
+            setattr(namespace, self.dest, values)
+
+    parser.add_argument(
+        "--predictions",
+        action=InsteadOfCheckpoints,
+        type=_path,
+        metavar="REPORT",
+        help="make the report again from the predictions in this folder or .csv, without audio or model",
+    )
+    parser.add_argument(
+        "--compare",
+        action=InsteadOfCheckpoints,
+        nargs=2,
+        type=_path,
+        metavar=("A", "B"),
+        help="paired bootstrap of two reports (folders or predictions.csv) of the same cycles",
+    )
+    parser.add_argument("--split", choices=SPLITS, help="default: official")
+    parser.add_argument("--part", choices=("test", "validation", "train"), help="default: test")
     parser.add_argument("--output", type=_path, metavar="DIR", help="folder for the report and the predictions")
     _add_batch_size(parser)
+    parser.set_defaults(batch_size=None)
+
+
+def check_evaluate_arguments(arguments: argparse.Namespace) -> None:
+    """Raises `UsageError` for options of `evaluate` that do not go together."""
+    if not arguments.compare and not arguments.predictions:
+        return
+    mode = "--compare" if arguments.compare else "--predictions"
+    others = {
+        "--predictions": arguments.predictions if arguments.compare else None,
+        "CHECKPOINT": arguments.checkpoints,
+        "--split": arguments.split,
+        "--part": arguments.part,
+        "--batch-size": arguments.batch_size,
+    }
+    for name, value in others.items():
+        if value:
+            raise UsageError(
+                f"{name} does not go with {mode}, which needs no model and no audio; leave one of them out"
+            )
 
 
 def _add_convert(commands: Any) -> None:

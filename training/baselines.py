@@ -76,7 +76,9 @@ def evaluate_baselines(data: DataArguments) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: data that cannot be read, or without normal or abnormal cycles in a part.
     """
-    training, validation = load_training_sources(data)
+    training, validation, _ = load_training_sources(data)
+    if validation is None:
+        raise ValueError(f"data.validation: {data.validation} leaves no patients to choose the class weights on")
     test = load_evaluated_source(str(data.icbhi), data.split, "test")
     classifier, class_weight = fit_gradient_boosting(
         compute_statistics(training, "statistics, training"),

@@ -1,9 +1,10 @@
-"""From predictions to figures: the ICBHI measure, its confidence intervals, and the report of one evaluated part."""
+"""From predicted and true classes to figures: the ICBHI measure and precision and recall, with their intervals."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import precision_recall_fscore_support
 
 from training.metrics.icbhi_score.icbhi_measure import (
     CLASS_NAMES,
@@ -14,6 +15,7 @@ from training.metrics.icbhi_score.icbhi_measure import (
     icbhi_score,
     rates_from_counts,
 )
+from training.report.resampling import DRAWS, PatientDraws, draw_patients
 
 RATE_TITLES = {
     "specificity": "Specificity",
@@ -22,6 +24,7 @@ RATE_TITLES = {
     "sensitivity_any_abnormal": "Sensitivity (2-class: any abnormal class)",
     "score_any_abnormal": "Score (2-class)",
 }
+CLASS_MEASURES = ("precision", "recall", "f1")
 
 
 def compute_metrics(prediction: Any) -> dict[str, float]:
@@ -39,12 +42,10 @@ def patient_bootstrap(
     predictions: Sequence[int] | np.ndarray,
     references: Sequence[int] | np.ndarray,
     patients: Sequence[Any] | np.ndarray,
-    resamples: int = 2000,
+    resamples: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, list[float] | None]:
     """95 % percentile intervals of the five rates, from drawing whole patients with replacement.
-
-    The cycles of a patient resemble each other, so resampling single cycles would give intervals that are too narrow.
 
     Args:
         predictions (sequence of `int`): predicted labels.
@@ -57,43 +58,80 @@ def patient_bootstrap(
         `dict`: `[low, high]` per rate, or `None` where fewer than two patients, or no draw, define it. Draws in which
         a rate is undefined (no abnormal cycle, for instance) are left out of its interval.
     """
+    draws = draw_patients(patients, resamples, seed)
+    rates = rates_from_counts(resampled_counts(predictions, references, draws))
+    return {name: draws.interval(values) for name, values in rates.items()}
+
+
+def resampled_counts(
+    predictions: Sequence[int] | np.ndarray, references: Sequence[int] | np.ndarray, draws: PatientDraws
+) -> np.ndarray:
+    """Confusion counts in every draw of patients, `(draws, 4, 4)`: true class by row, predicted class by column."""
     predicted, true = check_labels(predictions, "predictions"), check_labels(references, "references")
-    _, patient_index = np.unique(np.asarray(patients), return_inverse=True)
-    num_patients = int(patient_index.max()) + 1
-    counts = np.zeros((num_patients, NUM_CLASSES, NUM_CLASSES))
-    np.add.at(counts, (patient_index, true, predicted), 1)
-    generator = np.random.default_rng(seed)
-    times_drawn = generator.multinomial(num_patients, np.full(num_patients, 1 / num_patients), size=resamples)
-    rates = rates_from_counts(np.tensordot(times_drawn, counts, axes=1))
-    intervals: dict[str, list[float] | None] = {}
-    for name, values in rates.items():
-        defined = values[np.isfinite(values)]
-        usable = num_patients > 1 and defined.size > 0
-        intervals[name] = [float(bound) for bound in np.quantile(defined, (0.025, 0.975))] if usable else None
-    return intervals
+    cells = np.zeros((len(true), NUM_CLASSES, NUM_CLASSES))
+    cells[np.arange(len(true)), true, predicted] = 1
+    return draws.totals(cells)
+
+
+def class_figures(
+    predictions: Sequence[int] | np.ndarray, references: Sequence[int] | np.ndarray, draws: PatientDraws
+) -> dict[str, dict[str, Any]]:
+    """Precision, recall and F1 of each class, with 95 % intervals over patients.
+
+    Returns:
+        `dict`: by class name, numbers of `cycles`, of `predicted` and of `correct` ones; `precision` (`None` where the
+        class is never predicted), `recall` (`None` where it has no cycle), `f1` (`None` where both), and
+        `intervals_95` of the three.
+    """
+    counts = confusion_counts(predictions, references)
+    measured = precision_recall_fscore_support(
+        references, predictions, labels=list(range(NUM_CLASSES)), zero_division=np.nan
+    )
+    drawn = resampled_counts(predictions, references, draws)
+    drawn_correct = np.diagonal(drawn, axis1=-2, axis2=-1)
+    drawn_cycles, drawn_predicted = drawn.sum(axis=-1), drawn.sum(axis=-2)
+    with np.errstate(invalid="ignore"):
+        drawn_measures = {
+            "precision": drawn_correct / drawn_predicted,
+            "recall": drawn_correct / drawn_cycles,
+            "f1": 2 * drawn_correct / (drawn_cycles + drawn_predicted),
+        }
+    classes: dict[str, dict[str, Any]] = {}
+    for label, name in enumerate(CLASS_NAMES):
+        figures = {measure: float(values[label]) for measure, values in zip(CLASS_MEASURES, measured, strict=False)}
+        classes[name] = {
+            "cycles": int(counts[label].sum()),
+            "predicted": int(counts[:, label].sum()),
+            "correct": int(counts[label, label]),
+            **{measure: value if np.isfinite(value) else None for measure, value in figures.items()},
+            "intervals_95": {
+                measure: draws.interval(values[:, label]) if np.isfinite(figures[measure]) else None
+                for measure, values in drawn_measures.items()
+            },
+        }
+    return classes
 
 
 def evaluation_report(
     predictions: Sequence[int] | np.ndarray,
     references: Sequence[int] | np.ndarray,
-    recordings: Sequence[str],
-    patients: Sequence[Any],
+    recordings: Sequence[str] | np.ndarray,
+    patients: Sequence[Any] | np.ndarray,
     **about: Any,
 ) -> dict[str, Any]:
-    """All figures of one evaluated part, ready for JSON.
+    """All figures of one evaluated part that need no probabilities, ready for JSON.
 
     Args:
         predictions (sequence of `int`): predicted labels.
         references (sequence of `int`): true labels.
         recordings (sequence of `str`): recording of each cycle.
         patients (sequence): patient of each cycle.
-        about: what was evaluated (`checkpoint`, `part`, `data_note`, ...); stands first in the report.
+        about: what was evaluated (`checkpoint`, `part`, `data_notes`, ...); stands first in the report.
 
     Raises:
         ValueError: as `icbhi_score`.
     """
     measured = icbhi_score(predictions, references)
-    counts = np.asarray(measured["confusion_matrix"])
     return {
         **about,
         "cycles": len(references),
@@ -101,41 +139,17 @@ def evaluation_report(
         "patients": len(set(patients)),
         **measured,
         "intervals_95": patient_bootstrap(predictions, references, patients),
-        "classes": {
-            name: {
-                "cycles": int(counts[label].sum()),
-                "predicted": int(counts[:, label].sum()),
-                "correct": int(counts[label, label]),
-            }
-            for label, name in enumerate(CLASS_NAMES)
-        },
+        "classes": class_figures(predictions, references, draw_patients(patients)),
     }
 
 
-def markdown_report(report: dict[str, Any]) -> str:
-    """The report of `evaluation_report` as Markdown, rates in percent."""
-    lines = [f"# Evaluation of {report['checkpoint']}", ""]
-    lines += [f"- {key.replace('_', ' ')}: {report[key]}" for key in ("data", "split", "part") if key in report]
-    lines += [f"- {report['cycles']} cycles, {report['recordings']} recordings, {report['patients']} patients"]
-    lines += [f"\n**{note}**" for note in report.get("data_notes", [])]
-    lines += ["", "| measure | % | 95 % interval (patients resampled) |", "| --- | --- | --- |"]
-    for name, title in RATE_TITLES.items():
-        interval = report["intervals_95"][name]
-        bounds = "undefined" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
-        lines.append(f"| {title} | {100 * report[name]:.2f} | {bounds} |")
-    lines += ["", "True class by row, predicted class by column:", ""]
-    lines += [f"| | {' | '.join(CLASS_NAMES)} | cycles |", f"| --- {'| --- ' * (NUM_CLASSES + 1)}|"]
-    for name, row in zip(CLASS_NAMES, report["confusion_matrix"], strict=True):
-        lines.append(f"| {name} | {' | '.join(map(str, row))} | {sum(row)} |")
-    return "\n".join(lines) + "\n"
-
-
 __all__ = [
+    "class_figures",
     "compute_metrics",
     "confusion_counts",
     "evaluation_report",
     "icbhi_score",
-    "markdown_report",
     "patient_bootstrap",
     "rates_from_counts",
+    "resampled_counts",
 ]

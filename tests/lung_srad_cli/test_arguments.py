@@ -68,6 +68,10 @@ def test_version_is_that_of_the_package(run):
         (["classify", "a.wav", "--window", "inf"], "--window: 'inf'"),
         (["classify", "a.wav", "--batch-size", "0"], "--batch-size: '0'"),
         (["classify", "a.wav", "--format", "xml"], "--format"),
+        (["evaluate"], "CHECKPOINT, DATA"),
+        (["evaluate", "runs/first"], "DATA"),
+        (["evaluate", "--compare", "a"], "--compare"),
+        (["evaluate", "runs/first", "ICBHI", "--split", "fold9"], "--split"),
         (["prepare", "icbhi", "a", "b", "--validation", "1"], "--validation: '1'"),
         (["prepare", "simulated", "a", "--patients", "1"], "--patients: '1'"),
     ],
@@ -79,3 +83,34 @@ def test_wrong_arguments_are_one_line_that_points_to_the_help(run, arguments, sa
     assert outcome.errors[0].startswith("lung-srad: error:")
     assert said in outcome.errors[0]
     assert "--help`" in outcome.errors[0]
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_checkpoints_and_data_of_evaluate_are_found_around_its_options(place):
+    words = ["runs/first", "ICBHI"]
+    words[place:place] = ["--split", "leak_free"]
+    parsed = build_parser().parse_args(["evaluate", *words])
+    assert (parsed.checkpoints, parsed.data, parsed.split) == (["runs/first"], "ICBHI", "leak_free")
+
+
+def test_the_last_of_several_paths_of_evaluate_is_the_data():
+    parsed = build_parser().parse_args(["evaluate", "one", "two", "three", "ICBHI", "--output", "seeds"])
+    assert (parsed.checkpoints, parsed.data) == (["one", "two", "three"], "ICBHI")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--compare", "a", "b", "runs/first"], "CHECKPOINT does not go with --compare"),
+        (["--compare", "a", "b", "--split", "official"], "--split does not go with --compare"),
+        (["--compare", "a", "b", "--predictions", "c"], "--predictions does not go with --compare"),
+        (["--predictions", "c", "--part", "train"], "--part does not go with --predictions"),
+        (["--predictions", "c", "--batch-size", "3"], "--batch-size does not go with --predictions"),
+        (["runs/first", "ICBHI", "--predictions", "c"], "CHECKPOINT does not go with --predictions"),
+    ],
+)
+def test_options_of_evaluate_that_do_not_go_together_are_named(run, arguments, said):
+    outcome = run("evaluate", *arguments)
+    assert outcome.exit_code == 2
+    assert len(outcome.errors) == 1
+    assert said in outcome.errors[0]

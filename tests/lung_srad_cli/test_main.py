@@ -139,6 +139,25 @@ def test_evaluate_prints_the_measures_and_writes_the_report(run, checkpoint, tmp
     assert (tmp_path / "report" / "evaluation.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "function", "given"),
+    [
+        (["a", "b", "data", "--part", "train"], "evaluate", ((["a", "b"], "data"), {"output": None, "part": "train"})),
+        (["--predictions", "report"], "recompute", (("report",), {"output": None})),
+        (["--compare", "a", "b", "--output", "c"], "compare", (("a", "b"), {"output": "c"})),
+    ],
+)
+def test_evaluate_has_three_ways(monkeypatch, run, arguments, function, given):
+    import training.evaluate_command
+
+    calls = []
+    monkeypatch.setattr(
+        training.evaluate_command, function, lambda *values, **options: calls.append((values, options)) or 0
+    )
+    assert run("evaluate", *arguments).exit_code == 0
+    assert calls == [given]
+
+
 def test_train_passes_on_configuration_and_overrides(monkeypatch, run):
     import training.run_training
 

@@ -1,0 +1,116 @@
+"""Several checkpoints in one table, such as runs that differ in their seed: mean and sample standard deviation."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.evaluation import RATE_TITLES
+from training.report.comparison import joined_notes
+from training.report.discrimination import MEASURES, TARGETS
+from training.report.markdown import MEASURE_TITLES, RESEARCH_USE, epoch_kept
+from training.report.text import UNDEFINED, markdown_notes, markdown_table, percent
+
+AREA_TITLES = {
+    f"{measure}_{target}": f"{MEASURE_TITLES[measure]}, {target}" for target in TARGETS for measure in MEASURES
+}
+CALIBRATION_TITLES = {
+    "ece": "ECE",
+    "brier": "Brier score",
+    "ece_after": "ECE, calibrated",
+    "brier_after": "Brier score, calibrated",
+}
+TITLES = RATE_TITLES | AREA_TITLES | CALIBRATION_TITLES
+
+
+def report_names(checkpoints: Sequence[str]) -> list[str]:
+    """A name for each checkpoint, that of its folder; the second one of a name gets `_2`, and so on."""
+    names: list[str] = []
+    for checkpoint in checkpoints:
+        base = Path(checkpoint).expanduser().resolve().name
+        number, name = 1, base
+        while name in names:
+            number += 1
+            name = f"{base}_{number}"
+        names.append(name)
+    return names
+
+
+def summarize_seeds(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several reports, and their mean and sample standard deviation (n - 1).
+
+    Args:
+        names (sequence of `str`): of the checkpoints, all different.
+        reports (sequence of `dict`): from `build_report`, on the same part of the same data; two or more.
+
+    Returns:
+        `dict`: `part`, `split`, `cycles`, `data_notes`, `checkpoints` (figures by name, `None` where undefined), and
+        by figure `mean` and `std`, `None` where any checkpoint has none.
+    """
+    figures = {name: _figures(report) for name, report in zip(names, reports, strict=True)}
+    mean: dict[str, float | None] = {}
+    std: dict[str, float | None] = {}
+    for measure in TITLES:
+        values = [of_one[measure] for of_one in figures.values()]
+        defined = [value for value in values if value is not None]
+        complete = len(defined) == len(values)
+        mean[measure] = statistics.mean(defined) if complete else None
+        std[measure] = statistics.stdev(defined) if complete else None
+    return {
+        "part": reports[0]["part"],
+        "split": reports[0]["split"],
+        "cycles": reports[0]["cycles"],
+        "data_notes": joined_notes(list(names), [report["data_notes"] for report in reports]),
+        "selection": {name: report["selection"] for name, report in zip(names, reports, strict=True)},
+        "checkpoints": figures,
+        "mean": mean,
+        "std": std,
+    }
+
+
+def markdown_seeds(summary: dict[str, Any]) -> str:
+    """The table of several checkpoints as Markdown, everything times 100."""
+    count = len(summary["checkpoints"])
+    lines = [f"# {count} checkpoints, {summary['part']} part of the split {summary['split']}", ""]
+    lines.append(f"- {summary['cycles']} cycles")
+    lines += [f"- {kept}" for kept in sorted({epoch_kept(one) for one in summary["selection"].values()})]
+    lines += markdown_notes(summary["data_notes"])
+    for titles in (RATE_TITLES, AREA_TITLES, CALIBRATION_TITLES):
+        rows = [
+            [name, *(percent(figures[measure]) for measure in titles)]
+            for name, figures in summary["checkpoints"].items()
+        ]
+        rows.append(["mean ± std", *(_mean_and_std(summary, measure) for measure in titles)])
+        lines += ["", *markdown_table(["checkpoint, %", *titles.values()], rows)]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"std: sample standard deviation over the {count} checkpoints (divided by n - 1 = {count - 1}). It is the "
+            "spread of training, not the uncertainty from the choice of patients, which the reports of the single "
+            f"checkpoints have. {UNDEFINED}: a class is missing, or a checkpoint is not calibrated.",
+            "",
+            RESEARCH_USE,
+            "",
+        ]
+    )
+
+
+def _figures(report: dict[str, Any]) -> dict[str, float | None]:
+    areas = {
+        f"{measure}_{target}": report["discrimination"][target][measure] for target in TARGETS for measure in MEASURES
+    }
+    before, after = report["calibration"]["before"], report["calibration"]["after"] or {}
+    calibration = {
+        "ece": before["ece"],
+        "brier": before["brier"],
+        "ece_after": after.get("ece"),
+        "brier_after": after.get("brier"),
+    }
+    return {name: report[name] for name in RATE_TITLES} | areas | calibration
+
+
+def _mean_and_std(summary: dict[str, Any], measure: str) -> str:
+    if summary["mean"][measure] is None:
+        return UNDEFINED
+    return f"{percent(summary['mean'][measure])} ± {percent(summary['std'][measure])}"

@@ -1,0 +1,65 @@
+"""What the `training_summary.json` of a checkpoint says that an evaluation must know: split, selection, validation."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+
+TRAINING_SUMMARY = "training_summary.json"
+SELECTIONS_BEFORE = {"best validation score": "validation", "last epoch": "last"}
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How the run that made a checkpoint used its data.
+
+    Args:
+        split (`str`): `official`, `leak_free` or `fold0` to `fold4`.
+        selection (`str`, *optional*): part that chose the epoch, `validation` or `test`, or `last`; `None` where the
+            summary does not say.
+        validation_patients (`tuple[str, ...]`): training patients that were kept for validation; possibly none.
+        validation_source (`str`, *optional*): data set that they are from, `icbhi` or `simulated`.
+        validation_cycles (`int`, *optional*): number of their cycles.
+    """
+
+    split: str
+    selection: str | None
+    validation_patients: tuple[str, ...]
+    validation_source: str | None
+    validation_cycles: int | None
+
+
+def read_training_record(checkpoint: str | os.PathLike) -> TrainingRecord | None:
+    """The record of a checkpoint in a folder, or of one on the Hub that was loaded before; `None` without a summary.
+
+    Raises:
+        ValueError: naming the file, where it is not a training summary.
+    """
+    file = _summary_file(checkpoint)
+    if file is None:
+        return None
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        selection = summary.get("selection")
+        counted: dict[str, dict[str, int]] = summary.get("cycles", {}).get("validation", {})
+        source = next(iter(counted), None)
+        return TrainingRecord(
+            split=summary["configuration"]["data"]["split"],
+            selection=SELECTIONS_BEFORE.get(selection, selection),
+            validation_patients=tuple(map(str, summary.get("validation_patients") or ())),
+            validation_source=source,
+            validation_cycles=None if source is None else counted[source]["cycles"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: is not a training summary ({error}); take the file out of the folder") from error
+
+
+def _summary_file(checkpoint: str | os.PathLike) -> Path | None:
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        file = folder / TRAINING_SUMMARY
+        return file if file.is_file() else None
+    cached = huggingface_hub.try_to_load_from_cache(str(checkpoint), TRAINING_SUMMARY)
+    return Path(cached) if isinstance(cached, str) else None
