@@ -112,13 +112,14 @@ def _evaluate_several(
     # A mistake in the last name should not come to light after hours of the others.
     for checkpoint in checkpoints[1:]:
         load_classifier(checkpoint)
-    names, reports = report_names(checkpoints), []
+    names, reports, predictions = report_names(checkpoints), [], []
     for name, checkpoint in zip(names, checkpoints, strict=True):
         report, cycles = evaluate_checkpoint(checkpoint, data, split, part, batch_size)
         reports.append(report)
+        predictions.append(cycles)
         if output is not None:
             write_report(Path(output) / name, report, cycles)
-    summary = summarize_seeds(names, reports)
+    summary = summarize_seeds(names, reports, predictions)
     if output is not None:
         folder = make_output_folder(output)
         write_json(folder / SEEDS_JSON, summary)

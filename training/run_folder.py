@@ -11,7 +11,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from training.arguments import LungSradTrainingArguments, RunArguments
 from training.configuration import ConfigurationError
 
-SUMMARY = "training_summary.json"
 CONFIGURATION = "training_configuration.json"
 # How a run is logged, loaded and shared may change between its parts.
 OPERATIONAL = ("output_dir", "run_name", "dataloader", "log", "report_to", "disable_tqdm", "hub", "push")
@@ -49,14 +48,6 @@ def training_settings(training_arguments: LungSradTrainingArguments) -> dict[str
     return {key: value for key, value in settings.items() if not key.startswith(OPERATIONAL)}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a file that is either complete or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def _is_complete(checkpoint: Path) -> bool:
     """The state is the last file that the Trainer writes: where it is missing or cut short, so is the checkpoint."""
     try:
@@ -69,7 +60,8 @@ def _is_complete(checkpoint: Path) -> bool:
 def _check_output_dir(output_dir: Path, shaping: dict[str, Any]) -> None:
     if output_dir.exists() and not output_dir.is_dir():
         raise ConfigurationError(f"{output_dir}: output_dir is a file; choose a folder")
-    if not output_dir.exists() or not any(output_dir.iterdir()):
+    # A file being written has a hidden name, which is all that a process killed at its very start leaves.
+    if not output_dir.exists() or all(path.name.startswith(".") for path in output_dir.iterdir()):
         return
     configuration = output_dir / CONFIGURATION
     if not configuration.exists():

@@ -27,10 +27,12 @@ from training.log_mel_dataset import LogMelDataset
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 from training.model_setup import build_feature_extractor, build_model, check_fit
 from training.objective import class_weights_from_labels
-from training.run_folder import CONFIGURATION, SUMMARY, find_last_checkpoint, shaping_settings, write_json
+from training.report.files import write_json
+from training.run_folder import CONFIGURATION, find_last_checkpoint, shaping_settings
 from training.run_summary import describe_outcome, describe_seeds, summarize
 from training.sampling import CycleSampler, sampling_weights
 from training.trainer import LungSradTrainer, TrainingError
+from training.training_record import TRAINING_SUMMARY
 
 
 @dataclass
@@ -73,7 +75,7 @@ def train(config: str, overrides: Sequence[str] = ()) -> int:
     try:
         for overrides_of_seed in expand_seeds(config, overrides):
             arguments, training_arguments = read_configuration(config, overrides_of_seed)
-            summary_file = Path(str(training_arguments.output_dir)) / SUMMARY
+            summary_file = Path(str(training_arguments.output_dir)) / TRAINING_SUMMARY
             last_checkpoint = find_last_checkpoint(arguments, training_arguments)
             summaries.append(summary_file)
             if summary_file.exists():
@@ -128,6 +130,7 @@ def run_training(run: Run) -> dict[str, Any]:
     """
     trainer = build_trainer(run)
     if trainer.is_world_process_zero():
+        run.output_dir.mkdir(parents=True, exist_ok=True)
         write_json(run.output_dir / CONFIGURATION, shaping_settings(run.arguments, run.training_arguments))
     result = trainer.train(resume_from_checkpoint=str(run.last_checkpoint) if run.last_checkpoint else None)
     measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
@@ -140,7 +143,7 @@ def run_training(run: Run) -> dict[str, Any]:
         ) from error
     summary = summarize(run.arguments, run.training_arguments, run.sources, trainer, measured, result.metrics)
     if trainer.is_world_process_zero():
-        write_json(run.output_dir / SUMMARY, summary)
+        write_json(run.output_dir / TRAINING_SUMMARY, summary)
         print(f"{describe_outcome(summary)}; saved to {run.output_dir}")
     return summary
 

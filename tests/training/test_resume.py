@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from training import run_training
 from training.configuration import CONFIGS
-from training.run_folder import SUMMARY
+from training.training_record import TRAINING_SUMMARY as SUMMARY
 
 SMOKE = str(CONFIGS / "smoke.yaml")
 # Everything that draws at random, checkpoints in the middle of epochs, and a best one that is not the last.

@@ -11,10 +11,11 @@ from transformers import ASTForAudioClassification
 from dataset_scripts.simulated import write_simulated
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from training.configuration import CONFIGS
-from training.run_folder import CONFIGURATION, SUMMARY
+from training.run_folder import CONFIGURATION
 from training.run_summary import TEST_SELECTION_NOTE
 from training.run_training import main, train
 from training.trainer import LungSradTrainer
+from training.training_record import TRAINING_SUMMARY as SUMMARY
 
 SMOKE = str(CONFIGS / "smoke.yaml")
 AUGMENTED = ["augmentation.frequency_masks=2", "augmentation.roll=true", "sampling.class_balance=0.5"]

@@ -5,11 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.evaluation import RATE_TITLES
+import numpy as np
+
+from training.evaluation import RATE_TITLES, resampled_counts
+from training.metrics.icbhi_score.icbhi_measure import rates_from_counts
 from training.report.comparison import joined_notes
 from training.report.discrimination import MEASURES, TARGETS
 from training.report.markdown import MEASURE_TITLES, RESEARCH_USE, epoch_kept
-from training.report.text import UNDEFINED, markdown_notes, markdown_table, percent
+from training.report.predictions import CyclePredictions
+from training.report.resampling import DRAWS, draw_patients
+from training.report.text import UNDEFINED, markdown_notes, markdown_table, percent, percent_interval
 
 AREA_TITLES = {
     f"{measure}_{target}": f"{MEASURE_TITLES[measure]}, {target}" for target in TARGETS for measure in MEASURES
@@ -36,17 +41,22 @@ def report_names(checkpoints: Sequence[str]) -> list[str]:
     return names
 
 
-def summarize_seeds(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of several reports, and their mean and sample standard deviation (n - 1).
+def summarize_seeds(
+    names: Sequence[str], reports: Sequence[dict[str, Any]], predictions: Sequence[CyclePredictions]
+) -> dict[str, Any]:
+    """The figures of several reports, their mean and sample standard deviation (n - 1), and intervals of the means.
 
     Args:
         names (sequence of `str`): of the checkpoints, all different.
         reports (sequence of `dict`): from `build_report`, on the same part of the same data; two or more.
+        predictions (sequence of `CyclePredictions`): what the reports were made from, in the same order.
 
     Returns:
         `dict`: `part`, `split`, `cycles`, `data_notes`, `checkpoints` (figures by name, `None` where undefined), and
-        by figure `mean` and `std`, `None` where any checkpoint has none.
+        by figure `mean` and `std`, `None` where any checkpoint has none; `mean_intervals_95` of the five rates, each
+        draw of patients being the same for all checkpoints.
     """
+    part = reports[0]["part"]
     figures = {name: _figures(report) for name, report in zip(names, reports, strict=True)}
     mean: dict[str, float | None] = {}
     std: dict[str, float | None] = {}
@@ -57,7 +67,7 @@ def summarize_seeds(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> 
         mean[measure] = statistics.mean(defined) if complete else None
         std[measure] = statistics.stdev(defined) if complete else None
     return {
-        "part": reports[0]["part"],
+        "part": part,
         "split": reports[0]["split"],
         "cycles": reports[0]["cycles"],
         "data_notes": joined_notes(list(names), [report["data_notes"] for report in reports]),
@@ -65,7 +75,22 @@ def summarize_seeds(names: Sequence[str], reports: Sequence[dict[str, Any]]) -> 
         "checkpoints": figures,
         "mean": mean,
         "std": std,
+        "mean_intervals_95": mean_intervals([cycles.of_part(part) for cycles in predictions]),
     }
+
+
+def mean_intervals(predictions: Sequence[CyclePredictions]) -> dict[str, list[float] | None]:
+    """95 % percentile intervals of the mean over checkpoints of each of the five rates, patients resampled together.
+
+    Args:
+        predictions (sequence of `CyclePredictions`): of each checkpoint on the same cycles.
+
+    Returns:
+        `dict`: `[low, high]` per rate, or `None` where fewer than two patients, or no draw, define it.
+    """
+    draws = draw_patients(predictions[0].patient)
+    rates = [rates_from_counts(resampled_counts(cycles.prediction, cycles.label, draws)) for cycles in predictions]
+    return {name: draws.interval(np.mean([of_one[name] for of_one in rates], axis=0)) for name in RATE_TITLES}
 
 
 def markdown_seeds(summary: dict[str, Any]) -> str:
@@ -81,14 +106,17 @@ def markdown_seeds(summary: dict[str, Any]) -> str:
             for name, figures in summary["checkpoints"].items()
         ]
         rows.append(["mean ± std", *(_mean_and_std(summary, measure) for measure in titles)])
+        if titles is RATE_TITLES:
+            intervals = summary["mean_intervals_95"]
+            rows.append(["95 % interval of the mean", *(percent_interval(intervals[rate]) for rate in titles)])
         lines += ["", *markdown_table(["checkpoint, %", *titles.values()], rows)]
     return "\n".join(
         [
             *lines,
             "",
             f"std: sample standard deviation over the {count} checkpoints (divided by n - 1 = {count - 1}). It is the "
-            "spread of training, not the uncertainty from the choice of patients, which the reports of the single "
-            f"checkpoints have. {UNDEFINED}: a class is missing, or a checkpoint is not calibrated.",
+            f"spread of training; the interval is that of the choice of patients ({DRAWS:,} draws with replacement, "
+            f"the same for all checkpoints). {UNDEFINED}: a class is missing, or a checkpoint is not calibrated.",
             "",
             RESEARCH_USE,
             "",
