@@ -254,8 +254,8 @@ class SetSamplerEpoch(TrainerCallback):
 
 
 class AverageWeights(TrainerCallback):
-    """After every step the trained weights become `beta * old + (1 - beta) * new`, as in Patch-Mix CL's public code
-    (`update_moving_average`). Buffers, such as the running statistics of batch norms, are left as they are."""
+    """After every step the trained weights become `beta * old + (1 - beta) * new`, the `ma_beta` of the recipe of
+    arXiv 2606.11922. Buffers, such as the running statistics of batch norms, are left as they are."""
 
     def __init__(self, beta: float):
         self.beta = beta
@@ -274,7 +274,7 @@ class AverageWeights(TrainerCallback):
 def cosine_per_epoch(step: int, steps_per_epoch: int, epochs: int, min_lr_rate: float) -> float:
     """Factor of the learning rate that is the same for all steps of an epoch.
 
-    Epochs count from 1, as in the public code of the authors: the first is a step below 1, the last is `min_lr_rate`.
+    Epochs count from 1, which the paper leaves open: the first is a step below 1, the last is `min_lr_rate`.
     """
     epoch = min(step // steps_per_epoch + 1, epochs)
     return min_lr_rate + (1 - min_lr_rate) * (1 + math.cos(math.pi * epoch / epochs)) / 2
