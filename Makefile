@@ -9,7 +9,7 @@ DEMO := outputs/demo
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
-	@echo "make test   run the test suite"
+	@echo "make test   run the test suite, on two cores"
 	@echo "make lint   check format, style and types"
 	@echo "make clean  remove .venv and what the demo wrote"
 
@@ -35,7 +35,7 @@ demo: .venv/core
 	@echo "plots: $(DEMO)/plots"
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -45,7 +45,7 @@ lint: .venv/dev
 # Saving a model copies its code; the embedded checkpoint must carry that of the package.
 checkpoint-code:
 	cd modeling_lung_srad && cp configuration_lung_srad.py feature_extraction_lung_srad.py modeling_lung_srad.py \
-		selective_scan.py checkpoints/lung-srad-tiny/
+		selective_scan.py mamba_scan.py triton_scan.py checkpoints/lung-srad-tiny/
 
 clean:
 	rm -rf .venv outputs

@@ -63,7 +63,10 @@ def scan_folder(data_dir: str | os.PathLike, archive: str | os.PathLike | None =
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
-        raise DataFolderError(f"{data_dir}: no such folder; check the path, or pass download=True to fetch ICBHI 2017")
+        raise DataFolderError(
+            f"{data_dir}: no such folder; check the path, or pass download=True to fetch ICBHI 2017 (on the command "
+            "line: lung-srad prepare icbhi FOLDER PREPARED --download)"
+        )
     for folder in _folders(data_dir):
         audio: dict[str, Path] = {}
         annotations: dict[str, Path] = {}

@@ -174,7 +174,9 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "config", type=_path, metavar="CONFIG.yaml", help="the configuration; training/configs has examples"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings that replace those of the file"
+    )
 
 
 def _add_evaluate(commands: Any) -> None:

@@ -3,12 +3,13 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import huggingface_hub
 import torch
 from huggingface_hub.errors import GatedRepoError, HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .configuration_lung_srad import CLASS_NAMES
@@ -28,6 +29,7 @@ LOADING_ERRORS = (
     SafetensorError,
     StrictDataclassError,
 )
+Classifier = TypeVar("Classifier", bound=PreTrainedModel)
 
 
 class CheckpointError(ValueError):
@@ -54,8 +56,30 @@ def load_checkpoint(
     """
     folder = _checkpoint_folder(checkpoint)
     _check_files(folder, checkpoint)
+    return load_from_folder(LungSradForAudioClassification, folder, checkpoint)
+
+
+def load_from_folder(
+    model_class: type[Classifier], folder: Path, checkpoint: str | os.PathLike
+) -> tuple[Classifier, LungSradFeatureExtractor]:
+    """
+    Loads a classifier of any class of transformers, with a Lung-SRAD feature extractor, and checks that they are whole
+    and fit each other: the weights, the four classes and the mel bins.
+
+    Args:
+        model_class (`type`): what the weights are of, such as [`LungSradForAudioClassification`].
+        folder (`Path`): with `config.json`, safetensors and `preprocessor_config.json`.
+        checkpoint (`str` or `os.PathLike`): what messages call it.
+
+    Returns:
+        `tuple[PreTrainedModel, LungSradFeatureExtractor]`: the model in float32 and in evaluation mode.
+
+    Raises:
+        CheckpointError: where anything cannot be read or does not fit.
+    """
     try:
-        model, feature_extractor, report = _load(folder)
+        model, report = _read_weights(model_class, folder)
+        feature_extractor = LungSradFeatureExtractor.from_pretrained(folder)
     except LOADING_ERRORS as error:
         problem = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{checkpoint}: cannot be loaded ({problem}); save or download it again") from error
@@ -78,13 +102,14 @@ def load_checkpoint(
     return model.eval(), feature_extractor
 
 
-def _load(folder: Path) -> tuple[LungSradForAudioClassification, LungSradFeatureExtractor, dict[str, Any]]:
+def _read_weights(model_class: type[Classifier], folder: Path) -> tuple[Classifier, dict[str, Any]]:
+    """The model, and the names of the weights that do not fit it."""
     progress_was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    # What does not fit is told in one line by `load_checkpoint`, not in a table.
+    # What does not fit is told in one line by `load_from_folder`, not in a table.
     logging.set_verbosity_error()
     try:
-        loaded: Any = LungSradForAudioClassification.from_pretrained(
+        loaded: Any = model_class.from_pretrained(
             folder,
             use_safetensors=True,
             dtype=torch.float32,
@@ -95,8 +120,7 @@ def _load(folder: Path) -> tuple[LungSradForAudioClassification, LungSradFeature
         logging.set_verbosity(verbosity)
         if progress_was_enabled:
             logging.enable_progress_bar()
-    model, report = loaded
-    return model, LungSradFeatureExtractor.from_pretrained(folder), report
+    return loaded
 
 
 def _checkpoint_folder(checkpoint: str | os.PathLike) -> Path:

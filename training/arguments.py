@@ -4,13 +4,16 @@ Trainer."""
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.utils.logging import log_levels
 
+from dataset_scripts.icbhi_splits import SPLITS
 from training.metrics.icbhi_score.icbhi_measure import RATES
 
 ARCHITECTURES = ("lung_srad", "ast")
@@ -20,6 +23,23 @@ PROJECTORS = ("trained", "frozen")
 NEGATIVES = ("all", "diff_label")
 SELECTIONS = ("validation", "last", "test")
 MIN_LR_RATE = 0.001
+LARGEST_SEED = 2**32 - 1
+LARGEST_CLASS_BALANCE = 10
+# What this trainer does by itself, differently or not at all; said rather than ignored.
+NOT_FOLLOWED = {
+    "batch_eval_metrics": "the rates are of all cycles at once; leave it out",
+    "dataloader_drop_last": "would leave out cycles to be scored; an epoch is whole batches anyway",
+    "eval_do_concat_batches": "the rates are of all cycles at once; leave it out",
+    "greater_is_better": "follows from metric_for_best_model; leave it out",
+    "include_for_metrics": "the rates follow from the predictions alone; leave it out",
+    "label_names": "the labels are always `labels`; leave it out",
+    "neftune_noise_alpha": "is for embeddings of words; see the section augmentation",
+    "prediction_loss_only": "would leave out the rates; leave it out, or set eval_strategy to no",
+    "push_to_hub": "is not done by a run; upload its folder when it is done, by `hf upload`",
+    "resume_from_checkpoint": "the same command goes on by itself from the last checkpoint in output_dir",
+    "train_sampling_strategy": "see the section sampling",
+    "use_liger_kernel": "has no kernels for this network; leave it out",
+}
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -30,6 +50,12 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"{name}: {value!r} is not one of {', '.join(choices)}; the nearest is {nearest}")
 
 
+def _check_paths(section: Any, name: str, keys: Iterable[str]) -> None:
+    for key in keys:
+        if getattr(section, key) == "":
+            raise ValueError(f"{name}.{key}: the path is empty; name one, or write null for none")
+
+
 @dataclass
 class DataArguments:
     """Which labelled cycles to learn from.
@@ -37,7 +63,7 @@ class DataArguments:
     Args:
         icbhi (`str`, *optional*): folder or zip of ICBHI 2017, as published.
         sprsound (`str`, *optional*): folder of SPRSound (BioCAS 2022). Its events are training data only.
-        simulated (`int`, *optional*, defaults to 0): number of simulated recordings. They take the place of ICBHI for
+        simulated (`int`, *optional*, defaults to 0): number of simulated patients. They take the place of ICBHI for
             validation when `icbhi` is not given.
         split (`str`, *optional*, defaults to `"official"`): `official`, `leak_free` or `fold0` to `fold4`.
         validation (`float`, *optional*, defaults to 0.2): share of the training patients kept for validation; 0 for
@@ -55,6 +81,12 @@ class DataArguments:
     validation: float = 0.2
     validation_seed: int = 0
     feature_cache: str | None = None
+
+    def __post_init__(self):
+        check_choice("data.split", self.split, SPLITS)
+        _check_paths(self, "data", ("icbhi", "sprsound", "feature_cache"))
+        if self.simulated < 0 or self.simulated == 1:
+            raise ValueError(f"data.simulated: {self.simulated} patients: use 2 or more, or 0 for none")
 
 
 @dataclass
@@ -81,6 +113,7 @@ class ModelArguments:
 
     def __post_init__(self):
         check_choice("model.architecture", self.architecture, ARCHITECTURES)
+        _check_paths(self, "model", ("checkpoint",))
 
 
 @dataclass
@@ -123,9 +156,14 @@ class ObjectiveArguments:
         for name in ("temperature", "alpha"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"objective.{name}: {getattr(self, name)} should be above 0")
-        for name in ("time_weight", "mel_weight", "patch_weight", "class_balance"):
+        for name in ("time_weight", "mel_weight", "patch_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"objective.{name}: {getattr(self, name)} should be 0 or more")
+        if not 0 <= self.class_balance <= LARGEST_CLASS_BALANCE:
+            raise ValueError(
+                f"objective.class_balance: {self.class_balance} should be 0 to {LARGEST_CLASS_BALANCE}; 1 makes the "
+                "classes equal"
+            )
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -220,7 +258,8 @@ class LungSradTrainingArguments(TrainingArguments):
             ma_beta) * new`; 0.5 in the paper.
 
     Raises:
-        ValueError: naming the key, for a value that the Trainer would stumble over later or not train with at all.
+        ValueError: naming the key, for a value that the Trainer would stumble over later, ignore, or not train with at
+            all.
     """
 
     lr_scheduler_type: SchedulerType | str = SchedulerType.COSINE_WITH_MIN_LR
@@ -238,6 +277,9 @@ class LungSradTrainingArguments(TrainingArguments):
     ma_beta: float = 0.0
 
     def __post_init__(self):
+        for item in fields(self):
+            if item.name in NOT_FOLLOWED and getattr(self, item.name) not in (item.default, []):
+                raise ValueError(f"{item.name}: {NOT_FOLLOWED[item.name]}")
         check_choice("selection", self.selection, SELECTIONS)
         self.load_best_model_at_end = self.selection != "last"
         self.metric_for_best_model = self.metric_for_best_model or "score"
@@ -252,27 +294,65 @@ class LungSradTrainingArguments(TrainingArguments):
         for name in ("learning_rate", *batches):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)} should be above 0")
-        for name in ("seed", "weight_decay"):
+        for name in ("weight_decay", "max_grad_norm", "adam_epsilon", "dataloader_num_workers"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)} should be 0 or more")
-        if self.dataloader_drop_last:
-            raise ValueError(
-                "dataloader_drop_last: would leave out cycles to be scored; leave it out, since an epoch is whole "
-                "batches anyway"
-            )
-        if not 0 <= self.ma_beta < 1:
-            raise ValueError(f"ma_beta: {self.ma_beta} should be at least 0 and below 1")
+        for name in ("seed", "data_seed"):
+            if not 0 <= (getattr(self, name) or 0) <= LARGEST_SEED:
+                raise ValueError(f"{name}: {getattr(self, name)} should be 0 to {LARGEST_SEED}")
+        for name in ("ma_beta", "adam_beta1", "adam_beta2", "label_smoothing_factor"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} should be at least 0 and below 1")
         if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
             raise ValueError(f"num_train_epochs: {self.num_train_epochs} should be above 0")
+        for name in ("log_level", "log_level_replica"):
+            check_choice(name, getattr(self, name), ("passive", *log_levels))
+        self._check_reporting()
+        self._check_selection()
+        self._check_schedule()
+
+    def _check_reporting(self) -> None:
+        wanted = [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
+        usable = ("none", "all", *get_available_reporting_integrations())
+        for name in wanted:
+            if name not in usable:
+                raise ValueError(
+                    f"report_to: {name!r} is not installed, or not known; install it, or use {' or '.join(usable)}"
+                )
+
+    def _check_selection(self) -> None:
         metrics = ("loss", *RATES)
         if self.metric_for_best_model not in metrics:
             raise ValueError(
                 f"metric_for_best_model: {self.metric_for_best_model!r} is not one of {', '.join(metrics)}"
             )
-        if self.load_best_model_at_end and "no" in (self.eval_strategy, self.save_strategy):
+        if not self.load_best_model_at_end:
+            return
+        if "no" in (self.eval_strategy, self.save_strategy):
             raise ValueError(
                 f"selection: {self.selection!r} needs eval_strategy and save_strategy; set both to epoch, or "
                 "selection to last"
             )
-        if self.lr_per_epoch and (self.lr_scheduler_type != SchedulerType.COSINE_WITH_MIN_LR or self.warmup_steps):
+        if self.save_strategy not in (self.eval_strategy, SaveStrategy.BEST):
+            save, evaluate = SaveStrategy(self.save_strategy).value, IntervalStrategy(self.eval_strategy).value
+            raise ValueError(
+                f"save_strategy: {save!r} is not eval_strategy, {evaluate!r}, and selection {self.selection!r} keeps "
+                "what was scored; set both to the same, or selection to last"
+            )
+        for name in ("eval_steps", "save_steps"):
+            if self.eval_strategy == IntervalStrategy.STEPS and not (getattr(self, name) or 0) > 0:
+                raise ValueError(f"{name}: {getattr(self, name)} should be above 0 where the strategy is steps")
+        of_epochs = self.max_steps <= 0 and self.eval_strategy == IntervalStrategy.EPOCH
+        if of_epochs and (self.eval_delay or 0) >= self.num_train_epochs:
+            raise ValueError(f"eval_delay: {self.eval_delay} leaves no epoch to choose from; make it smaller")
+
+    def _check_schedule(self) -> None:
+        is_cosine = self.lr_scheduler_type == SchedulerType.COSINE_WITH_MIN_LR
+        if self.lr_per_epoch and (not is_cosine or self.warmup_steps):
             raise ValueError("lr_per_epoch: goes with lr_scheduler_type cosine_with_min_lr and warmup_steps 0 only")
+        if is_cosine and isinstance(self.lr_scheduler_kwargs, dict):
+            if self.lr_per_epoch and self.lr_scheduler_kwargs.keys() != {"min_lr_rate"}:
+                raise ValueError("lr_scheduler_kwargs: has the key min_lr_rate, and no other, with lr_per_epoch")
+            rate = self.lr_scheduler_kwargs.get("min_lr_rate", MIN_LR_RATE)
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+                raise ValueError(f"lr_scheduler_kwargs.min_lr_rate: {rate!r} should be a number from 0 to 1")

@@ -22,8 +22,22 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 SECTIONS: dict[str, Any] = {section.name: section.type for section in dataclasses.fields(RunArguments)}
 
 
+MOST_SEEDS = 1000
+
+
 class ConfigurationError(ValueError):
     """A configuration that cannot be used; the message names the file, the key and the remedy."""
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """`yaml.SafeLoader`, which takes the last of two values of a key, with an error there instead."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key} is there twice, from line {node.start_mark.line + 1} on; keep one")
+        return super().construct_mapping(node, deep)
 
 
 def read_configuration(
@@ -44,8 +58,11 @@ def read_configuration(
     values = _read_yaml(Path(path), ())
     for override in overrides:
         key, separator, text = override.partition("=")
-        if not separator or not key:
+        if not separator or not all(key.split(".")):
             raise ConfigurationError(f"{override!r}: an override is key=value, such as seed=1 or data.icbhi=FOLDER")
+        # YAML reads no text as null, which an unset shell variable hardly means.
+        if not text.strip():
+            raise ConfigurationError(f"{override!r}: has no value; give one, or {key}=null to empty the key")
         _set(values, key.split("."), _parse_yaml(text, f"override {override!r}"), override)
     sections = {name: _fill(section, values.pop(name, None), f"{name}.", path) for name, section in SECTIONS.items()}
     training = _checked(LungSradTrainingArguments, values, "", path)
@@ -69,6 +86,8 @@ def expand_seeds(config: str | Path, overrides: Sequence[str]) -> list[list[str]
     first, _, last = texts["seed"].partition("..")
     if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise ConfigurationError(f"seed={texts['seed']}: should be a range of whole numbers such as seed=1..5")
+    if int(last) - int(first) >= MOST_SEEDS:
+        raise ConfigurationError(f"seed={texts['seed']}: is more than {MOST_SEEDS} runs; give a shorter range")
     others = [override for override in overrides if not override.startswith("seed=")]
     output_dir = read_configuration(config, others)[1].output_dir
     return [
@@ -83,9 +102,10 @@ def _read_yaml(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
         known = {config.stem: config for config in CONFIGS.rglob("*.yaml")}
         nearest = known[difflib.get_close_matches(path.stem, known, n=1, cutoff=0.0)[0]]
+        asked_by = f" (extends of {extended_by[-1]})" if extended_by else ""
         raise ConfigurationError(
-            f"{path}: no such configuration file; of those that come with the project in {CONFIGS}, the nearest is "
-            f"{nearest.relative_to(CONFIGS)}"
+            f"{path}: no such configuration file{asked_by}; of those that come with the project in {CONFIGS}, "
+            f"the nearest is {nearest.relative_to(CONFIGS)}"
         )
     values = _parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(values, dict):
@@ -93,12 +113,14 @@ def _read_yaml(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
-    return _merge(_read_yaml(path.parent / str(base), (*extended_by, path)), values)
+    if not isinstance(base, str) or not base:
+        raise ConfigurationError(f"{path}: extends: {base!r} should be the path of one configuration, relative to it")
+    return _merge(_read_yaml(path.parent / base, (*extended_by, path)), values)
 
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{where}: is not valid YAML: {' '.join(str(error).split())}") from error
 
@@ -129,8 +151,8 @@ def _fill(section: type, values: Any, prefix: str, path: str | Path) -> Any:
 def _made(arguments: type, values: Mapping[str, Any], path: str | Path) -> Any:
     try:
         return arguments(**values)
-    except (ValueError, ImportError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+    except (ValueError, ImportError, OSError, TypeError) as error:
+        raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def _checked(arguments: type, values: Mapping[str, Any], prefix: str, path: str | Path) -> dict[str, Any]:

@@ -90,8 +90,9 @@ def predict(
     """Probabilities `(cycles, 4)` in the order of `CLASS_NAMES`, on the model's device, with a progress bar."""
     labels = source.table["label"]
     cycles = LogMelDataset(compute_log_mel([source], feature_extractor), labels, feature_extractor)
-    label2id = model.config.label2id or {}
-    columns = [int(label2id[name]) for name in CLASS_NAMES]
+    # `id2label` is what loading checks; `label2id` of an edited config.json may not fit it.
+    positions = {name: int(position) for position, name in (model.config.id2label or {}).items()}
+    columns = [positions[name] for name in CLASS_NAMES]
     model.eval()
     batches = []
     with torch.inference_mode():

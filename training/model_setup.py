@@ -115,5 +115,5 @@ def _from_checkpoint(checkpoint: str, config: dict[str, Any]) -> LungSradForAudi
 def _check_keys(section: str, values: dict[str, Any], known: set[str]) -> None:
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
             raise ConfigurationError(f"there is no key {section}.{key}; the nearest valid one is {section}.{nearest}")

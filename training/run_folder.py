@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def find_last_checkpoint(arguments: RunArguments, training_arguments: LungSradTr
     if training_arguments.process_index == 0:
         _check_output_dir(output_dir, shaping_settings(arguments, training_arguments))
     complete = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _is_complete(path)]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(complete, key=_step, default=None)
 
 
 def shaping_settings(arguments: RunArguments, training_arguments: LungSradTrainingArguments) -> dict[str, Any]:
@@ -48,18 +49,42 @@ def training_settings(training_arguments: LungSradTrainingArguments) -> dict[str
     return {key: value for key, value in settings.items() if not key.startswith(OPERATIONAL)}
 
 
+def read_json(file: Path, content: str) -> dict[str, Any]:
+    """A JSON object that a run wrote.
+
+    Raises:
+        ConfigurationError: naming the file, where it is damaged.
+    """
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(read, dict):
+            raise TypeError("no JSON object")
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"{file}: does not hold the {content} of a run ({error}); put it back, or choose another output_dir"
+        ) from error
+    return read
+
+
 def _is_complete(checkpoint: Path) -> bool:
     """The state is the last file that the Trainer writes: where it is missing or cut short, so is the checkpoint."""
     try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        return state["global_step"] == _step(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return True
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _check_output_dir(output_dir: Path, shaping: dict[str, Any]) -> None:
-    if output_dir.exists() and not output_dir.is_dir():
+    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if existing == output_dir and not output_dir.is_dir():
         raise ConfigurationError(f"{output_dir}: output_dir is a file; choose a folder")
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigurationError(f"{output_dir}: {existing} is no writable folder; choose another output_dir")
     # A file being written has a hidden name, which is all that a process killed at its very start leaves.
     if not output_dir.exists() or all(path.name.startswith(".") for path in output_dir.iterdir()):
         return
@@ -69,7 +94,7 @@ def _check_output_dir(output_dir: Path, shaping: dict[str, Any]) -> None:
     # A run that stopped before its first checkpoint has nothing to protect.
     if not any(output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")) and not any(output_dir.glob("*.safetensors")):
         return
-    before = json.loads(configuration.read_text(encoding="utf-8"))
+    before = read_json(configuration, "settings")
     now = json.loads(json.dumps(shaping))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:

@@ -28,7 +28,7 @@ from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 from training.model_setup import build_feature_extractor, build_model, check_fit
 from training.objective import class_weights_from_labels
 from training.report.files import write_json
-from training.run_folder import CONFIGURATION, find_last_checkpoint, shaping_settings
+from training.run_folder import CONFIGURATION, find_last_checkpoint, read_json, shaping_settings
 from training.run_summary import describe_outcome, describe_seeds, summarize
 from training.sampling import CycleSampler, sampling_weights
 from training.trainer import LungSradTrainer, TrainingError
@@ -75,10 +75,12 @@ def train(config: str, overrides: Sequence[str] = ()) -> int:
     try:
         for overrides_of_seed in expand_seeds(config, overrides):
             arguments, training_arguments = read_configuration(config, overrides_of_seed)
+            check_processes(training_arguments)
             summary_file = Path(str(training_arguments.output_dir)) / TRAINING_SUMMARY
             last_checkpoint = find_last_checkpoint(arguments, training_arguments)
             summaries.append(summary_file)
             if summary_file.exists():
+                read_json(summary_file, "summary")
                 print(f"{summary_file}: this run is complete; choose another output_dir to train again")
                 continue
             run_training(prepare(arguments, training_arguments, last_checkpoint))
@@ -126,13 +128,19 @@ def run_training(run: Run) -> dict[str, Any]:
         `dict`: the content of `training_summary.json`.
 
     Raises:
-        TrainingError: a loss that is no number, or a disk that cannot be written to; what was saved before is kept.
+        TrainingError: a loss that is no number, a damaged checkpoint, a disk that cannot be written to, or no epoch
+            to select; what was saved before is kept.
     """
     trainer = build_trainer(run)
     if trainer.is_world_process_zero():
         run.output_dir.mkdir(parents=True, exist_ok=True)
         write_json(run.output_dir / CONFIGURATION, shaping_settings(run.arguments, run.training_arguments))
     result = trainer.train(resume_from_checkpoint=str(run.last_checkpoint) if run.last_checkpoint else None)
+    if run.training_arguments.load_best_model_at_end and trainer.state.best_model_checkpoint is None:
+        raise TrainingError(
+            f"{run.output_dir}: no checkpoint was scored, so that selection={run.training_arguments.selection} has "
+            "none to keep; lower eval_delay, eval_steps and save_steps, or use selection=last"
+        )
     measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
     try:
         trainer.save_model()
@@ -189,6 +197,20 @@ def check_launch() -> None:
         raise ConfigurationError(
             "accelerate launch: --num_processes asks for several processes, and it started one, as it does without "
             "GPUs; there, use accelerate launch --multi_gpu --num_processes N ... use_cpu=true"
+        )
+
+
+def check_processes(training_arguments: LungSradTrainingArguments) -> None:
+    """Checks that processes that were started together train together.
+
+    Raises:
+        ConfigurationError: each would train by itself, and all in the same folder, as they do without GPUs.
+    """
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    if training_arguments.world_size != started:
+        raise ConfigurationError(
+            f"{started} processes were started, and each would train by itself, as they do without GPUs; there, add "
+            "use_cpu=true"
         )
 
 

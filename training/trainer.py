@@ -1,8 +1,10 @@
 """The training loop: `transformers.Trainer` with the objective and the recipe of the paper."""
 
 import math
+import pickle
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training.arguments import MIN_LR_RATE, LungSradTrainingArguments, ObjectiveArguments
@@ -107,11 +110,35 @@ class LungSradTrainer(Trainer):
         )
         return self.cycle_sampler
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in `transformers.Trainer`.
+
+        Raises:
+            TrainingError: an optimizer that is not installed, or settings that it refuses.
+        """
+        try:
+            return super().create_optimizer(model)
+        except (ImportError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"optim, optim_args: {self.args.optim} with {self.args.optim_args!r} cannot be used "
+                f"({_one_line(error)}); correct them, or leave both out"
+            ) from error
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """As in `transformers.Trainer`, and with `lr_per_epoch` the schedule of the paper."""
+        """As in `transformers.Trainer`, and with `lr_per_epoch` the schedule of the paper.
+
+        Raises:
+            TrainingError: `lr_scheduler_kwargs` that the schedule does not have.
+        """
         args: Any = self.args
         if not args.lr_per_epoch or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
+            try:
+                return super().create_scheduler(num_training_steps, optimizer)
+            except (TypeError, ValueError) as error:
+                raise TrainingError(
+                    f"lr_scheduler_kwargs: {args.lr_scheduler_kwargs} do not go with lr_scheduler_type "
+                    f"{args.lr_scheduler_type} ({_one_line(error)}); correct them, or leave them out"
+                ) from error
         epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else None
         steps_per_epoch = math.ceil(len(self.cycle_sampler) / self._steps_divisor())
         epochs = epochs or math.ceil(num_training_steps / steps_per_epoch)
@@ -206,7 +233,7 @@ class LungSradTrainer(Trainer):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise TrainingError(
-                f"{folder}: cannot be written ({' '.join(str(error).split())[:200]}); free space on its disk and "
+                f"{folder}: cannot be written ({_one_line(error)}); free space on its disk and "
                 "start the same command again, which goes on from the last complete checkpoint"
             ) from error
 
@@ -226,13 +253,27 @@ class LungSradTrainer(Trainer):
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self._load_weights(Path(resume_from_checkpoint))
+            with _read_from(resume_from_checkpoint):
+                self._load_weights(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
             super()._load_best_model()
         elif self.state.best_model_checkpoint is not None:
-            self._load_weights(Path(self.state.best_model_checkpoint))
+            with _read_from(self.state.best_model_checkpoint):
+                self._load_weights(Path(self.state.best_model_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and not self.is_fsdp_enabled:
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
+                if not Path(checkpoint, name).is_file():
+                    raise _unusable(checkpoint, f"has no {name}")
+        with _read_from(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _read_from(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _load_weights(self, folder: Path) -> None:
         classifier = self.training_model.classifier
@@ -278,6 +319,28 @@ def cosine_per_epoch(step: int, steps_per_epoch: int, epochs: int, min_lr_rate: 
     """
     epoch = min(step // steps_per_epoch + 1, epochs)
     return min_lr_rate + (1 - min_lr_rate) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+@contextmanager
+def _read_from(checkpoint: str | None) -> Iterator[None]:
+    """Turns errors of reading a damaged checkpoint into a [`TrainingError`] that names it and the remedy."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        if checkpoint is None or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise _unusable(checkpoint, f"cannot be read ({_one_line(error)})") from error
+
+
+def _unusable(checkpoint: str, problem: str) -> TrainingError:
+    return TrainingError(
+        f"{checkpoint}: {problem}; remove this folder and start the same command again, which goes on from the "
+        "checkpoint before it, if there is one"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _trained(model: Any) -> list[nn.Parameter]:

@@ -4,6 +4,8 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
+from typing import Any
 
 import huggingface_hub
 
@@ -45,15 +47,29 @@ def read_training_record(checkpoint: str | os.PathLike) -> TrainingRecord | None
         selection = summary.get("selection")
         counted: dict[str, dict[str, int]] = summary.get("cycles", {}).get("validation", {})
         source = next(iter(counted), None)
-        return TrainingRecord(
+        record = TrainingRecord(
             split=summary["configuration"]["data"]["split"],
             selection=SELECTIONS_BEFORE.get(selection, selection),
             validation_patients=tuple(map(str, summary.get("validation_patients") or ())),
             validation_source=source,
             validation_cycles=None if source is None else counted[source]["cycles"],
         )
+        _check_types(record, summary.get("validation_patients"))
+        return record
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file}: is not a training summary ({error}); take the file out of the folder") from error
+
+
+def _check_types(record: TrainingRecord, patients: Any) -> None:
+    wanted: tuple[tuple[str, Any, type | UnionType], ...] = (
+        ("configuration.data.split", record.split, str),
+        ("selection", record.selection, str | None),
+        ("validation_patients", patients, list | None),
+        ("cycles.validation", record.validation_cycles, int | None),
+    )
+    for name, value, kind in wanted:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name}: {value!r}")
 
 
 def _summary_file(checkpoint: str | os.PathLike) -> Path | None:

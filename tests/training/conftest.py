@@ -1,5 +1,11 @@
 """Data that the tests of this folder share: simulated recordings, a checkpoint, and a cache of their own."""
 
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import datasets
 import pytest
 import torch
@@ -68,3 +74,19 @@ def count_slowly(predictions, references):
         "sensitivity_any_abnormal": any_abnormal,
         "score_any_abnormal": (specificity + any_abnormal) / 2,
     }
+
+
+def start_process(function: Callable[..., int], *arguments, errors: Path):
+    """Starts a process that calls a function of a module, exits with what it returns, and writes its standard error to
+    a file. It is forked from one that has imported `training` and done nothing else, which takes seconds only once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.run_training"])
+    process = context.Process(target=_call_and_exit, args=(function, arguments, errors))
+    process.start()
+    return process
+
+
+def _call_and_exit(function, arguments, errors):
+    with open(errors, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    sys.exit(function(*arguments))

@@ -21,24 +21,39 @@ SMOKE = str(CONFIGS / "smoke.yaml")
 AUGMENTED = ["augmentation.frequency_masks=2", "augmentation.roll=true", "sampling.class_balance=0.5"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def overrides(simulated_folder):
-    """Settings that put the smoke configuration on the simulated recordings of the tests."""
+    """Settings that put the smoke configuration on the simulated recordings of the tests, with few frames."""
 
     def for_output(output_dir, *more):
         data = ["data.simulated=0", f"data.icbhi={simulated_folder}", "data.validation=0.4"]
-        return [*data, f"output_dir={output_dir}", "use_cpu=true", *more]
+        return [*data, "model.feature_extractor.num_frames=64", f"output_dir={output_dir}", "use_cpu=true", *more]
 
     return for_output
+
+
+@pytest.fixture(scope="module")
+def complete_run(overrides, tmp_path_factory):
+    """The folder of a run of three epochs; read only."""
+    folder = tmp_path_factory.mktemp("complete") / "run"
+    assert train(SMOKE, overrides(folder, "num_train_epochs=3")) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def augmented_run(overrides, tmp_path_factory):
+    """The folder of a run of two epochs that draws at random all it can; read only."""
+    folder = tmp_path_factory.mktemp("augmented") / "run"
+    assert train(SMOKE, overrides(folder, "num_train_epochs=2", *AUGMENTED)) == 0
+    return folder
 
 
 def summary_of(folder):
     return json.loads(Path(folder, SUMMARY).read_text(encoding="utf-8"))
 
 
-def test_run_leaves_the_best_checkpoint_its_features_and_a_summary(overrides, tmp_path):
-    assert train(SMOKE, overrides(tmp_path, "num_train_epochs=3")) == 0
-    summary = summary_of(tmp_path)
+def test_run_leaves_the_best_checkpoint_its_features_and_a_summary(complete_run):
+    summary = summary_of(complete_run)
     history = [entry["validation"]["score"] for entry in summary["history"]]
     assert len(history) == 3
     assert summary["validation"]["score"] == max(history)
@@ -47,10 +62,10 @@ def test_run_leaves_the_best_checkpoint_its_features_and_a_summary(overrides, tm
     assert (summary["selection"], summary["scored_part"]) == ("validation", "validation")
     assert "Simulated" in summary["notes"][0]
     assert "test" not in summary["cycles"]
-    model = LungSradForAudioClassification.from_pretrained(tmp_path)
+    model = LungSradForAudioClassification.from_pretrained(complete_run)
     assert model.num_parameters() == summary["parameters"]
-    assert LungSradFeatureExtractor.from_pretrained(tmp_path).num_frames == 256
-    assert not list(tmp_path.glob("*.bin"))
+    assert LungSradFeatureExtractor.from_pretrained(complete_run).num_frames == 64
+    assert not list(complete_run.glob("*.bin"))
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others(overrides, tmp_path):
@@ -61,10 +76,8 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(overrides, tmp
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
-def test_interrupted_run_goes_on_to_the_same_weights(overrides, tmp_path, monkeypatch):
+def test_interrupted_run_goes_on_to_the_same_weights(overrides, augmented_run, tmp_path, monkeypatch):
     settings = ("num_train_epochs=2", *AUGMENTED)
-    assert train(SMOKE, overrides(tmp_path / "whole", *settings)) == 0
-
     step = LungSradTrainer.training_step
 
     def interrupted_step(self, *args, **kwargs):
@@ -74,31 +87,28 @@ def test_interrupted_run_goes_on_to_the_same_weights(overrides, tmp_path, monkey
 
     monkeypatch.setattr(LungSradTrainer, "training_step", interrupted_step)
     with pytest.raises(KeyboardInterrupt):
-        train(SMOKE, overrides(tmp_path / "parts", *settings))
-    assert not (tmp_path / "parts" / SUMMARY).exists()
+        train(SMOKE, overrides(tmp_path, *settings))
+    assert not (tmp_path / SUMMARY).exists()
     # A checkpoint that was being written when the process died has no state yet.
-    (tmp_path / "parts" / "checkpoint-999").mkdir()
+    (tmp_path / "checkpoint-999").mkdir()
     monkeypatch.setattr(LungSradTrainer, "training_step", step)
-    assert train(SMOKE, overrides(tmp_path / "parts", *settings)) == 0
+    assert train(SMOKE, overrides(tmp_path, *settings)) == 0
 
-    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    whole, parts = (load_file(folder / "model.safetensors") for folder in (augmented_run, tmp_path))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    assert summary_of(tmp_path / "whole")["history"] == summary_of(tmp_path / "parts")["history"]
+    assert summary_of(augmented_run)["history"] == summary_of(tmp_path)["history"]
 
 
-def test_complete_run_is_left_alone(overrides, tmp_path, capsys):
-    settings = overrides(tmp_path, "num_train_epochs=1")
-    assert train(SMOKE, settings) == 0
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert train(SMOKE, settings) == 0
+def test_complete_run_is_left_alone(overrides, complete_run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in complete_run.rglob("*")}
+    assert train(SMOKE, overrides(complete_run, "num_train_epochs=3")) == 0
     assert "this run is complete" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in complete_run.rglob("*")} == before
 
 
-def test_other_settings_do_not_overwrite_a_run(overrides, tmp_path, capsys):
-    assert train(SMOKE, overrides(tmp_path, "num_train_epochs=1")) == 0
-    capsys.readouterr()
-    assert train(SMOKE, overrides(tmp_path, "num_train_epochs=1", "learning_rate=0.1", "disable_tqdm=false")) == 2
+def test_other_settings_do_not_overwrite_a_run(overrides, complete_run, capsys):
+    settings = ("num_train_epochs=3", "learning_rate=0.1", "disable_tqdm=false")
+    assert train(SMOKE, overrides(complete_run, *settings)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "holds a run with another learning_rate;" in line
 
@@ -142,7 +152,7 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
         (["gradient_accumulation_steps=0"], "gradient_accumulation_steps: 0 should be above 0"),
         (["num_train_epochs=-1"], "num_train_epochs: -1.0 should be above 0"),
         (["weight_decay=-1"], "weight_decay: -1.0 should be 0 or more"),
-        (["seed=-1"], "seed: -1 should be 0 or more"),
+        (["seed=-1"], "seed: -1 should be 0 to 4294967295"),
         (["metric_for_best_model=nosuch"], "'nosuch' is not one of loss, specificity, sensitivity, score,"),
         (["data.validation=0"], "data.validation: 0.0 is not a share of the patients between 0 and 1; 0, for none,"),
         (["selection=tset"], "selection: 'tset' is not one of validation, last, test; the nearest is test"),
@@ -156,7 +166,7 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
         ),
         (
             ["model.architecture=ast", "model.config=null", "objective.mode=2d"],
-            "model.config.max_length: 1024 is not model.feature_extractor.num_frames, 256",
+            "model.config.max_length: 1024 is not model.feature_extractor.num_frames, 64",
         ),
         (["seed=3..1"], "seed=3..1: should be a range of whole numbers such as seed=1..5"),
         (["data.validation_seed=-1"], "data.validation_seed: -1 should be 0 or more"),
@@ -207,12 +217,11 @@ def test_last_epoch_is_kept_where_that_is_asked_for(overrides, tmp_path):
     assert all(torch.equal(kept[name], last[name]) for name in last)
 
 
-def test_recorded_test_part_changes_nothing_and_shows_every_protocol(overrides, tmp_path):
-    assert train(SMOKE, overrides(tmp_path / "plain", "num_train_epochs=3")) == 0
-    assert train(SMOKE, overrides(tmp_path / "recorded", "num_train_epochs=3", "record_test=true")) == 0
-    plain, recorded = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "recorded"))
+def test_recorded_test_part_changes_nothing_and_shows_every_protocol(overrides, complete_run, tmp_path):
+    assert train(SMOKE, overrides(tmp_path, "num_train_epochs=3", "record_test=true")) == 0
+    plain, recorded = (load_file(folder / "model.safetensors") for folder in (complete_run, tmp_path))
     assert all(torch.equal(plain[name], recorded[name]) for name in plain)
-    summary = summary_of(tmp_path / "recorded")
+    summary = summary_of(tmp_path)
     assert summary["selection"] == "validation"
     rows = {row["epoch"]: row for row in summary["history"]}
     protocols = summary["protocols"]
@@ -238,9 +247,10 @@ def test_loss_that_is_no_number_stops_the_run_and_names_the_batch(overrides, tmp
     assert not (tmp_path / SUMMARY).exists()
 
 
-def test_full_disk_keeps_what_is_there_and_the_run_goes_on_later(overrides, tmp_path, capsys, monkeypatch):
-    settings = ("num_train_epochs=3", *AUGMENTED)
-    assert train(SMOKE, overrides(tmp_path / "whole", *settings)) == 0
+def test_full_disk_keeps_what_is_there_and_the_run_goes_on_later(
+    overrides, augmented_run, tmp_path, capsys, monkeypatch
+):
+    settings = ("num_train_epochs=2", *AUGMENTED)
     save = LungSradForAudioClassification.save_pretrained
 
     def save_on_a_full_disk(self, folder, **kwargs):
@@ -251,14 +261,14 @@ def test_full_disk_keeps_what_is_there_and_the_run_goes_on_later(overrides, tmp_
         save(self, folder, **kwargs)
 
     monkeypatch.setattr(LungSradForAudioClassification, "save_pretrained", save_on_a_full_disk)
-    assert train(SMOKE, overrides(tmp_path / "parts", *settings)) == 2
+    assert train(SMOKE, overrides(tmp_path, *settings)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "checkpoint-8: cannot be written (Error while serializing: I/O error: No space left on device" in line
     assert "free space on its disk and start the same command again" in line
-    assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
     monkeypatch.undo()
-    assert train(SMOKE, overrides(tmp_path / "parts", *settings)) == 0
-    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert train(SMOKE, overrides(tmp_path, *settings)) == 0
+    whole, parts = (load_file(folder / "model.safetensors") for folder in (augmented_run, tmp_path))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
@@ -275,7 +285,7 @@ def test_a_class_without_training_cycles_is_named(tmp_path, capsys):
 
 
 def test_audio_spectrogram_transformer_is_trained_the_same_way(overrides, tmp_path):
-    size = "{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32, max_length: 256}"
+    size = "{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32, max_length: 64}"
     settings = ("model.architecture=ast", f"model.config={size}", "objective.mode=2d", "num_train_epochs=1")
     assert train(SMOKE, overrides(tmp_path / "run", *settings)) == 0
     model = ASTForAudioClassification.from_pretrained(tmp_path / "run")

@@ -1,20 +1,17 @@
 import errno
 import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.training.conftest import start_process
 from training import spectrogram_file
 from training.spectrogram_file import FeatureCacheError, SpectrogramFile
 
 SHAPE = (6, 5, 4)
 EXPECTED = torch.arange(120, dtype=torch.float32).reshape(SHAPE) / 8
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -149,27 +146,20 @@ def test_a_folder_that_cannot_be_written_to_serves_what_it_has(file, monkeypatch
         SpectrogramFile(file.path.with_name("other.npy"), SHAPE, {}).read_or_write(never())
 
 
-WRITER = """
-import sys, time
-from pathlib import Path
-import torch
-from tests.training.test_spectrogram_file import EXPECTED, SHAPE
-from training.spectrogram_file import SpectrogramFile
+def write_two_batches(folder, number, wait_for):
+    """What a process of its own does: it leaves files that say how far it is, and waits for another one's."""
 
-folder, number, wait_for = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    def batches():
+        (folder / f"computed-{number}").touch()
+        yield EXPECTED[:4]
+        while not (folder / wait_for).exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        yield EXPECTED[4:]
 
-def batches():
-    (folder / f"computed-{number}").touch()
-    yield EXPECTED[:4]
-    while not (folder / wait_for).exists():
-        time.sleep(0.01)
-    time.sleep(0.3)
-    yield EXPECTED[4:]
-
-(folder / f"started-{number}").touch()
-spectrograms = SpectrogramFile(folder / "cache" / "icbhi-0123.npy", SHAPE, {}).read_or_write(batches())
-sys.exit(0 if torch.equal(spectrograms.float(), EXPECTED) else 3)
-"""
+    (folder / f"started-{number}").touch()
+    spectrograms = SpectrogramFile(folder / "cache" / "icbhi-0123.npy", SHAPE, {}).read_or_write(batches())
+    return 0 if torch.equal(spectrograms.float(), EXPECTED) else 3
 
 
 @pytest.fixture
@@ -178,14 +168,14 @@ def start(tmp_path):
     processes = []
 
     def start_writer(number, wait_for):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(number), wait_for]
-        processes.append(subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True))
+        errors = tmp_path / f"errors-{number}"
+        processes.append(start_process(write_two_batches, tmp_path, number, wait_for, errors=errors))
         return processes[-1]
 
     yield start_writer
     for process in processes:
         process.kill()
-        process.communicate()
+        process.join()
 
 
 def wait_until(condition, seconds=60):
@@ -197,8 +187,10 @@ def wait_until(condition, seconds=60):
 
 def test_of_two_processes_one_computes_and_both_have_the_result(file, tmp_path, start):
     first, second = start(1, "started-2"), start(2, "started-1")
-    told = [process.communicate(timeout=60)[1] for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0), told
+    for process in (first, second):
+        process.join(timeout=60)
+    told = [(tmp_path / f"errors-{number}").read_text() for number in (1, 2)]
+    assert (first.exitcode, second.exitcode) == (0, 0), told
     assert len(list(tmp_path.glob("computed-*"))) == 1
     assert torch.equal(file.read_or_write(never()).float(), EXPECTED)
     assert names(file.path.parent) == ["icbhi-0123.json", "icbhi-0123.npy"]
@@ -212,7 +204,7 @@ def test_a_killed_process_leaves_nothing_that_is_used_or_stays(file, tmp_path, s
     other.read_or_write(EXPECTED.split(4))
     assert partial.exists(), "a living process was robbed of its file"
     process.kill()
-    process.wait()
+    process.join()
     assert names(file.path.parent) == ["icbhi-0123.npy.partial", "other.json", "other.npy"]
     third = SpectrogramFile(file.path.with_name("third.npy"), SHAPE, {})
     third.read_or_write(EXPECTED.split(4))
@@ -224,12 +216,13 @@ def test_a_process_goes_on_where_the_one_it_waited_for_was_killed(file, tmp_path
     first = start(1, "never")
     wait_until(lambda: (tmp_path / "computed-1").exists())
     second = start(2, "started-2")
-    for line in second.stderr:
-        if "another process computes these spectrograms; waiting for it" in line:
-            break
+    errors = tmp_path / "errors-2"
+    wait_until(
+        lambda: errors.exists() and "another process computes these spectrograms; waiting" in errors.read_text()
+    )
     assert not (tmp_path / "computed-2").exists()
     first.kill()
-    _, told = second.communicate(timeout=60)
-    assert second.returncode == 0, told
+    second.join(timeout=60)
+    assert second.exitcode == 0, errors.read_text()
     assert torch.equal(file.read_or_write(never()).float(), EXPECTED)
     assert names(file.path.parent) == ["icbhi-0123.json", "icbhi-0123.npy"]

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
-from modeling_lung_srad import LungSradForAudioClassification
+from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from tests.conftest import tiny_config
 from training.arguments import LungSradTrainingArguments, ObjectiveArguments
 from training.log_mel_dataset import LogMelDataset, compute_log_mel
@@ -169,15 +169,16 @@ def test_gradient_checkpointing_gives_the_same_weights(make_trainer):
 
 
 @pytest.mark.slow
-def test_stock_trainer_fine_tunes_the_model(simulated_sources, feature_extractor, tmp_path):
+def test_stock_trainer_fine_tunes_the_model(simulated_sources, tmp_path):
     training, _ = simulated_sources
+    feature_extractor = LungSradFeatureExtractor(cycle_seconds=4.0, num_frames=64)
     cycles = LogMelDataset(compute_log_mel(training, feature_extractor), training[0].table["label"], feature_extractor)
     torch.manual_seed(0)
     trainer = Trainer(
         model=LungSradForAudioClassification(tiny_config(depths=(1, 1, 1, 1), gaussian_blocks=())),
         args=TrainingArguments(
             output_dir=str(tmp_path),
-            max_steps=60,
+            max_steps=40,
             learning_rate=3e-3,
             lr_scheduler_type="constant",
             per_device_train_batch_size=len(cycles),

@@ -1,4 +1,4 @@
-"""Fine-tunes the embedded checkpoint with the stock `transformers.Trainer` on wav files in a folder for each class.
+"""Fine-tunes the embedded checkpoint with the stock `transformers.Trainer` on recordings in a folder for each class.
 
 python training/examples/finetune_folder.py SOUNDS OUTPUT      with SOUNDS/normal/*.wav, SOUNDS/wheeze/*.wav, ...
 """
@@ -10,22 +10,23 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 from modeling_lung_srad.audio import read_audio
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT  # or any folder or Hub id
+from modeling_lung_srad.recording_files import find_recordings
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 sounds, output = map(Path, sys.argv[1:])
-classes = sorted(path.name for path in sounds.iterdir() if path.is_dir())
-label2id = {name: label for label, name in enumerate(classes)}
+classes = sorted(path.name for path in sounds.glob("[!.]*") if path.is_dir())
+if len(classes) < 2 or output.exists():
+    sys.exit(f"{sounds} should be a folder with two classes or more ({len(classes)} now), {output} not exist yet")
 extractor = AutoFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT)
-model = AutoModelForAudioClassification.from_pretrained(
-    DEFAULT_CHECKPOINT, id2label=dict(enumerate(classes)), label2id=label2id, ignore_mismatched_sizes=True
-)
-
-
-def read(path: Path) -> dict:
-    inputs = extractor(read_audio(path, extractor.sampling_rate), sampling_rate=extractor.sampling_rate)
-    return {"input_values": inputs["input_values"][0], "labels": label2id[path.parent.name]}
-
-
-cycles = [read(path) for path in sorted(sounds.glob("*/*.wav"))]
+try:
+    recordings = [(path, label) for label, name in enumerate(classes) for path in find_recordings(sounds / name)]
+    inputs = [extractor(read_audio(path), sampling_rate=16000)["input_values"][0] for path, _ in recordings]
+except ValueError as error:
+    sys.exit(f"finetune_folder.py: {error}")
+cycles = [{"input_values": one, "labels": label} for one, (_, label) in zip(inputs, recordings, strict=True)]
+names = {"id2label": dict(enumerate(classes)), "label2id": {name: label for label, name in enumerate(classes)}}
+model = AutoModelForAudioClassification.from_pretrained(DEFAULT_CHECKPOINT, **names, ignore_mismatched_sizes=True)
 arguments = TrainingArguments(str(output), num_train_epochs=3, learning_rate=5e-4, report_to="none")
 trainer = Trainer(model=model, args=arguments, train_dataset=cycles, processing_class=extractor)
 trainer.train()

@@ -123,13 +123,24 @@ def _read_about(file: Path) -> dict[str, Any] | None:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         about = {key: report.get(key) for key in ABOUT}
-        if not isinstance(about["data_notes"], list) or not isinstance(about["part"], str):
-            raise TypeError("no data_notes or no part")
+        _check_types(about)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError) as error:
         raise ReportError(f"{file}: is not a report ({error}); evaluate again, or remove the file") from error
     return about
+
+
+def _check_types(about: dict[str, Any]) -> None:
+    for key, value in about.items():
+        if key == "data_notes":
+            fits = isinstance(value, list) and all(isinstance(note, str) for note in value)
+        elif key == "validation_cycles":
+            fits = value is None or isinstance(value, int)
+        else:
+            fits = isinstance(value, str) or (value is None and key not in ("part", "checkpoint"))
+        if not fits:
+            raise TypeError(f"{key}: {value!r:.60}")
 
 
 def _evaluated_part(cycles: CyclePredictions, file: Path) -> str:

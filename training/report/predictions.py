@@ -113,8 +113,8 @@ def read_predictions(path: str | os.PathLike) -> CyclePredictions:
 
     Raises:
         ReportError: naming file, line and field, where it is not such a file: a column is missing, a class or part is
-            unknown, a number is none, probabilities do not add up to 1, or the prediction is not the most probable
-            class.
+            unknown, a number is none, probabilities do not add up to 1, the prediction is not the most probable
+            class, times are not in order, or a cycle is there twice.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -125,11 +125,23 @@ def read_predictions(path: str | os.PathLike) -> CyclePredictions:
                     f"{path}: has no column {', '.join(missing)}; name the predictions.csv of `lung-srad evaluate`, "
                     "or evaluate again"
                 )
-            rows = [_read_row(row, f"{path}: line {reader.line_num}") for row in reader]
+            rows: list[dict[str, Any]] = []
+            lines: dict[tuple[Any, ...], int] = {}
+            for row in reader:
+                rows.append(_read_row(row, f"{path}: line {reader.line_num}"))
+                cycle = tuple(rows[-1][name] for name in ("recording", "start", "end", "part"))
+                if cycle in lines:
+                    raise ReportError(
+                        f"{path}: line {reader.line_num}: is the cycle of line {lines[cycle]} once more; remove one, "
+                        "or evaluate again"
+                    )
+                lines[cycle] = reader.line_num
     except FileNotFoundError:
         raise ReportError(f"{path}: no such file; name a report folder or its predictions.csv") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ReportError(f"{path}: is not a CSV file in UTF-8 ({error}); evaluate again") from error
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
     if not rows:
         raise ReportError(f"{path}: has no cycles; evaluate again")
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -147,7 +159,12 @@ def _read_row(row: dict[str, str | None], where: str) -> dict[str, Any]:
             "evaluate again"
         )
     start, end = (_number(row, column, where) for column in ("start", "end"))
-    texts = {column: row[column] or "unknown" for column in ("recording", *PATIENT_COLUMNS)}
+    if not 0 <= start < end:
+        raise ReportError(f"{where}: end: {end} s is not after start, {start} s, or start is below 0; evaluate again")
+    if not row["recording"]:
+        raise ReportError(f"{where}: recording: is empty; evaluate again")
+    places = {column: row[column] or "unknown" for column in PATIENT_COLUMNS}
+    texts = {"recording": row["recording"], **places}
     part = PARTS[_choice(row, "part", PARTS, where)]
     times = {"start": start, "end": end}
     return {**texts, **times, "label": label, "prediction": prediction, "probabilities": probabilities, "part": part}
