@@ -1,17 +1,18 @@
-"""Selective scan of a state space model, in plain torch, on any device.
+"""Selective scan of a state space model: in plain torch, on any device, or by a kernel on CUDA.
 
 Source: Mamba (arXiv 2312.00752, equation 2 with the discretisation of `selective_scan_fn`), and the four traversals of
-VMamba (arXiv 2401.10166, section 4.2). The recurrence runs through all blocks of a sequence at once: each block is
-first run from zero to its end state, the blocks are chained by these and by their total decays, and each is then run
-again from its true start. That takes about `2 * sqrt(length)` steps where a plain loop takes `length`, and no
-division, so nothing under- or overflows.
+VMamba (arXiv 2401.10166, section 4.2). A sequence is cut into blocks, and the recurrence runs through all blocks at
+once: first from zero to the end state of each block, then, when these and the total decays have been chained, again
+from the true start of each block. There is no division, so nothing under- or overflows.
 
-Layout: tensors called "by step" have shape `(steps, batch, blocks, channels)`, where element `(i, b, j)` is number
-`j * steps + i` of its sequence, so that one step of all blocks is one contiguous piece of memory.
+Layout: tensors called "by step" have shape `(scans, steps, batch, blocks, channels)`, where element `(k, i, b, j)` is
+number `j * steps + i` of sequence `b` of scan `k`, so that one step of all blocks is one piece of memory.
 """
 
+import functools
 import math
-from itertools import pairwise
+import os
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,10 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-SCAN_BACKENDS = ("auto", "torch")
+SCAN_BACKENDS = ("auto", "torch", "triton", "mamba_ssm")
+STEPS = 8
+# Of a float32 tensor, so that a few of that size stay in the cache while the operations of a scan pass over them.
+ELEMENTS_AT_ONCE = 2**20
 
 
 def selective_scan(
@@ -48,13 +52,17 @@ def selective_scan(
         D (`torch.Tensor` of shape `(groups * channels,)`, *optional*): skip weights.
         delta_bias (`torch.Tensor` of shape `(groups * channels,)`, *optional*): added to `delta`.
         delta_softplus (`bool`, *optional*, defaults to `True`): whether softplus makes the step sizes positive.
-        backend (`str`, *optional*, defaults to `"auto"`): `"auto"` or `"torch"`.
+        backend (`str`, *optional*, defaults to `"auto"`):
+            `"torch"`, `"triton"` (CUDA, state size 1) or `"mamba_ssm"` (CUDA, if the package is installed); one that
+            cannot run here falls back to torch and says so once. `"auto"` takes the first of triton, mamba_ssm and
+            torch that can.
 
     Returns:
         `torch.Tensor` of shape `(batch, groups * channels, length)` in the dtype of `u`.
 
     Raises:
         ValueError: if shapes do not fit each other or the back end is unknown; the message names the argument.
+        OverflowError: if the result is too large for the float16 of `u`.
 
     Example:
 
@@ -68,37 +76,44 @@ def selective_scan(
     torch.Size([1, 2, 5])
 
     ```"""
-    check_backend(backend, u.device)
     _check_shapes(u, delta, A, B, C, D, delta_bias)
+    kernels = _choose_kernels(backend, u, delta, A.shape[1])
     if u.numel() == 0:
         return u * delta
+    if kernels is not None:
+        y = kernels[0](u, delta, A, B, C, D, delta_bias, delta_softplus)
+    else:
+        y = _torch_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    result = y.to(u.dtype)
+    if u.dtype == torch.float16 and not torch.compiler.is_compiling() and not result.isfinite().all():
+        raise OverflowError("The result is too large for float16, the dtype of `u`: give `u` in bfloat16 or float32.")
+    return result
+
+
+def _torch_scan(u, delta, A, B, C, D, delta_bias, delta_softplus) -> torch.Tensor:
+    dtype = _dtype_of_scan(u, delta)
     groups, length = B.shape[1], u.shape[2]
-    steps = math.isqrt(length - 1) + 1
+    steps = min(STEPS, length)
 
     def by_step(x: torch.Tensor) -> torch.Tensor:
         # A zero input adds nothing to the state, and the outputs of the padding are cut off.
-        return F.pad(x, (0, -length % steps)).unflatten(-1, (-1, steps)).permute(3, 0, 2, 1).contiguous()
+        x = F.pad(x.to(dtype), (0, -length % steps)).unflatten(-1, (-1, steps))
+        return x.permute(1, 4, 0, 3, 2).contiguous()
 
     if delta_bias is not None:
         delta = delta + delta_bias.unsqueeze(-1)
-    outputs = [
-        _scan_by_step(
-            by_step(u_group),
-            by_step(delta_group),
-            A_group,
-            by_step(B[:, group]),
-            by_step(C[:, group]),
-            delta_softplus,
-            reverse=False,
-        )
-        for group, (u_group, delta_group, A_group) in enumerate(
-            zip(u.chunk(groups, 1), delta.chunk(groups, 1), A.chunk(groups), strict=True)
-        )
-    ]
-    y = torch.cat([y.permute(1, 3, 2, 0).flatten(2)[..., :length] for y in outputs], dim=1)
+    y = _SelectiveScan.apply(
+        by_step(u.unflatten(1, (groups, -1))),
+        by_step(delta.unflatten(1, (groups, -1))),
+        A.to(dtype).unflatten(0, (groups, -1)),
+        by_step(B),
+        by_step(C),
+        delta_softplus,
+    )
+    y = y.permute(2, 0, 4, 3, 1).flatten(3)[..., :length].flatten(1, 2)
     if D is not None:
         y = y + u * D.unsqueeze(-1)
-    return y.to(u.dtype)
+    return y
 
 
 def selective_scan_2d(
@@ -115,6 +130,8 @@ def selective_scan_2d(
     r"""
     Scans a feature map along four directions (row-major, column-major, and both reversed) and sums the results.
 
+    Half precision inputs are computed in float32, float64 inputs in float64.
+
     Args:
         hidden_states (`torch.Tensor` of shape `(batch, height, width, channels)`): the map, read by all directions.
         low_rank_delta (`torch.Tensor` of shape `(4, batch, height, width, rank)`): step sizes before their projection.
@@ -127,154 +144,297 @@ def selective_scan_2d(
         backend (`str`, *optional*, defaults to `"auto"`): as for [`selective_scan`].
 
     Returns:
-        `torch.Tensor` of shape `(batch, height, width, channels)`, at least float32.
+        `torch.Tensor` of shape `(batch, height, width, channels)`, in float32 or float64; from a CUDA kernel, if
+        `hidden_states` is in bfloat16, in bfloat16.
     """
-    check_backend(backend, hidden_states.device)
-    height, width = hidden_states.shape[1:3]
-    steps = _divisor_from(width, min(width, math.sqrt(height * width)))
-
-    def rows_by_step(x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(2, (-1, steps)).permute(3, 0, 1, 2, 4).flatten(2, 3)
-
-    def columns_by_step(x: torch.Tensor) -> torch.Tensor:
-        return x.transpose(0, 1)
-
-    merged = []
-    for first, by_step in enumerate((rows_by_step, columns_by_step)):
-        u = by_step(hidden_states)
-        both = []
-        for direction in (first, first + 2):
-            low_rank = by_step(low_rank_delta[direction]).contiguous()
-            both.append(
-                _scan_by_step(
-                    u,
-                    F.linear(low_rank, delta_weight[direction], delta_bias[direction].to(low_rank.dtype)),
-                    A[direction],
-                    by_step(B[direction]),
-                    by_step(C[direction]),
-                    delta_softplus=True,
-                    reverse=direction >= 2,
-                )
-            )
-        merged.append(both[0] + both[1])
-    rows = merged[0].unflatten(2, (height, -1)).permute(1, 2, 3, 0, 4).flatten(2, 3)
-    return torch.addcmul(rows + merged[1].transpose(0, 1), hidden_states.to(rows.dtype), D.sum(0).to(rows.dtype))
+    kernels = _choose_kernels(backend, hidden_states, low_rank_delta, A.shape[2])
+    if kernels is not None and hidden_states.numel():
+        if hidden_states.dtype == torch.float16:  # A sum over thousands of positions can be too large for it.
+            hidden_states, low_rank_delta, B, C = (x.float() for x in (hidden_states, low_rank_delta, B, C))
+        return kernels[1](hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D)
+    dtype = _dtype_of_scan(hidden_states, low_rank_delta)
+    # The bias is the weight of one more input, which is always 1: that saves an addition to four maps.
+    projected = torch.cat((low_rank_delta, torch.ones_like(B[..., :1]), B, C), dim=-1)
+    delta_weight = torch.cat((delta_weight, delta_bias.unsqueeze(-1)), dim=-1)
+    with torch.autocast(hidden_states.device.type, enabled=False):
+        return _SelectiveScan2d.apply(*(x.to(dtype) for x in (hidden_states, projected, delta_weight, A, D)))
 
 
-def _scan_by_step(u, delta, A, B, C, delta_softplus: bool, reverse: bool) -> torch.Tensor:
-    """One direction without skip: all but `A` by step; `B` and `C` have the state size in place of the channels."""
-    dtype = torch.promote_types(torch.promote_types(u.dtype, delta.dtype), torch.float32)
-    u, delta, A, B, C = (x.to(dtype) for x in (u, delta, A, B, C))
-    return _SelectiveScan.apply(u, delta, A, B, C, delta_softplus, reverse)
+def _dtype_of_scan(u: torch.Tensor, delta: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(u.dtype, delta.dtype), torch.float32)
 
 
 class _SelectiveScan(torch.autograd.Function):
-    """Keeps inputs and states; decays are computed again in the backward pass, which saves their memory."""
+    """Scans of tensors by step. Keeps the inputs and the start of each block; the rest is computed again."""
 
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, delta_softplus, reverse):
-        step = F.softplus(delta) if delta_softplus else delta
-        decay = (step.unsqueeze(-1) * A).exp_()
-        states = (step * u).unsqueeze(-1) * B.unsqueeze(-2)
-        _run_recurrence(decay, states, reverse)
-        ctx.save_for_backward(u, delta, A, B, C, states)
-        ctx.delta_softplus, ctx.reverse = delta_softplus, reverse
-        return _contract_state(states, C)
+    def forward(ctx, u, delta, A, B, C, delta_softplus):
+        y, starts, _ = _scan(u.clone(), delta.clone(), A, B, C, _no_state(u, A), delta_softplus)
+        ctx.save_for_backward(u, delta, A, B, C, starts)
+        ctx.delta_softplus = delta_softplus
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
-        u, delta, A, B, C, states = ctx.saved_tensors
-        step = F.softplus(delta) if ctx.delta_softplus else delta
-        decay = (step.unsqueeze(-1) * A).exp_()
-
-        grad_C = (states * grad_y.unsqueeze(-1)).sum(-2)
-        grad_states = grad_y.unsqueeze(-1) * C.unsqueeze(-2)
-        _run_adjoint(decay, grad_states, ctx.reverse)
-        grad_exponent = _times_previous_state(decay, states, ctx.reverse).mul_(grad_states)
-
-        grad_A = (grad_exponent * step.unsqueeze(-1)).sum((0, 1, 2))
-        grad_driven = _contract_state(grad_states, B)
-        grad_B = (grad_states * (step * u).unsqueeze(-1)).sum(-2)
-        grad_delta = torch.addcmul((grad_exponent * A).sum(-1), grad_driven, u)
-        if ctx.delta_softplus:
-            grad_delta.mul_(torch.sigmoid(delta))
-        return grad_driven.mul_(step), grad_delta, grad_A, grad_B, grad_C, None, None
+        u, delta, A, B, C, starts = ctx.saved_tensors
+        grads, _ = _scan_gradients(grad_y, u, delta, A, B, C, starts, _no_state(u, A), ctx.delta_softplus)
+        return *grads, None
 
 
-def _contract_state(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sums `(..., channels, state_size)` over the states with weights `(..., state_size)`."""
+class _SelectiveScan2d(torch.autograd.Function):
+    """The four scans of a map, in pieces that stay in the cache. Keeps the map, but none of its traversals.
+
+    `projected` holds what differs from position to position: low rank step sizes, 1, input and output weights.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_states, projected, weight, A, D):
+        sizes = [weight.shape[2], A.shape[2], A.shape[2]]
+        merged = hidden_states * D.sum(0)
+        starts = []
+        for piece in _pieces(hidden_states):
+            u = _traverse(hidden_states, *piece)
+            low_rank, B, C = _traverse(projected, *piece).split(sizes, dim=-1)
+            if piece[1].start == 0:
+                state = _no_state(u, A)
+            y, start, state = _scan(u, _project(low_rank, weight), A, B, C, state)
+            _add_back(merged, y, *piece)
+            starts.append(start)
+        ctx.save_for_backward(hidden_states, projected, weight, A, D, *starts)
+        return merged
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_merged):
+        hidden_states, projected, weight, A, D, *starts = ctx.saved_tensors
+        sizes = [weight.shape[2], A.shape[2], A.shape[2]]
+        grad_merged = grad_merged.contiguous()
+        grad_map = grad_merged * D.sum(0)
+        grad_projected, grad_weight, grad_A = (torch.zeros_like(x) for x in (projected, weight, A))
+        for piece, start in reversed(list(zip(_pieces(hidden_states), starts, strict=True))):
+            u = _traverse(hidden_states, *piece)
+            low_rank, B, C = _traverse(projected, *piece).split(sizes, dim=-1)
+            if piece[1].stop == hidden_states.shape[2]:
+                grad_state = _no_state(u, A)
+            grads, grad_state = _scan_gradients(
+                _traverse(grad_merged, *piece), u, _project(low_rank, weight), A, B, C, start, grad_state
+            )
+            grad_u, grad_delta, grad_A_piece, grad_B, grad_C = grads
+            grad_A += grad_A_piece
+            grad_weight += grad_delta.flatten(1, 3).mT @ low_rank.flatten(1, 3)
+            _add_back(grad_map, grad_u, *piece)
+            _add_back(grad_projected, torch.cat((_project(grad_delta, weight.mT), grad_B, grad_C), dim=-1), *piece)
+        grad_D = (grad_merged * hidden_states).sum((0, 1, 2)).expand_as(D)
+        return grad_map, grad_projected, grad_weight, grad_A, grad_D
+
+
+def _pieces(hidden_states: torch.Tensor) -> list[tuple[slice, slice]]:
+    """Which samples and which blocks to run at once, in order; a graph, and any other device, gets all."""
+    batch, height, width, channels = hidden_states.shape
+    if hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
+        return [(slice(None), slice(0, width))]
+    blocks_at_once = max(1, ELEMENTS_AT_ONCE // (4 * height * channels))
+    segments = -(-width // blocks_at_once)
+    blocks = -(-width // segments)
+    samples = max(1, blocks_at_once // width)
+    return [
+        (slice(sample, sample + samples), slice(block, min(block + blocks, width)))
+        for sample in range(0, batch, samples)
+        for block in range(0, width, blocks)
+    ]
+
+
+def _view_by_step(x: torch.Tensor, scan: int, blocks: slice) -> torch.Tensor:
+    """Some blocks of a map `(batch, height, width, channels)` as `(steps, batch, blocks, channels)`.
+
+    Scans 0 and 2 read rows, 1 and 3 columns. There are `height` steps and `width` blocks; the blocks of a row-major
+    sequence go on in the next row. Blocks are counted in the order of the scan, and steps in that of the map.
+    """
+    height, width = x.shape[1:3]
+    if scan >= 2:
+        blocks = slice(width - blocks.stop, width - blocks.start)
+    if scan % 2:
+        return x.transpose(0, 1)[:, :, blocks]
+    return x.flatten(1, 2).unflatten(1, (width, height)).permute(2, 0, 1, 3)[:, :, blocks]
+
+
+def _traverse(x: torch.Tensor, samples: slice, blocks: slice) -> torch.Tensor:
+    """A piece of a map, or of a map per scan, by step, each in the order of its scan."""
+    sequences = []
+    for scan in range(4):
+        sequence = _view_by_step(x[samples] if x.ndim == 4 else x[scan, samples], scan, blocks)
+        sequences.append(sequence.flip(0, 2) if scan >= 2 else sequence)
+    return torch.stack(sequences)
+
+
+def _add_back(total: torch.Tensor, by_step: torch.Tensor, samples: slice, blocks: slice) -> None:
+    """Adds tensors by step to a contiguous map, or to a map per scan: the inverse of `_traverse`."""
+    for scan, sequence in enumerate(by_step):
+        part = _view_by_step(total[samples] if total.ndim == 4 else total[scan, samples], scan, blocks)
+        part.add_(sequence.flip(0, 2) if scan >= 2 else sequence)
+
+
+def _project(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Applies a weight `(scans, out, in)` to the channels of a tensor by step."""
+    return (x.contiguous().flatten(1, 3) @ weight.mT).unflatten(1, x.shape[1:4])
+
+
+def _no_state(u: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+    """The state `(scans, batch, channels, states)` before the first position, of `u` by step."""
+    return A.new_zeros(u.shape[0], u.shape[2], *A.shape[1:])
+
+
+def _discretize(u, step, A, B):
+    """Binary logarithms of the decays, which overwrite `step`, and what enters the states, which overwrites `u`."""
+    drive = _times(u.mul_(step).unsqueeze(-1), B.unsqueeze(-2))
+    # exp2 is several times faster than exp where torch takes exp from MKL.
+    return _times(step.unsqueeze(-1), (A / math.log(2))[:, None, None, None]), drive
+
+
+def _times(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The product, in the memory of `x` where it has the same shape: fresh memory costs more than the product."""
+    return x.mul_(weights) if weights.shape[-1] == 1 else x * weights
+
+
+def _scan(u, delta, A, B, C, state, delta_softplus=True):
+    """From the state before: outputs by step without skip, states before each block, and the state after.
+
+    Overwrites `u` and `delta`, unless it is to become part of a graph.
+    """
+    in_graph = torch.compiler.is_compiling()
+    # The stub of softplus leaves `out` away.
+    step = F.softplus(delta, out=None if in_graph else delta) if delta_softplus else delta  # type: ignore[call-arg]
+    exponent, drive = _discretize(u, step, A, B)
+    totals = exponent.sum(1)
+    decays, drives = exponent.exp2_().unbind(1), drive.unbind(1)
+    starts = state.unsqueeze(2)
+    if u.shape[3] > 1:
+        starts = _chain(totals, _run(decays, drives, torch.zeros_like(totals))[-1], state)
+    states = _run(decays, drives, starts, in_place=not in_graph)
+    after = states[-1][:, :, -1].clone()
+    return _sum_states(torch.stack(states, 1) if in_graph else drive, C), starts, after
+
+
+def _scan_gradients(grad_y, u, delta, A, B, C, starts, grad_state, delta_softplus=True):
+    """Gradients of `u`, `delta`, `A`, `B`, `C` and of the state before, given that of the state after.
+
+    The gradient of the states is `g_t = C_t grad_t + decay_{t+1} g_{t+1}`.
+    """
+    step = F.softplus(delta) if delta_softplus else delta
+    exponent, drive = _discretize(u.clone(), step.clone(), A, B)
+    totals, decay = exponent.sum(1), exponent.exp2_()
+    decays = decay.unbind(1)
+    states = _run(decays, drive.unbind(1), starts)
+    grad_C = _sum_channels(torch.stack(states, 1), grad_y)
+
+    last, *rest = (grad_y.unsqueeze(-1) * C.unsqueeze(-2)).unbind(1)[::-1]
+
+    def run_back(entering: torch.Tensor) -> list[torch.Tensor]:
+        first = last + entering
+        return [first, *_run(decays[:0:-1], rest, first)]
+
+    entering = grad_state.unsqueeze(2)
+    if u.shape[3] > 1:
+        leaving = run_back(torch.zeros_like(totals))[-1] * decays[0]
+        entering = _chain(totals.flip(2), leaving.flip(2), grad_state).flip(2)
+    grads = run_back(entering)[::-1]
+    grad_state = (grads[0] * decays[0])[:, :, 0]
+    grad_states = torch.stack(grads, 1)
+
+    grad_exponent = torch.stack([starts, *states[:-1]], 1).mul_(decay).mul_(grad_states)
+    grad_A = (grad_exponent * step.unsqueeze(-1)).sum((1, 2, 3))
+    grad_B = _sum_channels(grad_states, step * u)
+    grad_driven = _sum_states(grad_states, B)
+    grad_delta = torch.addcmul((grad_exponent * A[:, None, None, None]).sum(-1), grad_driven, u)
+    if delta_softplus:
+        grad_delta.mul_(torch.sigmoid(delta))
+    return (grad_driven.mul_(step), grad_delta, grad_A, grad_B, grad_C), grad_state
+
+
+def _run(decays, drives, state: torch.Tensor, in_place: bool = False) -> list[torch.Tensor]:
+    """All `h_t = decay_t h_{t-1} + drive_t`, from the state before the first; in place, they overwrite the drives."""
+    states = []
+    for decay, drive in zip(decays, drives, strict=True):
+        state = torch.addcmul(drive, decay, state, out=drive if in_place else None)
+        states.append(state)
+    return states
+
+
+def _chain(exponents: torch.Tensor, ends: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """State before each of `(scans, batch, blocks, channels, states)`, from the state before the first.
+
+    The blocks are given by their total decays, as binary logarithms, and their end states from zero.
+    """
+    blocks = ends.shape[2]
+    groups = 1 if blocks <= STEPS else math.isqrt(blocks - 1) + 1
+    steps = -(-blocks // groups)
+    if padding := groups * steps - blocks:
+        exponents, ends = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (exponents, ends))
+    exponents, ends = (x.unflatten(2, (groups, steps)) for x in (exponents, ends))
+    decays, drives = torch.exp2(exponents).unbind(3), ends.unbind(3)
+    starts = state.unsqueeze(2)
+    if groups > 1:
+        starts = _chain(exponents.sum(3), _run(decays, drives, torch.zeros_like(drives[0]))[-1], state)
+    states = [starts, *_run(decays[:-1], drives[:-1], starts)]
+    return torch.stack(states, 3).flatten(2, 3)[:, :, :blocks]
+
+
+def _sum_states(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sums `(..., channels, states)` over the states with weights `(..., states)`."""
     if weights.shape[-1] == 1:
-        return states.squeeze(-1) * weights
+        return states.squeeze(-1).mul_(weights)
     return (states @ weights.unsqueeze(-1)).squeeze(-1)
 
 
-def _order(length: int, reverse: bool) -> range:
-    return range(length - 1, -1, -1) if reverse else range(length)
+def _sum_channels(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sums `(..., channels, states)` over the channels with weights `(..., channels)`."""
+    return (weights.unsqueeze(-2) @ states).squeeze(-2)
 
 
-def _run_recurrence(decay: torch.Tensor, drive: torch.Tensor, reverse: bool) -> None:
-    """Overwrites `drive` with `h_t = decay_t h_{t-1} + drive_t`; both by step, with any further axes."""
-    order = _order(drive.shape[0], reverse)
-    if drive.shape[2] > 1:
-        end = drive[order[0]]
-        for step in order[1:]:
-            end = torch.addcmul(drive[step], decay[step], end)
-        drive[order[0]].addcmul_(decay[order[0]], _chain_blocks(decay.prod(0), end, reverse))
-    for previous, step in pairwise(order):
-        drive[step].addcmul_(decay[step], drive[previous])
-
-
-def _run_adjoint(decay: torch.Tensor, grad_states: torch.Tensor, reverse: bool) -> None:
-    """Overwrites `grad_states` with `g_t = grad_t + decay_{t+1} g_{t+1}`, the recurrence walked backwards."""
-    order = _order(decay.shape[0], not reverse)
-    if decay.shape[2] > 1:
-        end = grad_states[order[0]]
-        for following, step in pairwise(order):
-            end = torch.addcmul(grad_states[step], decay[following], end)
-        grad_states[order[0]].add_(_chain_blocks(decay.prod(0), end * decay[order[-1]], not reverse))
-    for following, step in pairwise(order):
-        grad_states[step].addcmul_(decay[following], grad_states[following])
-
-
-def _chain_blocks(total: torch.Tensor, end: torch.Tensor, reverse: bool) -> torch.Tensor:
-    """Start state of each of `(batch, blocks, ...)`, from its total decay and its end state when started at zero."""
-    blocks = end.shape[1]
-    steps = _divisor_from(blocks, math.sqrt(blocks))
-    total, states = (x.unflatten(1, (-1, steps)).movedim(2, 0).contiguous() for x in (total, end))
-    _run_recurrence(total, states, reverse)
-    states = states.movedim(0, 2).flatten(1, 2)
-    zero = torch.zeros_like(end[:, :1])
-    return torch.cat([states[:, 1:], zero] if reverse else [zero, states[:, :-1]], dim=1)
-
-
-def _times_previous_state(x: torch.Tensor, states: torch.Tensor, reverse: bool) -> torch.Tensor:
-    """`x_t h_{t-1}`, where the first previous state is zero and blocks follow each other."""
-    product = torch.empty_like(x)
-    if reverse:
-        torch.mul(x[:-1], states[1:], out=product[:-1])
-        torch.mul(x[-1, :, :-1], states[0, :, 1:], out=product[-1, :, :-1])
-        product[-1, :, -1] = 0
-    else:
-        torch.mul(x[1:], states[:-1], out=product[1:])
-        torch.mul(x[0, :, 1:], states[-1, :, :-1], out=product[0, :, 1:])
-        product[0, :, 0] = 0
-    return product
-
-
-def _divisor_from(number: int, least: float) -> int:
-    """The smallest divisor of `number` that is not below `least`."""
-    return next(divisor for divisor in range(math.ceil(least), number + 1) if number % divisor == 0)
-
-
-def check_backend(backend: str, device: torch.device) -> None:
-    """Raises `ValueError` for a back end this version does not have; says once when a device gets a slow one."""
+def _choose_kernels(backend: str, u, delta, state_size: int) -> tuple[Callable, Callable] | None:
+    """The functions for a sequence and for a map of the back end to use, or `None` for torch."""
     if backend not in SCAN_BACKENDS:
         raise ValueError(f"`scan_backend` is {backend!r}; this version has {', '.join(SCAN_BACKENDS)}.")
-    if backend == "auto" and device.type == "cuda":
-        logger.warning_once(
-            "The selective scan runs as plain torch operations on CUDA: correct, but slower than a fused kernel."
-        )
+    if backend == "torch" or (backend == "auto" and not u.is_cuda):
+        return None
+    reasons = []
+    for name in ("triton", "mamba_ssm") if backend == "auto" else (backend,):
+        if reason := _why_not(name, u, delta, state_size):
+            reasons.append(f"{name}, as {reason}")
+        else:
+            return _load_kernels(name)
+    logger.warning_once(
+        f"The selective scan runs as plain torch operations, not by {'; nor by '.join(reasons)}. On CUDA it is slower."
+    )
+    return None
+
+
+def _why_not(backend: str, u, delta, state_size: int) -> str | None:
+    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if not (u.is_cuda or interpreted):
+        return f"the tensors are on {u.device}"
+    if _dtype_of_scan(u, delta) == torch.float64:
+        return "the tensors are float64"
+    if backend == "triton" and state_size != 1:
+        return f"the state size is {state_size}"
+    if _load_kernels(backend) is None:
+        return f"it cannot be imported (pip install {backend.replace('_', '-')})"
+    return None
+
+
+@functools.cache
+def _load_kernels(backend: str) -> tuple[Callable, Callable] | None:
+    try:
+        if backend == "triton":
+            from .triton_scan import scan_1d, scan_2d
+
+            return scan_1d, scan_2d
+        from .mamba_scan import scan_1d as mamba_scan_1d
+        from .mamba_scan import scan_2d as mamba_scan_2d
+    except ImportError:
+        return None
+    return mamba_scan_1d, mamba_scan_2d
 
 
 def _check_shapes(u, delta, A, B, C, D, delta_bias) -> None:

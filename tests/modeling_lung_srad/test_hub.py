@@ -63,8 +63,8 @@ def waveform():
 def test_saving_writes_weights_code_and_settings(checkpoint):
     names = {path.name for path in checkpoint.iterdir()}
     code = {
-        f"{name}.py"
-        for name in ("configuration_lung_srad", "modeling_lung_srad", "selective_scan", "feature_extraction_lung_srad")
+        *(f"{name}_lung_srad.py" for name in ("configuration", "modeling", "feature_extraction")),
+        *(f"{name}_scan.py" for name in ("selective", "mamba", "triton")),
     }
     assert names >= {"config.json", "model.safetensors", "preprocessor_config.json"} | code
     auto_map = json.loads((checkpoint / "config.json").read_text())["auto_map"]

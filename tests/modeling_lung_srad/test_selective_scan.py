@@ -1,5 +1,8 @@
 """The scan against reference numbers, a slow loop in float64, and numerical gradients."""
 
+import re
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -8,6 +11,7 @@ from modeling_lung_srad import selective_scan
 from modeling_lung_srad.selective_scan import selective_scan_2d
 from tests.conftest import FIXTURES
 
+MODULE = sys.modules[selective_scan_2d.__module__]
 ARGUMENTS = ("u", "delta", "A", "B", "C", "D", "delta_bias")
 
 
@@ -79,20 +83,23 @@ def test_gradients_are_those_of_finite_differences(state_size):
     assert torch.autograd.gradcheck(selective_scan, arguments)
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (5, 1), (4, 12), (3, 7), (7, 16)])
-def test_four_directions_are_four_scans_put_back_in_place(height, width):
+def random_map(height, width, channels=5, rank=3, state_size=2, batch=3, dtype=torch.float32):
+    """Arguments of the scan of a map; as in the model, three of them are views of one tensor."""
     generator = torch.Generator().manual_seed(3)
-    batch, channels, rank, state_size = 2, 5, 3, 2
-    maps = torch.randn(batch, height, width, channels, generator=generator)
-    low_rank, B, C = (
-        torch.randn(4, batch, height, width, size, generator=generator) for size in (rank, state_size, state_size)
-    )
-    weight = torch.randn(4, channels, rank, generator=generator)
-    bias, D = torch.randn(4, channels, generator=generator), torch.randn(4, channels, generator=generator)
-    A = -torch.exp(torch.randn(4, channels, state_size, generator=generator))
-    merged = selective_scan_2d(maps, low_rank, weight, bias, A, B, C, D)
+    sizes = [rank, state_size, state_size]
+    projected = torch.randn(batch, height, width, 4, sum(sizes), generator=generator, dtype=dtype).movedim(3, 0)
+    maps = torch.randn(batch, height, width, channels, generator=generator, dtype=dtype)
+    low_rank, B, C = projected.split(sizes, dim=-1)
+    weight = torch.randn(4, channels, rank, generator=generator, dtype=dtype)
+    bias, D = torch.randn(2, 4, channels, generator=generator, dtype=dtype)
+    A = -torch.exp(torch.randn(4, channels, state_size, generator=generator, dtype=dtype))
+    return maps, low_rank, weight, bias, A, B, C, D
 
-    expected = torch.zeros(batch, height, width, channels, dtype=torch.float64)
+
+def loop_scan_2d(maps, low_rank, weight, bias, A, B, C, D):
+    """Four loops put back in place, in float64."""
+    height, width = maps.shape[1:3]
+    merged = 0
     for k in range(4):
 
         def walk(x, k=k):
@@ -103,10 +110,32 @@ def test_four_directions_are_four_scans_put_back_in_place(height, width):
         delta = torch.einsum("bhwr,cr->bhwc", low_rank[k], weight[k])
         y = loop_scan(walk(maps), walk(delta), A[k], walk(B[k])[:, None], walk(C[k])[:, None], D[k], bias[k])
         y = y.flip(-1) if k >= 2 else y
-        shape = (width, height) if k % 2 else (height, width)
-        y = y.transpose(1, 2).unflatten(1, shape)
-        expected += y.transpose(1, 2) if k % 2 else y
-    torch.testing.assert_close(merged.double(), expected, atol=5e-5, rtol=1e-5)
+        y = y.transpose(1, 2).unflatten(1, (width, height) if k % 2 else (height, width))
+        merged = merged + (y.transpose(1, 2) if k % 2 else y)
+    return merged
+
+
+@pytest.mark.parametrize("elements_at_once", [2**20, 1, 200])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (5, 1), (4, 12), (3, 7), (7, 16)])
+def test_four_directions_are_four_scans_put_back_in_place(height, width, elements_at_once, monkeypatch):
+    """Whether the map runs in one piece, block by block, or a few blocks or samples at once."""
+    monkeypatch.setattr(MODULE, "ELEMENTS_AT_ONCE", elements_at_once)
+    arguments = random_map(height, width)
+    merged = selective_scan_2d(*arguments)
+    torch.testing.assert_close(merged.double(), loop_scan_2d(*arguments), atol=5e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("state_size", [1, 2])
+@pytest.mark.parametrize("elements_at_once", [2**20, 1, 32])
+def test_gradients_of_a_map_are_those_of_the_loops(state_size, elements_at_once, monkeypatch):
+    monkeypatch.setattr(MODULE, "ELEMENTS_AT_ONCE", elements_at_once)
+    grads = []
+    for scan in (selective_scan_2d, loop_scan_2d):
+        leaves = [x.requires_grad_() for x in random_map(3, 5, channels=2, state_size=state_size, dtype=torch.float64)]
+        upstream = torch.randn(3, 3, 5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        grads.append(torch.autograd.grad(scan(*leaves), leaves, upstream))
+    for grad, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(grad, expected)
 
 
 def test_strong_decay_over_a_long_sequence_stays_finite():
@@ -153,5 +182,83 @@ def test_a_wrong_shape_is_an_error_that_names_the_argument(name, shape):
 
 
 def test_an_unknown_backend_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="auto, torch"):
+    with pytest.raises(ValueError, match="auto, torch, triton, mamba_ssm"):
         selective_scan(**random_inputs(1, 1, 1, 1, 4), backend="cudnn")
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    texts = []
+    monkeypatch.setattr(MODULE.logger, "warning_once", texts.append)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    return texts
+
+
+@pytest.mark.parametrize("backend", ["triton", "mamba_ssm"])
+def test_a_backend_for_cuda_falls_back_to_torch_for_tensors_on_the_cpu_and_says_so(backend, warnings):
+    inputs = random_inputs(1, 2, 3, 1, 7)
+    torch.testing.assert_close(selective_scan(**inputs, backend=backend), selective_scan(**inputs), atol=0, rtol=0)
+    arguments = random_map(3, 4, state_size=1)
+    by_backend = selective_scan_2d(*arguments, backend=backend)
+    torch.testing.assert_close(by_backend, selective_scan_2d(*arguments), atol=0, rtol=0)
+    assert len(set(warnings)) == 1
+    assert f"{backend}, as the tensors are on cpu" in warnings[0]
+
+
+class OnCuda(torch.Tensor):
+    """Says that it is on CUDA, where there is none."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize(
+    ("backend", "state_size", "dtype", "reason"),
+    [
+        ("triton", 2, torch.float32, "triton, as the state size is 2"),
+        ("triton", 1, torch.float64, "triton, as the tensors are float64"),
+        ("mamba_ssm", 1, torch.float32, r"mamba_ssm, as it cannot be imported \(pip install mamba-ssm\)"),
+        ("auto", 3, torch.float32, "triton, as the state size is 3; nor by mamba_ssm, as it cannot be imported"),
+    ],
+)
+def test_it_says_why_a_backend_is_not_used_on_cuda(backend, state_size, dtype, reason, warnings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mamba_ssm", None)
+    MODULE._load_kernels.cache_clear()
+    inputs = random_inputs(1, 1, 3, state_size, 5, dtype=dtype)
+    inputs["u"] = inputs["u"].as_subclass(OnCuda)
+    y = selective_scan(**inputs, backend=backend)
+    assert re.search(reason, warnings[0])
+    expected = loop_scan(**inputs).as_subclass(torch.Tensor)
+    torch.testing.assert_close(y.as_subclass(torch.Tensor).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_result_too_large_for_float16_is_an_error_that_names_the_remedy():
+    inputs = {name: tensor.half() for name, tensor in random_inputs(1, 1, 2, 1, 50).items()}
+    inputs |= {"u": inputs["u"] + 3000, "B": inputs["B"] * 0 + 10, "C": inputs["C"] * 0 + 10}
+    with pytest.raises(OverflowError, match="bfloat16"):
+        selective_scan(**inputs)
+
+
+def test_a_graph_of_torch_export_gives_the_same_for_other_batches():
+    arguments = random_map(3, 5, batch=2)
+
+    class Scan(torch.nn.Module):
+        def forward(self, hidden_states, low_rank, weight, bias, A, B, C, D):
+            return selective_scan_2d(hidden_states, low_rank, weight, bias, A, B, C, D)
+
+    batch = torch.export.Dim("batch", min=1, max=8)
+    shapes = {
+        name: {0: batch} if name == "hidden_states" else {1: batch} for name in ("hidden_states", "low_rank", "B", "C")
+    }
+    shapes |= dict.fromkeys(("weight", "bias", "A", "D"))
+    exported = torch.export.export(Scan(), arguments, dynamic_shapes=shapes).module()
+    others = random_map(3, 5, batch=3)
+    torch.testing.assert_close(exported(*others), selective_scan_2d(*others))
+
+
+def test_compiled_without_graph_break_it_has_the_same_gradients():
+    grads = []
+    for scan in (torch.compile(selective_scan_2d, backend="aot_eager", fullgraph=True), selective_scan_2d):
+        leaves = [x.requires_grad_() for x in random_map(3, 4)]
+        grads.append(torch.autograd.grad(scan(*leaves).square().sum(), leaves))
+    for grad, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(grad, expected)

@@ -55,6 +55,30 @@ class LungSradLayerNorm2d(nn.LayerNorm):
         return super().forward(hidden_states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class LungSradLinear(nn.Linear):
+    """Linear layer over the channels of `(batch, mel, time, channels)`.
+
+    On a CPU it runs as a 1x1 convolution, which torch gives to oneDNN, where a float32 `nn.Linear` goes to a BLAS that
+    on some processors is half as fast (`benchmarks/`).
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not self._is_faster_as_convolution(hidden_states):
+            return super().forward(hidden_states)
+        # With one thread, torch keeps a 1x1 convolution from oneDNN unless it is dilated, which changes nothing else.
+        weight = self.weight[:, :, None, None]
+        return F.conv2d(hidden_states.permute(0, 3, 1, 2), weight, self.bias, dilation=2).permute(0, 2, 3, 1)
+
+    def _is_faster_as_convolution(self, hidden_states: torch.Tensor) -> bool:
+        return (
+            not torch.compiler.is_compiling()
+            and hidden_states.device.type == "cpu"
+            and hidden_states.dtype == self.weight.dtype == torch.float32
+            and min(self.in_features, self.out_features) >= 48
+            and torch.backends.mkldnn.is_available()
+        )
+
+
 class LungSradDropPath(nn.Module):
     """Stochastic depth per sample (arXiv 1603.09382); identity outside training."""
 
@@ -143,19 +167,19 @@ class LungSradSS2D(nn.Module):
         self.scan_backend = config.scan_backend
         self.gaussian_position = config.gaussian_position if regularized else None
 
-        self.in_proj = nn.Linear(width, self.inner_width, bias=False)
+        self.in_proj = LungSradLinear(width, self.inner_width, bias=False)
         self.conv2d = nn.Conv2d(
             self.inner_width, self.inner_width, kernel_size=3, padding=1, groups=self.inner_width, bias=False
         )
         self.act = nn.SiLU()
-        self.x_proj = nn.Linear(self.inner_width, NUM_DIRECTIONS * (self.rank + 2 * self.state_size), bias=False)
+        self.x_proj = LungSradLinear(self.inner_width, NUM_DIRECTIONS * (self.rank + 2 * self.state_size), bias=False)
         # One map per direction, stacked in one weight `(4 * channels, rank)` as in the DASS release.
         self.dt_projs = nn.Linear(self.rank, NUM_DIRECTIONS * self.inner_width, bias=False)
         self.dt_projs_bias = nn.Parameter(torch.empty(NUM_DIRECTIONS, self.inner_width))
         self.A_logs = nn.Parameter(torch.empty(NUM_DIRECTIONS * self.inner_width, self.state_size))
         self.Ds = nn.Parameter(torch.empty(NUM_DIRECTIONS * self.inner_width))
         self.out_norm = nn.LayerNorm(self.inner_width, eps=config.layer_norm_eps)
-        self.out_proj = nn.Linear(self.inner_width, width, bias=False)
+        self.out_proj = LungSradLinear(self.inner_width, width, bias=False)
         self.gaussian_blur = LungSradGaussianBlur(config) if regularized else nn.Identity()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -191,9 +215,9 @@ class LungSradMLP(nn.Module):
 
     def __init__(self, config: LungSradConfig, width: int):
         super().__init__()
-        self.fc1 = nn.Linear(width, int(config.mlp_ratio * width))
+        self.fc1 = LungSradLinear(width, int(config.mlp_ratio * width))
         self.act = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(int(config.mlp_ratio * width), width)
+        self.fc2 = LungSradLinear(int(config.mlp_ratio * width), width)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.act(self.fc1(hidden_states)))
