@@ -3,14 +3,16 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 DEMO := outputs/demo
+SUITE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint checkpoint-code clean
+.PHONY: help demo test lint bench checkpoint-code clean
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
 	@echo "make test   run the test suite, on two cores"
 	@echo "make lint   check format, style and types"
+	@echo "make bench  measure speed and memory beside the peers, about 4 minutes (SUITE=full: an hour)"
 	@echo "make clean  remove .venv and what the demo wrote"
 
 # The tested version, installed first. Where the index serves it with CUDA (5 GB), a build without is had by
@@ -41,6 +43,9 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/dev
+	$(BIN)/python -m benchmarks.speed --suite $(SUITE)
 
 # Saving a model copies its code; the embedded checkpoint must carry that of the package.
 checkpoint-code:

@@ -22,20 +22,27 @@ one multiply-add per element, in either direction.
 import contextlib
 
 import torch
-import triton
-import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-# Elements and channels of a tile, warps and tiles of a program. `BLOCK_C` is 32 times `num_warps`: see `_map_offsets`.
+try:  # Where this file is saved with a checkpoint, loading that must not ask for a package of CUDA machines.
+    import triton
+    import triton.language as tl
+except ImportError as error:
+    raise ImportError("Triton is not installed.") from error
+
+# Channels, warps, tiles and registers of a program, the fastest of those tried on an H200; `BLOCK_C` is 32 times
+# `num_warps`: see `_map_offsets`. Fewer registers let more programs run at once, until they spill.
 SETTINGS = {
-    "summarize": {"BLOCK_C": 32, "TILES": 8, "num_warps": 1, "num_stages": 1},
+    "summarize": {"BLOCK_C": 32, "TILES": 4, "num_warps": 1, "num_stages": 1, "maxnreg": 168},
     "chain": {"BLOCK_C": 32, "num_warps": 1, "num_stages": 1},
-    "output": {"BLOCK_C": 32, "TILES": 8, "num_warps": 1, "num_stages": 1},
-    "gradient": {"BLOCK_C": 32, "TILES": 8, "num_warps": 1, "num_stages": 1},
+    "output": {"BLOCK_C": 32, "TILES": 4, "num_warps": 1, "num_stages": 1},
+    "gradient": {"BLOCK_C": 32, "TILES": 4, "num_warps": 1, "num_stages": 1},
 }
 TILE = 16
 CHAIN_TILE = 32
 RANK_BLOCK = tl.constexpr(16)
+# Nothing is compiled again for another batch or length.
+SIZES = ["batch", "length", "width", "stride_direction", "stride_batch"]
 
 
 def scan_1d(
@@ -162,9 +169,9 @@ class _TritonScan(torch.autograd.Function):
         grad_weight = None
         if weight is not None:
             with torch.autocast(u.device.type, enabled=False):
-                grad_z = grad_delta.flatten(1, 2)
-                grad_weight = delta.flatten(1, 2).mT @ grad_z
-                grad_delta = (grad_z @ weight.mT).view(delta.shape)
+                # One product per sample: a single one would leave most of the card idle, as so few elements come out.
+                grad_weight = (delta.mT @ grad_delta).float().sum(1)
+                grad_delta = (grad_delta.flatten(1, 2) @ weight.mT).view(delta.shape)
         return grad_u, grad_delta, grad_weight, grad_bias, grad_A, grad_B, grad_C, grad_skip, None, None
 
 
@@ -412,7 +419,7 @@ def _summarize_direction(
     tl.store(ends_ptr + state_offsets, end, mask=state_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _summarize_kernel(
     x_ptr, delta_ptr, weight_ptr, bias_ptr, A_ptr, weights_ptr, totals_ptr, ends_ptr,
     batch, length, width, stride_direction, stride_batch,
@@ -460,7 +467,7 @@ def _summarize_kernel(
             )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["upward", "tiles"])
 def _chain_kernel(
     totals_ptr, ends_ptr, starts_ptr, upward, tiles,
     CHANNELS: tl.constexpr, ADJOINT: tl.constexpr, TILE: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -494,7 +501,7 @@ def _output_direction(
     return (decay * before + drive) * _load_row_weights(C_ptr, inputs, place, STRIDE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _output_kernel(
     u_ptr, delta_ptr, weight_ptr, bias_ptr, A_ptr, B_ptr, C_ptr, skip_ptr, starts_ptr, rows_ptr, y_ptr,
     batch, length, width, stride_direction, stride_batch,
@@ -571,7 +578,7 @@ def _gradient_direction(
     return grad_h * delta * B, tl.sum(tl.where(valid[:, None], grad_z, 0.0), axis=0), grad_A
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences", *SIZES])
 def _gradient_kernel(
     u_ptr, delta_ptr, weight_ptr, bias_ptr, A_ptr, B_ptr, C_ptr, skip_ptr, starts_ptr, grad_y_ptr,
     adjoint_starts_ptr, rows_ptr, grad_u_ptr, grad_z_ptr, grad_bias_ptr, grad_A_ptr, grad_B_ptr, grad_C_ptr,

@@ -1,6 +1,7 @@
 """The network against the reference implementation, and the promises of its public surface."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -215,3 +216,16 @@ def test_the_configuration_survives_saving(tmp_path):
     assert tuple(loaded.depths) == (2, 2, 8, 2)
     assert (loaded.ssm_state_size, loaded.num_labels, list(loaded.gaussian_blocks)) == (4, 7, [])
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "lung_srad"
+
+
+def test_a_batch_worked_through_in_pieces_gives_the_same(monkeypatch):
+    torch.manual_seed(0)
+    model = LungSradForAudioClassification(LungSradConfig.tiny()).eval()
+    inputs = torch.randn(3, 96, 128)
+    with torch.no_grad():
+        expected = model(inputs, output_hidden_states=True)
+        monkeypatch.setattr(sys.modules[LungSradForAudioClassification.__module__], "ELEMENTS_AT_ONCE", 2000)
+        outputs = model(inputs, output_hidden_states=True)
+    torch.testing.assert_close(outputs.logits, expected.logits, atol=1e-6, rtol=1e-5)
+    for states, others in zip(outputs.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(states, others, atol=1e-5, rtol=1e-5)

@@ -24,6 +24,9 @@ from .configuration_lung_srad import LungSradConfig
 from .selective_scan import selective_scan_2d
 
 NUM_DIRECTIONS = 4
+# Without gradients, a CPU works through larger tensors in pieces of about this many elements: the C library gives
+# memory of more than 32 MB back to the system after every use, and to get it again costs more than to compute with it.
+ELEMENTS_AT_ONCE = 2**22
 
 
 @dataclass
@@ -210,6 +213,10 @@ class LungSradSS2D(nn.Module):
         )
 
 
+def _runs_in_pieces(hidden_states: torch.Tensor) -> bool:
+    return hidden_states.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+
+
 class LungSradMLP(nn.Module):
     """Two linear layers over the channels."""
 
@@ -220,7 +227,15 @@ class LungSradMLP(nn.Module):
         self.fc2 = LungSradLinear(int(config.mlp_ratio * width), width)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.act(self.fc1(hidden_states)))
+        if not _runs_in_pieces(hidden_states):
+            return self.fc2(self.act(self.fc1(hidden_states)))
+        rows = max(1, ELEMENTS_AT_ONCE // max(1, hidden_states[:, 0, :, 0].numel() * self.fc1.out_features))
+        if rows >= hidden_states.shape[1]:
+            return self.fc2(self.act(self.fc1(hidden_states)))
+        output = torch.empty_like(hidden_states)
+        for rows_in, rows_out in zip(hidden_states.split(rows, dim=1), output.split(rows, dim=1), strict=True):
+            rows_out.copy_(self.fc2(self.act(self.fc1(rows_in))))
+        return output
 
 
 class LungSradBlock(GradientCheckpointingLayer):
@@ -269,6 +284,13 @@ class LungSradStage(nn.Module):
         self.downsample = nn.Identity() if is_last else LungSradDownsample(config, width, config.dims[stage + 1])
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if _runs_in_pieces(hidden_states) and len(hidden_states) > 1:
+            # The widest tensors of a stage are those inside the MLP, of four times this size by default.
+            samples = max(1, ELEMENTS_AT_ONCE // (4 * hidden_states[0].numel()))
+            return torch.cat([self._run(piece) for piece in hidden_states.split(samples)])
+        return self._run(hidden_states)
+
+    def _run(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = hidden_states.permute(0, 2, 3, 1).contiguous()
         for block in self.blocks:
             hidden_states = block(hidden_states)

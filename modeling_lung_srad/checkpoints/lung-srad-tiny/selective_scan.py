@@ -416,6 +416,8 @@ def _why_not(backend: str, u, delta, state_size: int) -> str | None:
         return f"the tensors are on {u.device}"
     if _dtype_of_scan(u, delta) == torch.float64:
         return "the tensors are float64"
+    if backend == "triton" and torch.version.hip:
+        return "its kernels are written for NVIDIA cards"
     if backend == "triton" and state_size != 1:
         return f"the state size is {state_size}"
     if _load_kernels(backend) is None:

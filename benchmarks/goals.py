@@ -1,0 +1,124 @@
+"""The goals of the benchmark, and how far what was measured reaches them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.cases import OWN_BACKENDS, Measurement
+from benchmarks.measure import fit_exponent, median_ratio
+from benchmarks.sections import TEN_MINUTES
+
+
+@dataclass(frozen=True)
+class Goal:
+    """
+    A value and the bound it is to keep.
+
+    Args:
+        text (`str`): what the value is.
+        value (`float`): the value.
+        bound (`float`, *optional*): none where it is only reported.
+        is_lower_bound (`bool`, *optional*, defaults to `True`): whether the value is to be at least the bound.
+    """
+
+    text: str
+    value: float
+    bound: float | None = None
+    is_lower_bound: bool = True
+
+    @property
+    def is_reached(self) -> bool | None:
+        """Whether the value keeps its bound; `None` where there is none."""
+        if self.bound is None:
+            return None
+        return self.value >= self.bound if self.is_lower_bound else self.value <= self.bound
+
+
+def ratios_to_ours(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Each case's time as a multiple of ours for the same input, step and threads: the median over rounds."""
+    rows = []
+    for ours in _ours(measurements):
+        for other in measurements:
+            if other is not ours and other.seconds and _key(other) == _key(ours):
+                ratio = median_ratio(other.seconds, ours.seconds)
+                rows.append(_key(ours) | {"contender": other.case.contender, "times_ours": ratio})
+    return rows
+
+
+def evaluate_goals(measurements: Sequence[Measurement], size: str = "medium") -> list[Goal]:
+    """The goals for which there are measurements, at the highest number of threads."""
+    threads = max((x.threads for x in measurements), default=0)
+    chosen = [x for x in measurements if x.seconds and x.threads == threads and x.case.size == size]
+    if any(x.case.device == "cuda" for x in chosen):
+        return list(_cuda_goals(chosen))
+    return list(_cpu_goals(chosen))
+
+
+def _cpu_goals(measurements: list[Measurement]) -> Iterator[Goal]:
+    def find(section: str, contender: str, **case: Any) -> Measurement | None:
+        return _find(measurements, section, contender, **case)
+
+    clip = find("one_clip", "torch")
+    if clip and (peer := find("one_clip", "sequential")):
+        yield Goal("one clip, sequential scan / ours", median_ratio(peer.seconds, clip.seconds), 4.0)
+    if clip and (peer := find("one_clip", "ast")):
+        yield Goal("one clip, AST-base / ours", median_ratio(peer.seconds, clip.seconds), 4.5)
+    if clip and (peer := find("one_clip", "no_scan")):
+        yield Goal("one clip, ours / scan removed", median_ratio(clip.seconds, peer.seconds), 1.5, False)
+    one, eight = find("batch", "torch", batch=1), find("batch", "torch", batch=8)
+    if one and eight:
+        ratio = median_ratio(eight.seconds, one.seconds) / 8
+        yield Goal("a clip of a batch of 8 / a clip alone", ratio, 1.0, False)
+    step, peer = find("training", "torch"), find("training", "sequential")
+    if step and peer:
+        yield Goal("training step of 4, sequential scan / ours", median_ratio(peer.seconds, step.seconds), 4.0)
+        if step.peak_bytes and peer.peak_bytes:
+            share = step.peak_bytes / peer.peak_bytes
+            yield Goal("training step of 4, peak memory, ours / sequential scan", share, 0.6, False)
+    yield from _length_goals([x for x in measurements if x.section == "length" and x.case.contender == "torch"])
+
+
+def _length_goals(ours: list[Measurement]) -> Iterator[Goal]:
+    if len({x.case.frames for x in ours}) > 1:
+        exponent = fit_exponent([x.case.frames for x in ours], [x.median for x in ours])
+        yield Goal("time by length, exponent", exponent, 1.1, False)
+    sized = [x for x in ours if x.peak_bytes]
+    if len({x.case.frames for x in sized}) > 1:
+        exponent = fit_exponent([x.case.frames for x in sized], [float(x.peak_bytes or 0) for x in sized])
+        yield Goal("peak memory by length, exponent", exponent, 1.1, False)
+    if longest := [x for x in sized if x.case.frames == TEN_MINUTES]:
+        yield Goal("10 min in one pass, peak memory in GB", (longest[0].peak_bytes or 0) / 1e9, 6.0, False)
+
+
+def _cuda_goals(measurements: list[Measurement]) -> Iterator[Goal]:
+    for section, what in (("batch", "inference"), ("training", "training step")):
+        ours = _find(measurements, section, "triton", batch=32)
+        peer = _find(measurements, section, "mamba_ssm", batch=32)
+        if ours and peer:
+            text = f"{what}, batch 32, throughput, triton / mamba_ssm"
+            yield Goal(text, median_ratio(peer.seconds, ours.seconds))
+    yield from _length_goals([x for x in measurements if x.section == "length" and x.case.contender == "triton"])
+
+
+def _ours(measurements: Sequence[Measurement]) -> Iterator[Measurement]:
+    """Per input, the first of our back ends that was measured: triton on CUDA, torch on a CPU."""
+    seen = set()
+    for x in sorted(measurements, key=lambda x: x.case.contender != "triton"):
+        key = tuple(_key(x).values())
+        if x.seconds and x.case.contender in OWN_BACKENDS and key not in seen:
+            seen.add(key)
+            yield x
+
+
+def _key(x: Measurement) -> dict[str, Any]:
+    case = x.case
+    values = {"size": case.size, "step": case.step, "batch": case.batch, "frames": case.frames}
+    return {"section": x.section, "threads": x.threads} | values
+
+
+def _find(measurements: list[Measurement], section: str, contender: str, **case: Any) -> Measurement | None:
+    for x in measurements:
+        matches = all(getattr(x.case, name) == value for name, value in case.items())
+        if x.section == section and x.case.contender == contender and matches:
+            return x
+    return None

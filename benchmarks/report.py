@@ -1,0 +1,247 @@
+"""Writes what was measured: JSON with every raw time, Markdown tables, and a plot of cost against length."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from benchmarks.cases import NAMES, Measurement
+from benchmarks.goals import evaluate_goals, ratios_to_ours
+from benchmarks.sections import FRAMES_A_SECOND
+from modeling_lung_srad.output_files import replaced_when_complete
+from modeling_lung_srad.plots import save_figure
+
+JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "speed.json", "speed.md", "cost_by_length.png"
+COLORS = {"torch": "#0072b2", "triton": "#0072b2", "mamba_ssm": "#009e73", "sequential": "#d55e00", "ast": "#5b1a4f"}
+TITLES = {
+    "one_clip": "Latency of one clip",
+    "batch": "Throughput by batch",
+    "training": "Training step: forward, loss, backward",
+    "length": "One recording in one pass, by length",
+}
+PEAKS = {
+    "copy_bytes_per_second": ("copy", "GB/s"),
+    "matmul_flops_per_second": ("square product by `@`", "GFLOP/s"),
+    "convolution_flops_per_second": ("the same as a 1x1 convolution", "GFLOP/s"),
+}
+
+
+def measurements_of(results: dict[str, Any]) -> list[Measurement]:
+    """All measurements of `speed.json`."""
+    rows = [row for section in results["sections"].values() for row in section.get("measurements", [])]
+    return [Measurement.from_json(row) for row in rows]
+
+
+def to_json(measurement: Measurement) -> dict[str, Any]:
+    """A row of `speed.json`: the raw times, with their median where there are any."""
+    row = asdict(measurement)
+    return row | {"median_seconds": measurement.median} if measurement.seconds else row
+
+
+def write_report(results: dict[str, Any], folder: Path) -> None:
+    """
+    Writes the three files; each replaces the one before when it is complete.
+
+    Args:
+        results (`dict`): `machine`, `suite`, `device` and `sections`; ratios and goals are added.
+        folder (`Path`): where to; it is made if it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    measurements = measurements_of(results)
+    goals = [asdict(goal) | {"is_reached": goal.is_reached} for goal in evaluate_goals(measurements)]
+    results = results | {"ratios": ratios_to_ours(measurements), "goals": goals}
+    _write(folder / JSON_NAME, json.dumps(results, indent=1) + "\n")
+    _write(folder / MARKDOWN_NAME, describe(results))
+    if any(x.section == "length" and x.seconds for x in measurements):
+        save_figure(plot_cost_by_length(measurements), folder / PLOT_NAME)
+
+
+def describe(results: dict[str, Any]) -> str:
+    """All figures as Markdown: the machine, the goals, a table for each section."""
+    machine = results["machine"]
+    lines = ["# Speed", ""]
+    lines += [f"{', '.join(f'{name}: {value}' for name, value in machine.items())}; suite {results['suite']}.", ""]
+    lines += [
+        "Times are medians of interleaved calls, ratios medians over rounds. Networks have random weights; "
+        + ("float32." if results["device"] == "cpu" else "bfloat16 autocast."),
+        "",
+    ]
+    if results["goals"]:
+        lines += ["## Goals", "", *_table(("", "value", "bound", "reached"), map(_goal_row, results["goals"])), ""]
+    measurements = measurements_of(results)
+    for name, title in TITLES.items():
+        rows = [x for x in measurements if x.section == name]
+        if rows:
+            lines += [f"## {title}", "", f"{results['sections'][name]['date']}", ""]
+            lines += [*_measurement_table(rows, results["ratios"]), "", *_left_out(rows)]
+    if "peak" in results["sections"]:
+        lines += _describe_peak(results["sections"]["peak"])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def plot_cost_by_length(measurements: Sequence[Measurement], size: str = "medium") -> Figure:
+    """Seconds and peak memory of one recording against its length, on logarithmic axes, for one size of network."""
+    rows = [x for x in measurements if x.section == "length" and x.seconds]
+    threads = max(x.threads for x in rows)
+    rows = [x for x in rows if x.threads == threads and x.case.size == size]
+    figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")
+    seconds, memory = figure.subplots(1, 2, sharex=True)
+    for contender in dict.fromkeys(x.case.contender for x in rows):
+        points = sorted((x for x in rows if x.case.contender == contender), key=lambda x: x.case.frames)
+        label = NAMES[contender] + (" (takes 10.24 s only)" if contender == "ast" else "")
+        style = {"marker": "o", "color": COLORS.get(contender, "#666666"), "label": label}
+        lengths = [x.case.frames / FRAMES_A_SECOND for x in points]
+        seconds.plot(lengths, [x.median for x in points], **style)
+        sized = [x for x in points if x.peak_bytes]
+        memory.plot(
+            [x.case.frames / FRAMES_A_SECOND for x in sized], [(x.peak_bytes or 0) / 1e9 for x in sized], **style
+        )
+    _label(seconds, f"Seconds ({threads} threads)" if rows and rows[0].case.device == "cpu" else "Seconds")
+    _label(memory, "Peak memory above the network's (GB)")
+    seconds.legend(frameon=False)
+    figure.suptitle(f"One recording in one pass, {size}")
+    return figure
+
+
+def _label(axes: Axes, cost: str) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("Length of the recording (s)")
+    axes.set_ylabel(cost)
+    axes.set_xticks([10, 30, 60, 120, 300, 600])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
+
+
+def _goal_row(goal: dict[str, Any]) -> tuple[str, ...]:
+    if goal["bound"] is None:
+        return goal["text"], f"{goal['value']:.2f}", "", ""
+    bound = f"{'at least' if goal['is_lower_bound'] else 'at most'} {goal['bound']:g}"
+    return goal["text"], f"{goal['value']:.2f}", bound, "yes" if goal["is_reached"] else "no"
+
+
+def _measurement_table(measurements: Sequence[Measurement], ratios: Sequence[dict[str, Any]]) -> list[str]:
+    header = (
+        "contender",
+        "size",
+        "threads",
+        "batch",
+        "length (s)",
+        "calls",
+        "seconds",
+        "clips/s",
+        "times ours",
+        "peak MB",
+    )
+    rows = []
+    for x in measurements:
+        if not x.seconds:
+            continue
+        case = x.case
+        own = {"contender": case.contender, "section": x.section, "threads": x.threads, "step": case.step}
+        own |= {"batch": case.batch, "frames": case.frames, "size": case.size}
+        ratio = next((row["times_ours"] for row in ratios if own.items() <= row.items()), None)
+        rows.append(
+            (
+                NAMES[case.contender],
+                "" if case.contender == "ast" else case.size,
+                str(x.threads),
+                str(case.batch),
+                f"{case.frames / FRAMES_A_SECOND:g}",
+                str(len(x.seconds)),
+                f"{x.median:.4g}",
+                f"{case.batch / x.median:.4g}",
+                "" if ratio is None else f"{ratio:.2f}",
+                "" if x.peak_bytes is None else f"{x.peak_bytes / 1e6:.0f}",
+            )
+        )
+    return _table(header, rows)
+
+
+def _left_out(measurements: Sequence[Measurement]) -> list[str]:
+    reasons = dict.fromkeys((NAMES[x.case.contender], x.left_out) for x in measurements if x.left_out)
+    return [line for name, reason in reasons for line in (f"Left out: {name}: {reason}.", "")]
+
+
+def _describe_peak(section: dict[str, Any]) -> list[str]:
+    lines = ["## Share of peak", "", f"{section['date']}", ""]
+    for figures in section["figures"]:
+        peaks = figures["peaks"]
+        best = max(value for name, value in peaks.items() if name.endswith("flops_per_second"))
+        copy = peaks["copy_bytes_per_second"]
+        measured = (f"{PEAKS[name][0]} {value / 1e9:.0f} {PEAKS[name][1]}" for name, value in peaks.items())
+        lines += [f"{figures['threads']} threads. Measured in the same run: {', '.join(measured)}.", ""]
+        lines += _describe_shares(figures["shares"], best, copy) if figures.get("shares") else []
+        lines += _describe_scans(figures["scans"], copy)
+    return lines
+
+
+def _describe_shares(shares: dict[str, Any], best: float, copy: float) -> list[str]:
+    total = shares["profiled_seconds"]
+    rows = []
+    for kind, work in shares["kinds"].items():
+        seconds = work["seconds"]
+        if not seconds:
+            continue
+        flops, moved = work["flops"] / seconds, work["bytes"] / seconds
+        is_product = kind == "matrix products"
+        rate = f"{flops / 1e9:.0f} GFLOP/s" if is_product else f"{moved / 1e9:.1f} GB/s"
+        share = flops / best if is_product else moved / copy
+        rows.append((kind, f"{seconds * 1000:.1f}", f"{100 * seconds / total:.0f} %", rate, f"{100 * share:.0f} %"))
+    covered = sum(work["seconds"] for work in shares["kinds"].values())
+    rest = total - covered
+    rows.append(
+        (
+            "the rest: Python, dispatch, views (on CUDA also our kernels)",
+            f"{rest * 1000:.1f}",
+            f"{100 * rest / total:.0f} %",
+            "",
+            "",
+        )
+    )
+    scan = shares["scan_seconds"]
+    return [
+        *_table(("operators", "ms", "share of time", "rate", "share of peak"), rows),
+        "",
+        f"One forward pass, {shares['size']}, batch {shares['batch']}: {shares['seconds'] * 1000:.1f} ms alone, "
+        f"{total * 1000:.1f} ms under torch.profiler, of which {scan * 1000:.1f} ms ({100 * scan / total:.0f} %) is "
+        "the scan with its projections. Times are those of torch.profiler for the outermost operators, rates come "
+        "from the sizes of the tensors that go in and come out. The peak is the better of a large square product by "
+        "`@` and as a 1x1 convolution, and a copy much larger than the caches: what stays in a cache can exceed it.",
+        "",
+    ]
+
+
+def _describe_scans(scans: Sequence[dict[str, Any]], copy: float) -> list[str]:
+    rows = []
+    for scan in scans:
+        shape = " x ".join(map(str, scan["map"]))
+        if reason := scan.get("left_out"):
+            rows.append((shape, scan["backend"], f"left out: {reason}", "", "", ""))
+            continue
+        cells = [shape, scan["backend"]]
+        for step in ("forward", "training"):
+            seconds = scan[f"{step}_seconds"]
+            share = scan[f"{step}_bytes"] / seconds / copy
+            cells += [f"{seconds * 1e3:.3f}", f"{100 * share:.0f} %"]
+        rows.append(tuple(cells))
+    header = ("map", "scan", "forward ms", "of copy bandwidth", "forward and backward ms", "of copy bandwidth")
+    note = "The scan alone. Bandwidth: the least it could move (inputs read once, results written once) over its time."
+    return [*_table(header, rows), "", note, ""]
+
+
+def _table(header: Sequence[str], rows: Any) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _write(path: Path, text: str) -> None:
+    with replaced_when_complete(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,182 @@
+"""The sections of the benchmark: which cases are timed beside each other, and how often."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.cases import Case, Measurement, Networks, reason_to_leave_out
+from benchmarks.measure import in_process_of_its_own, peak_bytes, time_interleaved
+from benchmarks.peers import CLIP_FRAMES, SIZES
+
+FRAMES_A_SECOND = 100
+TEN_MINUTES = 600 * FRAMES_A_SECOND
+CUDA_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Suite:
+    """
+    How much is measured.
+
+    Args:
+        sizes: named sizes of the network.
+        batches: numbers of clips in a batch.
+        frames: lengths of one recording.
+        longest_sequential: the longest of them that the sequential scan gets.
+        peers_everywhere: whether the peers take part where no goal needs them.
+        rounds: counted calls of a fast case; a slow one gets fewer.
+    """
+
+    sizes: tuple[str, ...]
+    batches: tuple[int, ...]
+    frames: tuple[int, ...]
+    longest_sequential: int
+    peers_everywhere: bool
+    rounds: int
+
+
+SUITES = {
+    "quick": Suite(
+        sizes=("medium",),
+        batches=(1, 8),
+        frames=(CLIP_FRAMES, 4000, 15000, TEN_MINUTES),
+        longest_sequential=4000,
+        peers_everywhere=False,
+        rounds=7,
+    ),
+    "full": Suite(
+        sizes=tuple(SIZES),
+        batches=(1, 2, 4, 8, 16, 32),
+        frames=(800, CLIP_FRAMES, 2000, 3000, 6000, 12000, 30000, TEN_MINUTES),
+        longest_sequential=30000,
+        peers_everywhere=True,
+        rounds=9,
+    ),
+}
+
+
+def measure_one_clip(suite: Suite, device: str, threads: int) -> list[Measurement]:
+    """Latency of one clip, beside all peers."""
+    contenders = [*_own(device), "no_scan", "sequential", "ast"]
+    groups = [[Case(contender, size=size, device=device) for contender in contenders] for size in suite.sizes]
+
+    def rounds(case: Case) -> int:
+        # There, the sequential scan starts some hundred thousand kernels.
+        return 2 if device == "cuda" and case.contender == "sequential" else suite.rounds
+
+    return _measure_groups("one_clip", groups, threads, rounds)
+
+
+def measure_batch(suite: Suite, device: str, threads: int) -> list[Measurement]:
+    """Throughput by batch size."""
+    batches = suite.batches if device == "cpu" else sorted({*suite.batches, CUDA_BATCH})
+    groups = [
+        [
+            Case(contender, size=size, batch=batch, device=device)
+            for batch in batches
+            for contender in _own(device) + _peers(suite, device)
+            if contender != "ast" or size == suite.sizes[-1]
+        ]
+        for size in suite.sizes
+    ]
+    return _measure_groups("batch", groups, threads, lambda case: 3 if device == "cpu" else suite.rounds)
+
+
+def measure_training(suite: Suite, device: str, threads: int) -> list[Measurement]:
+    """A training step (forward, loss, backward): time beside the peers, and memory."""
+    contenders = _own(device) + _peers(suite, device) + (["sequential"] if device == "cpu" else [])
+    batch = 4 if device == "cpu" else CUDA_BATCH
+    groups = [
+        [Case(contender, size=size, step="training", batch=batch, device=device) for contender in contenders]
+        for size in suite.sizes
+    ]
+
+    def rounds(case: Case) -> int:
+        if device == "cpu":
+            return 1 if case.contender in ("sequential", "ast") else 3
+        return suite.rounds
+
+    return _with_memory(_measure_groups("training", groups, threads, rounds), threads)
+
+
+def measure_length(suite: Suite, device: str, threads: int) -> list[Measurement]:
+    """Time and memory of one recording in one pass, by its length."""
+    contenders = [*_own(device), *(["sequential"] if device == "cpu" else []), "ast"]
+    groups = [
+        [
+            Case(contender, size=size, frames=frames, device=device)
+            for contender in contenders
+            if (contender != "sequential" or frames <= suite.longest_sequential)
+            and (contender != "ast" or size == suite.sizes[-1])
+        ]
+        for size in (suite.sizes if device == "cpu" else suite.sizes[-1:])
+        for frames in suite.frames
+    ]
+
+    def rounds(case: Case) -> int:
+        is_slow = device == "cpu" and (case.contender in ("sequential", "ast") or case.frames > 10 * CLIP_FRAMES)
+        return 1 if is_slow else 3
+
+    return _with_memory(_measure_groups("length", groups, threads, rounds), threads)
+
+
+SECTIONS: dict[str, Callable[[Suite, str, int], list[Measurement]]] = {
+    "one_clip": measure_one_clip,
+    "batch": measure_batch,
+    "training": measure_training,
+    "length": measure_length,
+}
+
+
+def measure_section(name: str, suite: Suite, device: str, threads: int) -> list[Measurement]:
+    """One section, in the process that calls it, on `threads` threads."""
+    torch.set_num_threads(threads)
+    return SECTIONS[name](suite, device, threads)
+
+
+def measure_memory(case: Case, threads: int) -> int:
+    """Peak memory of a case, in the process that calls it."""
+    torch.set_num_threads(threads)
+    networks = Networks()
+    # Libraries that load at the first use are not part of the step.
+    networks.build_step(replace(case, contender="torch", size="tiny", batch=1, frames=64))()
+    return peak_bytes(networks.build_step(case))
+
+
+def _own(device: str) -> list[str]:
+    return ["torch"] if device == "cpu" else ["triton", "mamba_ssm", "torch"]
+
+
+def _peers(suite: Suite, device: str) -> list[str]:
+    return ["no_scan", "ast"] if suite.peers_everywhere or device == "cuda" else []
+
+
+def _measure_groups(
+    section: str, groups: Sequence[Sequence[Case]], threads: int, rounds: Callable[[Case], int]
+) -> list[Measurement]:
+    """Times the cases of each group in turn; one that cannot run is left out with the reason."""
+    networks = Networks()
+    measurements = []
+    for cases in groups:
+        group = [Measurement(case, section, threads, left_out=reason_to_leave_out(case)) for case in cases]
+        runnable = {str(number): x for number, x in enumerate(group) if x.left_out is None}
+        steps = {number: networks.build_step(x.case) for number, x in runnable.items()}
+        rounds_of = {number: rounds(x.case) for number, x in runnable.items()}
+        label = f"{section}, {threads} threads, {cases[0].size}, {cases[0].frames} frames"
+        for number, seconds in time_interleaved(steps, rounds_of, label).items():
+            runnable[number].seconds = seconds
+        if cases[0].device == "cuda":
+            for number, step in steps.items():
+                runnable[number].peak_bytes = peak_bytes(step)
+        measurements += group
+    return measurements
+
+
+def _with_memory(measurements: list[Measurement], threads: int) -> list[Measurement]:
+    """Adds the peak memory of the process to what was measured on a CPU, each in a process of its own."""
+    missing = [x for x in measurements if x.seconds and x.peak_bytes is None and x.case.device == "cpu"]
+    for measurement in tqdm(missing, desc="peak memory", unit="case", leave=False):
+        measurement.peak_bytes = in_process_of_its_own(measure_memory, measurement.case, threads)
+    return measurements

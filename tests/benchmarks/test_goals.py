@@ -1,0 +1,70 @@
+"""Goals and ratios of made-up measurements."""
+
+import pytest
+
+from benchmarks.cases import Case, Measurement
+from benchmarks.goals import Goal, evaluate_goals, ratios_to_ours
+
+
+def test_every_goal_has_the_value_that_the_measurements_give_it(measurements):
+    values = {goal.text: goal.value for goal in evaluate_goals(measurements)}
+    assert values == pytest.approx(
+        {
+            "one clip, sequential scan / ours": 5.0,
+            "one clip, AST-base / ours": 6.0,
+            "one clip, ours / scan removed": 2.0,
+            "a clip of a batch of 8 / a clip alone": 0.75,
+            "training step of 4, sequential scan / ours": 5.0,
+            "training step of 4, peak memory, ours / sequential scan": 0.25,
+            "time by length, exponent": 1.0,
+            "peak memory by length, exponent": 1.0,
+            "10 min in one pass, peak memory in GB": 3.6,
+        }
+    )
+
+
+def test_a_goal_is_missed_on_the_other_side_of_its_bound(measurements):
+    assert [goal.text for goal in evaluate_goals(measurements) if not goal.is_reached] == [
+        "one clip, ours / scan removed"
+    ]
+    assert Goal("", 4.0, 4.0).is_reached
+    assert not Goal("", 3.9, 4.0).is_reached
+    assert Goal("", 1.0).is_reached is None
+
+
+def test_goals_without_measurements_are_left_out(measurements):
+    assert evaluate_goals([]) == []
+    texts = [goal.text for goal in evaluate_goals(measurements[:2])]
+    assert texts == ["one clip, sequential scan / ours"]
+
+
+def test_only_the_highest_number_of_threads_counts(measurements):
+    measurements += [
+        Measurement(Case("torch"), "one_clip", 1, [1.0]),
+        Measurement(Case("sequential"), "one_clip", 1, [1.0]),
+    ]
+    assert evaluate_goals(measurements)[0].value == pytest.approx(5.0)
+
+
+def test_ratios_compare_the_same_input_only(measurements):
+    rows = ratios_to_ours(measurements)
+    one_clip = {row["contender"]: row["times_ours"] for row in rows if row["section"] == "one_clip"}
+    assert one_clip == pytest.approx({"sequential": 5.0, "no_scan": 0.5, "ast": 6.0})
+    assert len(rows) == 3 + 1 + 1
+
+
+def test_on_cuda_triton_is_ours(measurements):
+    def on_cuda(contender, section, step, seconds, **case):
+        case = {"batch": 32, "step": step, "device": "cuda"} | case
+        return Measurement(Case(contender, **case), section, 2, [seconds])
+
+    rows = [
+        on_cuda("mamba_ssm", "batch", "inference", 0.3),
+        on_cuda("triton", "batch", "inference", 0.1),
+        on_cuda("torch", "batch", "inference", 0.5),
+        on_cuda("mamba_ssm", "training", "training", 0.8),
+        on_cuda("triton", "training", "training", 0.4),
+    ]
+    ratios = {(row["section"], row["contender"]): row["times_ours"] for row in ratios_to_ours(rows)}
+    assert ratios == pytest.approx({("batch", "mamba_ssm"): 3, ("batch", "torch"): 5, ("training", "mamba_ssm"): 2})
+    assert [goal.value for goal in evaluate_goals(rows)] == pytest.approx([3.0, 2.0])

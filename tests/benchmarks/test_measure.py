@@ -1,0 +1,52 @@
+"""Timing, ratios, exponents and memory; nothing here asserts a time."""
+
+import math
+import os
+
+import pytest
+import torch
+
+from benchmarks import measure
+from benchmarks.measure import fit_exponent, in_process_of_its_own, median_ratio, peak_bytes, time_interleaved
+
+
+def test_steps_are_interleaved_and_warmed_up():
+    calls: list[str] = []
+    steps = {name: lambda name=name: calls.append(name) for name in "abc"}
+    seconds = time_interleaved(steps, {"a": 3, "b": 2, "c": 1})
+    assert "".join(calls) == "ab" + "abc" + "ab" + "a"
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 2, "c": 1}
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+def test_a_known_exponent_is_recovered(exponent):
+    lengths = [1000, 3000, 10000, 60000]
+    noise = [1.02, 0.98, 1.01, 0.99]
+    costs = [3e-4 * length**exponent * factor for length, factor in zip(lengths, noise, strict=True)]
+    assert math.isclose(fit_exponent(lengths, costs), exponent, abs_tol=0.02)
+
+
+def test_ratios_are_taken_within_a_round():
+    assert median_ratio([2, 40, 6], [1, 10, 2]) == 3
+    assert median_ratio([8], [2, 1000]) == 4
+
+
+def test_peak_memory_counts_what_a_step_frees_again():
+    size = 200 * 2**20
+
+    def step() -> None:
+        torch.empty(size, dtype=torch.uint8).fill_(1)
+
+    assert size * 0.9 < peak_bytes(step) < size * 1.6
+
+
+def test_a_process_of_its_own_is_another_one():
+    assert in_process_of_its_own(os.getpid) != os.getpid()
+    with pytest.raises(ValueError, match="math domain"):
+        in_process_of_its_own(math.sqrt, -1)
+
+
+def test_the_peak_is_that_of_this_process(monkeypatch):
+    resident = iter([5_000, 9_000])
+    monkeypatch.setattr(measure, "_highest_resident_bytes", lambda: next(resident))
+    assert peak_bytes(lambda: None) == 4_000
