@@ -18,6 +18,7 @@ from lung_srad_cli.errors import UsageError, is_for_users, report
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 TRAINING_MODULES = ("accelerate", "datasets", "evaluate", "sklearn", "yaml")
+EXPORT_MODULES = ("onnx", "onnxruntime", "onnxscript")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,10 +118,27 @@ def prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """`lung-srad export`."""
+    _require_modules(EXPORT_MODULES, extra="export")
+    if arguments.data is not None:
+        _require_modules(TRAINING_MODULES, extra="train")
+    from lung_srad_cli.export_command import run
+
+    return run(arguments)
+
+
 def _require_modules(names: Sequence[str], extra: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f'{", ".join(missing)} not installed; run pip install "lung-srad[{extra}]"')
 
 
-HANDLERS = {"classify": classify, "train": train, "evaluate": evaluate, "convert": convert, "prepare": prepare}
+HANDLERS = {
+    "classify": classify,
+    "train": train,
+    "evaluate": evaluate,
+    "convert": convert,
+    "prepare": prepare,
+    "export": export,
+}

@@ -6,7 +6,9 @@ spectral-aware layer regularization of Lung-SRAD (arXiv 2606.11922). Written fro
 the reference implementations by the tests.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +29,8 @@ NUM_DIRECTIONS = 4
 # Without gradients, a CPU works through larger tensors in pieces of about this many elements: the C library gives
 # memory of more than 32 MB back to the system after every use, and to get it again costs more than to compute with it.
 ELEMENTS_AT_ONCE = 2**22
+# Below, on an H200, starting the kernel takes longer than it saves.
+LAYER_NORM_KERNEL_FROM = 2**23
 
 
 @dataclass
@@ -51,11 +55,55 @@ class LungSradClassifierOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
-class LungSradLayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of `(batch, channels, mel, time)`."""
+class LungSradLayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of `(batch, mel, time, channels)`, before a linear layer.
+
+    On CUDA, large maps run as a Triton kernel, where that can be imported, as torch takes several times as long for
+    rows as short as these. The kernel returns the dtype of the weights or, under autocast, of the linear layer.
+    """
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        layer_norm = self._choose_kernel(hidden_states)
+        if layer_norm is not None:
+            dtype = self._dtype_under_autocast() if torch.is_autocast_enabled("cuda") else self.weight.dtype
+            return layer_norm(hidden_states, self.weight, self.bias, self.eps, dtype)
+        if self.weight.dtype != torch.float32:  # Torch takes these for no other input, and the scan returns float32.
+            hidden_states = hidden_states.to(self.weight.dtype)
+        return super().forward(hidden_states)
+
+    def _choose_kernel(self, hidden_states: torch.Tensor) -> Callable | None:
+        if not hidden_states.is_cuda or torch.compiler.is_compiling():
+            return None
+        if hidden_states.numel() < LAYER_NORM_KERNEL_FROM:
+            return None
+        layer_norm, is_supported = _load_layer_norm_kernel()
+        return layer_norm if is_supported(hidden_states, self.weight, self.bias) else None
+
+    def _dtype_under_autocast(self) -> torch.dtype:
+        return torch.get_autocast_dtype("cuda")
+
+
+class LungSradLayerNorm2d(LungSradLayerNorm):
+    """Layer norm over the channels of `(batch, channels, mel, time)`, before the residual stream or the pooling.
+
+    There, autocast on CUDA keeps float32, as torch does.
+    """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return super().forward(hidden_states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def _dtype_under_autocast(self) -> torch.dtype:
+        return torch.float32
+
+
+@functools.cache
+def _load_layer_norm_kernel() -> tuple[Callable | None, Callable]:
+    """The kernel and which tensors it takes; none where Triton cannot be imported."""
+    try:
+        from .triton_layer_norm import is_supported, layer_norm
+    except ImportError:
+        return None, lambda *tensors: False
+    return layer_norm, is_supported
 
 
 class LungSradLinear(nn.Linear):
@@ -181,7 +229,7 @@ class LungSradSS2D(nn.Module):
         self.dt_projs_bias = nn.Parameter(torch.empty(NUM_DIRECTIONS, self.inner_width))
         self.A_logs = nn.Parameter(torch.empty(NUM_DIRECTIONS * self.inner_width, self.state_size))
         self.Ds = nn.Parameter(torch.empty(NUM_DIRECTIONS * self.inner_width))
-        self.out_norm = nn.LayerNorm(self.inner_width, eps=config.layer_norm_eps)
+        self.out_norm = LungSradLayerNorm(self.inner_width, eps=config.layer_norm_eps)
         self.out_proj = LungSradLinear(self.inner_width, width, bias=False)
         self.gaussian_blur = LungSradGaussianBlur(config) if regularized else nn.Identity()
 
@@ -193,8 +241,7 @@ class LungSradSS2D(nn.Module):
         scanned = self.scan(hidden_states)
         if self.gaussian_position == "scan_output":
             scanned = self.gaussian_blur(scanned)
-        scanned = self.out_norm(scanned.to(self.out_norm.weight.dtype))
-        return self.out_proj(scanned.to(hidden_states.dtype))
+        return self.out_proj(self.out_norm(scanned).to(hidden_states.dtype))
 
     def scan(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The four-direction scan with its input-dependent parameters, in float32."""
@@ -243,10 +290,10 @@ class LungSradBlock(GradientCheckpointingLayer):
 
     def __init__(self, config: LungSradConfig, width: int, drop_path_rate: float, regularized: bool):
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.norm = LungSradLayerNorm(width, eps=config.layer_norm_eps)
         self.op = LungSradSS2D(config, width, regularized and config.gaussian_position != "block_output")
         self.drop_path = LungSradDropPath(drop_path_rate)
-        self.norm2 = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.norm2 = LungSradLayerNorm(width, eps=config.layer_norm_eps)
         self.mlp = LungSradMLP(config, width)
         blurs_output = regularized and config.gaussian_position == "block_output"
         self.gaussian_blur = LungSradGaussianBlur(config) if blurs_output else nn.Identity()

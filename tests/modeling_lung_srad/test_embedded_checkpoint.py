@@ -20,6 +20,8 @@ NEEDED_CODE = [
     "selective_scan.py",
     "mamba_scan.py",
     "triton_scan.py",
+    "triton_kernels.py",
+    "triton_layer_norm.py",
 ]
 
 

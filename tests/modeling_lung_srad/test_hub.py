@@ -65,6 +65,8 @@ def test_saving_writes_weights_code_and_settings(checkpoint):
     code = {
         *(f"{name}_lung_srad.py" for name in ("configuration", "modeling", "feature_extraction")),
         *(f"{name}_scan.py" for name in ("selective", "mamba", "triton")),
+        "triton_kernels.py",
+        "triton_layer_norm.py",
     }
     assert names >= {"config.json", "model.safetensors", "preprocessor_config.json"} | code
     auto_map = json.loads((checkpoint / "config.json").read_text())["auto_map"]

@@ -1,8 +1,5 @@
 """The Triton kernels against the torch scan and a plain loop, on CUDA or else in the interpreter of Triton."""
 
-import importlib
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,31 +7,11 @@ from safetensors.torch import load_file
 from modeling_lung_srad import selective_scan
 from modeling_lung_srad.selective_scan import selective_scan_2d
 from tests.conftest import FIXTURES
+from tests.modeling_lung_srad.interpreted_kernels import DEVICE, ON_CUDA, import_kernels
 from tests.modeling_lung_srad.test_selective_scan import ARGUMENTS, loop_scan, random_inputs
 
 pytest.importorskip("triton", reason="Triton is published for Linux only")
-ON_CUDA = torch.cuda.is_available()
-
-
-def import_for_the_interpreter():
-    """Imports the kernels with a second copy of Triton, which reads this variable when it is first imported."""
-
-    def forget_triton():
-        names = [name for name in sys.modules if name.partition(".")[0] == "triton" and "_C" not in name]
-        return {name: sys.modules.pop(name) for name in names}
-
-    first = forget_triton()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        module = importlib.import_module("modeling_lung_srad.triton_scan")
-    del sys.modules[module.__name__]
-    forget_triton()
-    sys.modules.update(first)
-    return module
-
-
-triton_scan = importlib.import_module("modeling_lung_srad.triton_scan") if ON_CUDA else import_for_the_interpreter()
-DEVICE = "cuda" if ON_CUDA else "cpu"
+triton_scan = import_kernels("modeling_lung_srad.triton_scan")
 MAP_ARGUMENTS = ("hidden_states", "projected", "delta_weight", "delta_bias", "A", "D")
 
 
