@@ -25,22 +25,24 @@ def time_interleaved(
 
     Args:
         steps (mapping of name to callable): each is one measurement; on CUDA its end is waited for.
-        rounds (mapping of name to `int`): counted calls; where there are more than one, the first comes after another
-            one that is not counted.
+        rounds (mapping of name to `int`): counted calls; where there are more than one, each comes right after another
+            that is not counted, which has its own memory and caches to come back to, not those of another step.
         label (`str`, *optional*): what the progress bar says.
 
     Returns:
         `dict[str, list[float]]`: seconds of every counted call.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    schedule = [name for name in steps if rounds[name] > 1]
-    warm_ups = len(schedule)
-    for round_number in range(max(rounds.values(), default=0)):
-        schedule += [name for name in steps if round_number < rounds[name]]
-    for number, name in enumerate(tqdm(schedule, desc=label, unit="step", leave=False)):
-        elapsed = time_once(steps[name])
-        if number >= warm_ups:
-            seconds[name].append(elapsed)
+    schedule = [
+        name
+        for round_number in range(max(rounds.values(), default=0))
+        for name in steps
+        if round_number < rounds[name]
+    ]
+    for name in tqdm(schedule, desc=label, unit="step", leave=False):
+        if rounds[name] > 1:
+            steps[name]()
+        seconds[name].append(time_once(steps[name]))
     return seconds
 
 

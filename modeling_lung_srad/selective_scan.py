@@ -12,6 +12,7 @@ number `j * steps + i` of sequence `b` of scan `k`, so that one step of all bloc
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable
 
 import torch
@@ -25,6 +26,7 @@ SCAN_BACKENDS = ("auto", "torch", "triton", "mamba_ssm")
 STEPS = 8
 # Of a float32 tensor, so that a few of that size stay in the cache while the operations of a scan pass over them.
 ELEMENTS_AT_ONCE = 2**20
+_kept = threading.local()
 
 
 def selective_scan(
@@ -194,11 +196,11 @@ class _SelectiveScan2d(torch.autograd.Function):
         merged = hidden_states * D.sum(0)
         starts = []
         for piece in _pieces(hidden_states):
-            u = _traverse(hidden_states, *piece)
+            u = _traverse(hidden_states, *piece, buffer="u")
             low_rank, B, C = _traverse(projected, *piece).split(sizes, dim=-1)
             if piece[1].start == 0:
                 state = _no_state(u, A)
-            y, start, state = _scan(u, _project(low_rank, weight), A, B, C, state)
+            y, start, state = _scan(u, _project(low_rank, weight, buffer="delta"), A, B, C, state)
             _add_back(merged, y, *piece)
             starts.append(start)
         ctx.save_for_backward(hidden_states, projected, weight, A, D, *starts)
@@ -230,54 +232,74 @@ class _SelectiveScan2d(torch.autograd.Function):
 
 
 def _pieces(hidden_states: torch.Tensor) -> list[tuple[slice, slice]]:
-    """Which samples and which blocks to run at once, in order; a graph, and any other device, gets all."""
+    """Which samples and which columns to run at once, in order; a graph, and any other device, gets all."""
     batch, height, width, channels = hidden_states.shape
     if hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
         return [(slice(None), slice(0, width))]
-    blocks_at_once = max(1, ELEMENTS_AT_ONCE // (4 * height * channels))
-    segments = -(-width // blocks_at_once)
-    blocks = -(-width // segments)
-    samples = max(1, blocks_at_once // width)
+    columns_at_once = max(1, ELEMENTS_AT_ONCE // (4 * height * channels))
+    segments = -(-width // columns_at_once)
+    columns = -(-width // segments)
+    samples = max(1, columns_at_once // width)
     return [
-        (slice(sample, sample + samples), slice(block, min(block + blocks, width)))
+        (slice(sample, sample + samples), slice(column, min(column + columns, width)))
         for sample in range(0, batch, samples)
-        for block in range(0, width, blocks)
+        for column in range(0, width, columns)
     ]
 
 
-def _view_by_step(x: torch.Tensor, scan: int, blocks: slice) -> torch.Tensor:
-    """Some blocks of a map `(batch, height, width, channels)` as `(steps, batch, blocks, channels)`.
+def _view_by_step(x: torch.Tensor, scan: int, columns: slice) -> torch.Tensor:
+    """Some blocks of a map `(batch, height, width, channels)` as `(steps, batch, columns, parts, channels)`.
 
-    Scans 0 and 2 read rows, 1 and 3 columns. There are `height` steps and `width` blocks; the blocks of a row-major
-    sequence go on in the next row. Blocks are counted in the order of the scan, and steps in that of the map.
+    Scans 0 and 2 read rows, 1 and 3 columns. A column is cut into parts, which are the blocks; a row-major sequence is
+    cut into the same number of blocks of that length, which go on in the next row. Columns are counted in the order of
+    the scan, all else in that of the map.
     """
     height, width = x.shape[1:3]
+    steps = next(steps for steps in range(min(STEPS, height), height + 1) if height % steps == 0)
     if scan >= 2:
-        blocks = slice(width - blocks.stop, width - blocks.start)
+        columns = slice(width - columns.stop, width - columns.start)
     if scan % 2:
-        return x.transpose(0, 1)[:, :, blocks]
-    return x.flatten(1, 2).unflatten(1, (width, height)).permute(2, 0, 1, 3)[:, :, blocks]
+        return x.unflatten(1, (-1, steps)).permute(2, 0, 3, 1, 4)[:, :, columns]
+    return x.flatten(1, 2).unflatten(1, (width, -1, steps)).permute(3, 0, 1, 2, 4)[:, :, columns]
 
 
-def _traverse(x: torch.Tensor, samples: slice, blocks: slice) -> torch.Tensor:
+def _traverse(x: torch.Tensor, samples: slice, columns: slice, buffer: str | None = None) -> torch.Tensor:
     """A piece of a map, or of a map per scan, by step, each in the order of its scan."""
     sequences = []
     for scan in range(4):
-        sequence = _view_by_step(x[samples] if x.ndim == 4 else x[scan, samples], scan, blocks)
-        sequences.append(sequence.flip(0, 2) if scan >= 2 else sequence)
-    return torch.stack(sequences)
+        sequence = _view_by_step(x[samples] if x.ndim == 4 else x[scan, samples], scan, columns)
+        sequences.append(sequence.flip(0, 2, 3) if scan >= 2 else sequence)
+    return torch.stack(sequences, out=_keep(buffer, (4, *sequences[0].shape), x)).flatten(3, 4)
 
 
-def _add_back(total: torch.Tensor, by_step: torch.Tensor, samples: slice, blocks: slice) -> None:
+def _add_back(total: torch.Tensor, by_step: torch.Tensor, samples: slice, columns: slice) -> None:
     """Adds tensors by step to a contiguous map, or to a map per scan: the inverse of `_traverse`."""
     for scan, sequence in enumerate(by_step):
-        part = _view_by_step(total[samples] if total.ndim == 4 else total[scan, samples], scan, blocks)
-        part.add_(sequence.flip(0, 2) if scan >= 2 else sequence)
+        part = _view_by_step(total[samples] if total.ndim == 4 else total[scan, samples], scan, columns)
+        sequence = sequence.unflatten(2, part.shape[2:4])
+        part.add_(sequence.flip(0, 2, 3) if scan >= 2 else sequence)
 
 
-def _project(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _project(x: torch.Tensor, weight: torch.Tensor, buffer: str | None = None) -> torch.Tensor:
     """Applies a weight `(scans, out, in)` to the channels of a tensor by step."""
-    return (x.contiguous().flatten(1, 3) @ weight.mT).unflatten(1, x.shape[1:4])
+    rows = x.contiguous().flatten(1, 3)
+    output = _keep(buffer, (*rows.shape[:2], weight.shape[1]), x)
+    return torch.matmul(rows, weight.mT, out=output).unflatten(1, x.shape[1:4])
+
+
+def _keep(buffer: str | None, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
+    """On a CPU, memory of this name for a tensor that a scan needs only while it runs; the next scan has it again.
+
+    To get memory from the system each time costs more than all that is computed with it.
+    """
+    if buffer is None or like.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    size = math.prod(shape)
+    memory = _kept.__dict__.get(buffer)
+    if memory is None or memory.dtype != like.dtype or memory.numel() < size:
+        with torch.inference_mode(False):
+            memory = _kept.__dict__[buffer] = torch.empty(max(size, ELEMENTS_AT_ONCE), dtype=like.dtype)
+    return memory[:size].view(shape)
 
 
 def _no_state(u: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
@@ -310,7 +332,7 @@ def _scan(u, delta, A, B, C, state, delta_softplus=True):
     decays, drives = exponent.exp2_().unbind(1), drive.unbind(1)
     starts = state.unsqueeze(2)
     if u.shape[3] > 1:
-        starts = _chain(totals, _run(decays, drives, torch.zeros_like(totals))[-1], state)
+        starts = _chain(totals, _end(decays, drives), state)
     states = _run(decays, drives, starts, in_place=not in_graph)
     after = states[-1][:, :, -1].clone()
     return _sum_states(torch.stack(states, 1) if in_graph else drive, C), starts, after
@@ -328,17 +350,13 @@ def _scan_gradients(grad_y, u, delta, A, B, C, starts, grad_state, delta_softplu
     states = _run(decays, drive.unbind(1), starts)
     grad_C = _sum_channels(torch.stack(states, 1), grad_y)
 
-    last, *rest = (grad_y.unsqueeze(-1) * C.unsqueeze(-2)).unbind(1)[::-1]
-
-    def run_back(entering: torch.Tensor) -> list[torch.Tensor]:
-        first = last + entering
-        return [first, *_run(decays[:0:-1], rest, first)]
-
+    backwards = (grad_y.unsqueeze(-1) * C.unsqueeze(-2)).unbind(1)[::-1]
     entering = grad_state.unsqueeze(2)
     if u.shape[3] > 1:
-        leaving = run_back(torch.zeros_like(totals))[-1] * decays[0]
+        leaving = _end([decays[0], *decays[:0:-1]], backwards) * decays[0]
         entering = _chain(totals.flip(2), leaving.flip(2), grad_state).flip(2)
-    grads = run_back(entering)[::-1]
+    last = backwards[0] + entering
+    grads = [last, *_run(decays[:0:-1], backwards[1:], last)][::-1]
     grad_state = (grads[0] * decays[0])[:, :, 0]
     grad_states = torch.stack(grads, 1)
 
@@ -361,6 +379,14 @@ def _run(decays, drives, state: torch.Tensor, in_place: bool = False) -> list[to
     return states
 
 
+def _end(decays, drives) -> torch.Tensor:
+    """The last `h_t` of [`_run`] from zero, in the memory of a step: what stays in the cache is fast."""
+    state = drives[0]
+    for decay, drive in zip(decays[1:], drives[1:], strict=True):
+        state = torch.addcmul(drive, decay, state)
+    return state
+
+
 def _chain(exponents: torch.Tensor, ends: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
     """State before each of `(scans, batch, blocks, channels, states)`, from the state before the first.
 
@@ -375,7 +401,7 @@ def _chain(exponents: torch.Tensor, ends: torch.Tensor, state: torch.Tensor) -> 
     decays, drives = torch.exp2(exponents).unbind(3), ends.unbind(3)
     starts = state.unsqueeze(2)
     if groups > 1:
-        starts = _chain(exponents.sum(3), _run(decays, drives, torch.zeros_like(drives[0]))[-1], state)
+        starts = _chain(exponents.sum(3), _end(decays, drives), state)
     states = [starts, *_run(decays[:-1], drives[:-1], starts)]
     return torch.stack(states, 3).flatten(2, 3)[:, :, :blocks]
 

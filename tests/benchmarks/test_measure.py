@@ -14,7 +14,7 @@ def test_steps_are_interleaved_and_warmed_up():
     calls: list[str] = []
     steps = {name: lambda name=name: calls.append(name) for name in "abc"}
     seconds = time_interleaved(steps, {"a": 3, "b": 2, "c": 1})
-    assert "".join(calls) == "ab" + "abc" + "ab" + "a"
+    assert "".join(calls) == "aabbc" + "aabb" + "aa"
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 2, "c": 1}
 
 
