@@ -158,7 +158,10 @@ def selective_scan_2d(
     # The bias is the weight of one more input, which is always 1: that saves an addition to four maps.
     projected = torch.cat((low_rank_delta, torch.ones_like(B[..., :1]), B, C), dim=-1)
     delta_weight = torch.cat((delta_weight, delta_bias.unsqueeze(-1)), dim=-1)
-    with torch.autocast(hidden_states.device.type, enabled=False):
+    device_type = hidden_states.device.type
+    if not torch.amp.is_autocast_available(device_type):  # Such as "meta", for which the context is an error.
+        device_type = "cpu"
+    with torch.autocast(device_type, enabled=False):
         return _SelectiveScan2d.apply(*(x.to(dtype) for x in (hidden_states, projected, delta_weight, A, D)))
 
 

@@ -229,3 +229,9 @@ def test_a_batch_worked_through_in_pieces_gives_the_same(monkeypatch):
     torch.testing.assert_close(outputs.logits, expected.logits, atol=1e-6, rtol=1e-5)
     for states, others in zip(outputs.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(states, others, atol=1e-5, rtol=1e-5)
+
+
+def test_shapes_can_be_had_without_memory():
+    with torch.device("meta"):
+        model = LungSradForAudioClassification(LungSradConfig.tiny())
+        assert model(torch.zeros(2, 64, 128)).logits.shape == (2, 4)
