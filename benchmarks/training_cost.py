@@ -1,6 +1,6 @@
 """What a training step costs by objective, and what share of an epoch goes to data, in one run on this machine.
 
-`python -m benchmarks.training_cost [--size tiny] [--frames 1024] [--batch-size 16] [--repeats 7] [--output FILE.json]`
+`python -m benchmarks.training_cost [--size tiny] [--frames 256] [--batch-size 16] [--repeats 5] [--output FILE.json]`
 
 Steps of all modes are interleaved, and a ratio is the median over rounds of (mode / cross-entropy) within a round, so
 that it holds when the machine's speed drifts. The share of data is measured in an epoch of the real trainer on
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from modeling_lung_srad import LungSradForAudioClassification
 from training.arguments import AXES_OF_MODE, ObjectiveArguments
@@ -39,7 +40,7 @@ def time_steps(size: str, frames: int, batch_size: int, repeats: int) -> dict[st
         model = PatchMixTraining(LungSradForAudioClassification(SIZES[size]()), ObjectiveArguments(mode=mode)).train()
         steps[mode] = model, torch.optim.AdamW(model.parameters(), lr=1e-6)
     seconds: dict[str, list[float]] = {mode: [] for mode in steps}
-    for repeat in range(repeats + 1):
+    for repeat in tqdm(range(repeats + 1), desc="rounds of all modes", unit="round", leave=False):
         for mode, (model, optimizer) in steps.items():
             start = time.perf_counter()
             optimizer.zero_grad()
@@ -101,9 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_cost", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--frames", type=int, default=1024, help="frames of the input (default: 1024)")
+    parser.add_argument("--frames", type=int, default=256, help="frames of the input (default: 256)")
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=7, help="counted steps of each mode (default: 7)")
+    parser.add_argument("--repeats", type=int, default=5, help="counted steps of each mode (default: 5)")
     parser.add_argument("--output", help="JSON file for the figures")
     options = parser.parse_args(argv)
     seconds = time_steps(options.size, options.frames, options.batch_size, options.repeats)
