@@ -3,9 +3,10 @@
 OMP_NUM_THREADS=2 python -m benchmarks.onnx_latency [medium|small|tiny] [THREADS] [ROUNDS]
 """
 
-import sys
+import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,23 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def main(size: str, threads: int, rounds: int) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.onnx_latency",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("size", nargs="?", choices=("medium", "small", "tiny"), default="medium")
+    parser.add_argument("threads", nargs="?", type=int, default=2, help="(default: 2)")
+    parser.add_argument("rounds", nargs="?", type=int, default=20, help="(default: 20)")
+    options = parser.parse_args(argv)
+    if min(options.threads, options.rounds) < 1:
+        parser.error("threads and rounds must be positive")
+    measure(options.size, options.threads, options.rounds)
+
+
+def measure(size: str, threads: int, rounds: int) -> None:
     """Prints milliseconds, their ratio to torch, and the largest difference of the logits, of random weights."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -68,5 +85,4 @@ def main(size: str, threads: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    size, threads, rounds = [*sys.argv[1:], *("medium", "2", "20")[len(sys.argv) - 1 :]]
-    main(size, int(threads), int(rounds))
+    main()

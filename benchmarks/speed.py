@@ -106,8 +106,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--device cuda: torch finds no CUDA device here; use --device cpu")
     if options.threads is None:
         options.threads = sorted({1, cores}) if options.suite == "full" and options.device == "cpu" else [cores]
-    if min(options.threads) < 1:
-        parser.error("--threads: must be positive")
+    if not 1 <= min(options.threads) <= max(options.threads) <= cores:
+        parser.error(f"--threads: must be from 1 to {cores}, the cores here")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--output {options.output}: {error.strerror}; name another folder")
     return options
 
 
@@ -116,10 +120,15 @@ def _start(options: argparse.Namespace) -> dict[str, Any]:
     results = {"machine": _describe_machine(options), "suite": options.suite, "device": options.device, "sections": {}}
     path = options.output / JSON_NAME
     if path.exists() and set(options.only) != {*SECTIONS, PEAK}:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if any(earlier[name] != results[name] for name in ("machine", "suite", "device")):
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            about = [earlier[name] for name in ("machine", "suite", "device")]
+            sections = dict(earlier["sections"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise SystemExit(f"{path}: cannot be read as results; delete it or choose another --output") from error
+        if about != [results[name] for name in ("machine", "suite", "device")]:
             raise SystemExit(f"{path}: is of another machine, suite or device; choose another --output")
-        results["sections"] = earlier["sections"]
+        results["sections"] = sections
     return results
 
 

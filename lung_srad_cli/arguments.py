@@ -317,7 +317,7 @@ def _add_export(commands: Any) -> None:
         "--frames",
         type=COUNT,
         metavar="N",
-        help="frames of the input, from 32 on (default: as the checkpoint's features have)",
+        help="frames of the input, from 32 to 65536 (default: as the checkpoint's features have)",
     )
     parser.add_argument("--int8", action="store_true", help="write model_quantized.onnx, with int8 weights, as well")
     parser.add_argument(

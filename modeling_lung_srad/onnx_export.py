@@ -34,6 +34,8 @@ MODEL_FILE, INT8_FILE = "model.onnx", "model_quantized.onnx"
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 # A grid of one column after the last stage: about 0.25 s of sound.
 MIN_FRAMES = 32
+# Eleven minutes of sound: more is a slip, and memory for it would run out without a word.
+MAX_FRAMES = 2**16
 LARGEST_DIFFERENCE = 1e-3
 CHECKED_BATCHES = (1, 3)
 
@@ -71,14 +73,22 @@ def check_destination(destination: str | os.PathLike, force: bool = False) -> No
     Checks before any work is done that an export can be written.
 
     Raises:
-        OutputError: where the folder holds something and `force` is not set, is a file, or cannot be written to.
+        OutputError: where the folder holds something and `force` is not set, holds a checkpoint, is a file or lies in
+            one, or cannot be written to.
     """
     destination = Path(destination)
-    if destination.exists() and not destination.is_dir():
-        raise OutputError(f"{destination}: is a file; name a new folder")
-    if destination.is_dir() and any(destination.iterdir()) and not force:
-        raise OutputError(f"{destination}: holds something already; name a new folder, or replace it by --force")
-    existing = next(folder for folder in (destination, *destination.absolute().parents) if folder.is_dir())
+    existing = _existing_path(destination)
+    if not existing.is_dir():
+        place = "is" if existing == Path(os.path.realpath(destination)) else f"{existing} is"
+        raise OutputError(f"{destination}: {place} a file; name a new folder")
+    if destination.is_dir():
+        # A killed export can leave a hidden folder.
+        names = [path.name for path in destination.iterdir() if not path.name.startswith(".")]
+        if names and not force:
+            raise OutputError(f"{destination}: holds something already; name a new folder, or replace it by --force")
+        of_another = MODEL_FILE not in names and any(name in names for name in CONFIG_FILES)
+        if of_another or any(name.endswith(".safetensors") for name in names):
+            raise OutputError(f"{destination}: holds a checkpoint, which --force does not replace; name a new one")
     if not os.access(existing, os.W_OK):
         raise OutputError(f"{destination}: {existing} is not writable; choose another folder")
 
@@ -97,15 +107,16 @@ def export_onnx(
     Writes a classifier as ONNX with a batch of any size and a fixed number of frames.
 
     The result is checked by `onnx.checker` and, on features of `waveforms` in batches of 1 and 3, against torch. It is
-    moved to its place when all is done: an export that fails or is interrupted leaves nothing.
+    moved to its place when all is done: an export that fails or is interrupted leaves nothing, and one that is killed
+    at most a hidden folder.
 
     Args:
         model ([`LungSradForAudioClassification`]): in float32 and on a CPU.
         feature_extractor ([`LungSradFeatureExtractor`]): the one that goes with it.
         destination (`str` or `os.PathLike`): folder to make.
         waveforms (sequence of at least three `np.ndarray`): sounds at the rate of the extractor to check it with.
-        num_frames (`int`, *optional*): frames of `input_values`, at least 32; those of the extractor by default. The
-            saved extractor makes as many.
+        num_frames (`int`, *optional*): frames of `input_values`, from 32 to 65536; those of the extractor by default.
+            The saved extractor makes as many.
         int8 (`bool`, *optional*, defaults to `False`): whether to write `model_quantized.onnx` too.
         force (`bool`, *optional*, defaults to `False`): whether the files of an earlier export may be replaced.
         say (callable, *optional*): is told which step comes.
@@ -114,7 +125,8 @@ def export_onnx(
         [`OnnxExport`]
 
     Raises:
-        ExportError: where `num_frames` is too small, or the logits differ from those of torch by more than 1e-3.
+        ExportError: where `num_frames` is too small or too large, or the logits differ from those of torch by more
+            than 1e-3.
         OutputError: as [`check_destination`].
     """
     destination = Path(destination)
@@ -122,15 +134,18 @@ def export_onnx(
     num_frames = feature_extractor.num_frames if num_frames is None else num_frames
     if num_frames < MIN_FRAMES:
         raise ExportError(f"frames: {num_frames} is too few for four stages; give {MIN_FRAMES} or more")
+    if num_frames > MAX_FRAMES:
+        raise ExportError(f"frames: {num_frames} is too many; give {MAX_FRAMES} or fewer")
     feature_extractor = copy.deepcopy(feature_extractor)
     feature_extractor.num_frames = num_frames
     input_values = feature_extractor(
         list(waveforms), sampling_rate=feature_extractor.sampling_rate, return_tensors="pt"
     )[INPUT]
 
-    destination.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.absolute().parent) as name:
-        temporary = Path(name)
+    with tempfile.TemporaryDirectory(prefix=".lung-srad-export.", dir=_existing_path(destination)) as name:
+        # Temporary folders are private; this one gets the permissions of any new folder.
+        temporary = Path(name) / "export"
+        temporary.mkdir()
         say("trace and translate")
         onnx_model = build_onnx(model, num_frames)
         _describe(onnx_model, model, feature_extractor)
@@ -151,12 +166,22 @@ def export_onnx(
         model.config.to_json_file(temporary / "config.json")
         feature_extractor.to_json_file(temporary / "preprocessor_config.json")
         result = OnnxExport(destination, num_frames, difference, int8_difference)
-        destination.mkdir(exist_ok=True)
-        # One of an earlier export would not belong to the new network.
-        (destination / INT8_FILE).unlink(missing_ok=True)
-        for path in result.files:
-            (temporary / path.name).replace(path)
+        if destination.is_dir():
+            # One of an earlier export would not belong to the new network.
+            (destination / INT8_FILE).unlink(missing_ok=True)
+            for path in result.files:
+                (temporary / path.name).replace(path)
+        else:
+            place = Path(os.path.realpath(destination))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(place)
     return result
+
+
+def _existing_path(destination: str | os.PathLike) -> Path:
+    """The destination, or what exists nearest above it; links are followed."""
+    path = Path(os.path.realpath(destination))
+    return next(existing for existing in (path, *path.parents) if existing.exists())
 
 
 def build_onnx(model: LungSradForAudioClassification, num_frames: int) -> onnx.ModelProto:

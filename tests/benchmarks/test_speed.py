@@ -57,6 +57,26 @@ def test_results_of_another_machine_are_not_mixed_in(small_suite, tmp_path):
         main(["--only", "batch", "--threads", "1", "--output", str(tmp_path)])
 
 
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_results_that_cannot_be_read_are_named(tmp_path, text):
+    (tmp_path / "speed.json").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"speed\.json: cannot be read as results; delete it"):
+        main(["--only", "batch", "--threads", "1", "--output", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--output", "notes.txt", "name another folder"), ("--threads", "100000", "--threads: must be from 1 to")],
+)
+def test_options_are_checked_before_the_work(tmp_path, monkeypatch, capsys, option, value, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    monkeypatch.setattr(speed, "_measure", lambda *arguments: pytest.fail("measured"))
+    with pytest.raises(SystemExit):
+        main(["--only", "batch", option, value])
+    assert message in capsys.readouterr().err
+
+
 def test_length_measures_time_and_memory_of_each_length(small_suite):
     rows = measure_section("length", SMALL, "cpu", 1)
     measured = {(x.case.contender, x.case.frames) for x in rows if x.seconds and x.peak_bytes is not None}

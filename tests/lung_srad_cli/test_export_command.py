@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -90,8 +91,32 @@ def test_the_example_without_torch_has_the_logits_of_torch(checkpoint, exported,
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "usage: python examples/classify_onnx.py EXPORT_FOLDER CYCLE.wav"),
+        (("nothing", "short.wav"), "nothing: has no model.onnx; make it by `lung-srad export CHECKPOINT nothing`"),
+        (("onnx", "missing.wav"), "missing.wav: cannot be read"),
+        (("onnx", "short.wav"), "short.wav: is shorter than 0.025 s"),
+        (("onnx", "nan.wav"), "nan.wav: is shorter than 0.025 s or has samples that are no numbers"),
+    ],
+    ids=str,
+)
+def test_the_example_says_what_is_wrong(exported, tmp_path, monkeypatch, arguments, message):
+    (tmp_path / "onnx").symlink_to(exported.folder)
+    soundfile.write(tmp_path / "short.wav", [0.0] * 100, RATE)
+    soundfile.write(tmp_path / "nan.wav", [float("nan")] * RATE, RATE, subtype="FLOAT")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLE.parent)
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *arguments])
+    with pytest.raises(SystemExit) as error:
+        runpy.run_path(str(EXAMPLE))
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--frames", 10**12), f"frames: {10**12} is too many; give 65536 or fewer"),
         (("--frames", 31), "frames: 31 is too few for four stages; give 32 or more"),
         (("--frames", 0), "'0' is not a whole number from 1 on"),
         (("--data", "."), "--data measures what int8 weights change; give --int8 as well"),

@@ -1,6 +1,8 @@
 """Exports have the logits of torch, say what they are, and leave nothing behind when they fail."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +135,60 @@ def test_too_few_frames_are_refused(tmp_path):
     with pytest.raises(onnx_export.ExportError, match=r"frames: 31 is too few.*32 or more"):
         _export(tmp_path / "out", 31)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_too_many_frames_are_refused(tmp_path):
+    with pytest.raises(onnx_export.ExportError, match=r"frames: 65537 is too many.*65536 or fewer"):
+        _export(tmp_path / "out", 2**16 + 1)
+
+
+@pytest.mark.parametrize("names", [("model.safetensors", "model.onnx"), ("config.json",)], ids=str)
+def test_a_checkpoint_is_not_overwritten_even_if_forced(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match="holds a checkpoint"):
+        _export(tmp_path, 32, force=True)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "mine")
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes\.txt is a file; name a new folder"):
+        onnx_export.check_destination(tmp_path / "notes.txt" / "out")
+
+
+def test_a_failed_export_leaves_no_folders_above_it(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(onnx_export, "build_onnx", fail)
+    with pytest.raises(KeyboardInterrupt):
+        _export(tmp_path / "new" / "out", 32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_folder_appears_as_a_whole(tmp_path, built, monkeypatch):
+    folder = tmp_path / "new" / "out"
+    seen = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: seen.append(folder.exists()) or replace(path, target))
+    result = _export(folder, 32)
+    assert seen == [False]
+    assert {path.name for path in folder.iterdir()} == {path.name for path in result.files}
+    (tmp_path / "plain").mkdir()
+    assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_a_killed_export_left_is_no_obstacle(tmp_path, built):
+    (tmp_path / ".lung-srad-export.abc").mkdir()
+    assert _export(tmp_path, 32).files[0].is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")
+def test_a_folder_that_is_there_may_be_on_another_file_system(tmp_path, built):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        (tmp_path / "out").symlink_to(other)
+        assert _export(tmp_path / "out", 32).files[0].is_file()
 
 
 def test_a_folder_with_something_in_it_is_refused_unless_forced(tmp_path, built):

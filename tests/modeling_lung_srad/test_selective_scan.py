@@ -164,10 +164,15 @@ def test_autocast_does_not_lower_the_precision():
     torch.testing.assert_close(y, selective_scan(**inputs), atol=0, rtol=0)
 
 
-def test_an_empty_batch_gives_an_empty_result():
+def test_an_empty_batch_gives_an_empty_result_and_gradients_of_zero():
     inputs = random_inputs(2, 2, 3, 1, 8)
     inputs |= {name: inputs[name][:0] for name in ("u", "delta", "B", "C")}
-    assert selective_scan(**inputs).shape == (0, 6, 8)
+    inputs["u"] = inputs["u"].half()
+    leaves = [inputs[name].requires_grad_() for name in ARGUMENTS]
+    y = selective_scan(*leaves)
+    assert (y.shape, y.dtype) == ((0, 6, 8), torch.float16)
+    assert all((grad == 0).all() for grad in torch.autograd.grad(y.sum(), leaves))
+    assert selective_scan_2d(*random_map(3, 4, batch=0)).shape == (0, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +241,8 @@ def test_a_result_too_large_for_float16_is_an_error_that_names_the_remedy():
     inputs |= {"u": inputs["u"] + 3000, "B": inputs["B"] * 0 + 10, "C": inputs["C"] * 0 + 10}
     with pytest.raises(OverflowError, match="bfloat16"):
         selective_scan(**inputs)
+    inputs["u"] = inputs["u"] * torch.nan
+    assert selective_scan(**inputs).isnan().all()
 
 
 def test_a_graph_of_torch_export_gives_the_same_for_other_batches():

@@ -80,14 +80,15 @@ def selective_scan(
     ```"""
     _check_shapes(u, delta, A, B, C, D, delta_bias)
     kernels = _choose_kernels(backend, u, delta, A.shape[1])
-    if u.numel() == 0:
-        return u * delta
+    if u.numel() == 0:  # The gradients of what is not empty are zero.
+        others = [x.sum() for x in (A, B, C, D, delta_bias) if x is not None]
+        return (u * delta + sum(others)).to(u.dtype)
     if kernels is not None:
         y = kernels[0](u, delta, A, B, C, D, delta_bias, delta_softplus)
     else:
         y = _torch_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
     result = y.to(u.dtype)
-    if u.dtype == torch.float16 and not torch.compiler.is_compiling() and not result.isfinite().all():
+    if u.dtype == torch.float16 and not torch.compiler.is_compiling() and (y.isfinite() != result.isfinite()).any():
         raise OverflowError("The result is too large for float16, the dtype of `u`: give `u` in bfloat16 or float32.")
     return result
 

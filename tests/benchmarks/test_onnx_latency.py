@@ -1,0 +1,41 @@
+"""The command line of `python -m benchmarks.onnx_latency`."""
+
+import pytest
+
+pytest.importorskip("onnxscript", reason="needs the extra `export`")
+pytest.importorskip("onnx", reason="needs the extra `export`")
+pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+from benchmarks import onnx_latency
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What was asked to be measured, which is not done."""
+    calls = []
+    monkeypatch.setattr(onnx_latency, "measure", lambda *arguments: calls.append(arguments))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [((), ("medium", 2, 20)), (("tiny", "1", "3"), ("tiny", 1, 3))], ids=str
+)
+def test_size_threads_and_rounds_may_be_given(measured, arguments, expected):
+    onnx_latency.main(arguments)
+    assert measured == [expected]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("huge",), "invalid choice: 'huge'"),
+        (("tiny", "x"), "invalid int value: 'x'"),
+        (("tiny", "0"), "threads and rounds must be positive"),
+        (("tiny", "1", "0"), "threads and rounds must be positive"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_measured_is_said(measured, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        onnx_latency.main(arguments)
+    assert message in capsys.readouterr().err
+    assert measured == []
