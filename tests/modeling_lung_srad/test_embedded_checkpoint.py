@@ -18,6 +18,7 @@ NEEDED_CODE = [
     "feature_extraction_lung_srad.py",
     "modeling_lung_srad.py",
     "selective_scan.py",
+    "torch_scan.py",
     "mamba_scan.py",
     "triton_scan.py",
     "triton_kernels.py",

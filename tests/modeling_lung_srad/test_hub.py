@@ -64,7 +64,7 @@ def test_saving_writes_weights_code_and_settings(checkpoint):
     names = {path.name for path in checkpoint.iterdir()}
     code = {
         *(f"{name}_lung_srad.py" for name in ("configuration", "modeling", "feature_extraction")),
-        *(f"{name}_scan.py" for name in ("selective", "mamba", "triton")),
+        *(f"{name}_scan.py" for name in ("selective", "torch", "mamba", "triton")),
         "triton_kernels.py",
         "triton_layer_norm.py",
     }

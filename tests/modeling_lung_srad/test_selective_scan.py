@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_lung_srad import selective_scan
+from modeling_lung_srad import selective_scan, torch_scan
 from modeling_lung_srad.selective_scan import selective_scan_2d
 from tests.conftest import FIXTURES
 
@@ -119,7 +119,7 @@ def loop_scan_2d(maps, low_rank, weight, bias, A, B, C, D):
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (5, 1), (4, 12), (3, 7), (7, 16)])
 def test_four_directions_are_four_scans_put_back_in_place(height, width, elements_at_once, monkeypatch):
     """Whether the map runs in one piece, block by block, or a few blocks or samples at once."""
-    monkeypatch.setattr(MODULE, "ELEMENTS_AT_ONCE", elements_at_once)
+    monkeypatch.setattr(torch_scan, "ELEMENTS_AT_ONCE", elements_at_once)
     arguments = random_map(height, width)
     merged = selective_scan_2d(*arguments)
     torch.testing.assert_close(merged.double(), loop_scan_2d(*arguments), atol=5e-5, rtol=1e-5)
@@ -128,7 +128,7 @@ def test_four_directions_are_four_scans_put_back_in_place(height, width, element
 @pytest.mark.parametrize("state_size", [1, 2])
 @pytest.mark.parametrize("elements_at_once", [2**20, 1, 32])
 def test_gradients_of_a_map_are_those_of_the_loops(state_size, elements_at_once, monkeypatch):
-    monkeypatch.setattr(MODULE, "ELEMENTS_AT_ONCE", elements_at_once)
+    monkeypatch.setattr(torch_scan, "ELEMENTS_AT_ONCE", elements_at_once)
     grads = []
     for scan in (selective_scan_2d, loop_scan_2d):
         leaves = [x.requires_grad_() for x in random_map(3, 5, channels=2, state_size=state_size, dtype=torch.float64)]
@@ -157,8 +157,9 @@ def test_half_precision_is_computed_in_float32_and_returned_as_given(dtype):
     torch.testing.assert_close(y, loop_scan(**inputs).to(dtype), atol=1e-2, rtol=1e-2)
 
 
-def test_autocast_does_not_lower_the_precision():
-    inputs = random_inputs(1, 2, 3, 1, 64)
+@pytest.mark.parametrize("state_size", [1, 3])
+def test_autocast_does_not_lower_the_precision(state_size):
+    inputs = random_inputs(1, 2, 3, state_size, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = selective_scan(**inputs)
     torch.testing.assert_close(y, selective_scan(**inputs), atol=0, rtol=0)
