@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lung_srad_cli.arguments import INPUT_ERROR, build_parser, check_evaluate_arguments
+from lung_srad_cli.argument_types import INPUT_ERROR
+from lung_srad_cli.arguments import build_parser, check_evaluate_arguments
 from lung_srad_cli.errors import UsageError, is_for_users, report
 
 INTERRUPTED, BROKEN_PIPE = 130, 141

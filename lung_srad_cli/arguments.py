@@ -1,15 +1,11 @@
 """The arguments of the `lung-srad` command; only the standard library is imported, so that help is immediate."""
 
 import argparse
-import contextlib
 import importlib.metadata
-import math
-from typing import Any, NoReturn
+from typing import Any
 
-from lung_srad_cli.errors import UsageError, report
-
-INPUT_ERROR = 2
-SPLITS = ("official", "leak_free", "fold0", "fold1", "fold2", "fold3", "fold4")
+from lung_srad_cli.argument_types import COUNT, PATIENTS, SECONDS, SEED, SHARE, SPLITS, Parser, add_batch_size, path
+from lung_srad_cli.errors import UsageError
 
 DESCRIPTION = """\
 Classifies respiratory sounds (normal, crackle, wheeze, both) with the Lung-SRAD model, and trains it.
@@ -102,43 +98,6 @@ examples:
 The result is read by datasets.load_dataset("prepared/")."""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and whose help keeps the line breaks of the texts above."""
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        report(f"{message}; see `{self.prog} --help`")
-        raise SystemExit(INPUT_ERROR)
-
-
-def _number(kind: Any, lowest: float, below: float, wanted: str) -> Any:
-    """A `type` for arguments: a number of that kind, from `lowest` on and under `below`."""
-
-    def convert_text(text: str) -> Any:
-        with contextlib.suppress(ValueError):
-            if lowest <= kind(text) < below:
-                return kind(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-
-    return convert_text
-
-
-def _path(text: str) -> str:
-    """A `type` for arguments: a path or name. An empty one, as of an unset shell variable, is a mistake."""
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")
-    return text
-
-
-SECONDS = _number(float, 1e-9, math.inf, "a positive number of seconds")
-COUNT = _number(int, 1, math.inf, "a whole number from 1 on")
-PATIENTS = _number(int, 2, math.inf, "a whole number from 2 on, for a training and a test part")
-SEED = _number(int, 0, 2**32, "a whole number from 0 on")
-SHARE = _number(float, 0, 1, "a share from 0 up to, but not including, 1")
-
-
 def build_parser() -> Parser:
     """The parser of the command line; the name of the subcommand is in `command` of what it returns."""
     parser = Parser(prog="lung-srad", description=DESCRIPTION, epilog=EPILOG)
@@ -158,14 +117,14 @@ def _add_classify(commands: Any) -> None:
         "classify", help="classify recordings", description=CLASSIFY_DESCRIPTION, epilog=CLASSIFY_EPILOG
     )
     parser.add_argument(
-        "paths", nargs="+", type=_path, metavar="PATH", help="a recording, or a folder of wav, flac, ogg and mp3 files"
+        "paths", nargs="+", type=path, metavar="PATH", help="a recording, or a folder of wav, flac, ogg and mp3 files"
     )
     parser.add_argument(
         "--checkpoint", metavar="DIR_OR_HUB_ID", help="the model (default: lung-srad-tiny, part of the package)"
     )
     parser.add_argument(
         "--annotations",
-        type=_path,
+        type=path,
         metavar="FILE",
         help="classify these cycles: an ICBHI .txt (start, end, crackle, wheeze; tabs), or a folder of them",
     )
@@ -175,23 +134,23 @@ def _add_classify(commands: Any) -> None:
         "--format", choices=("table", "csv", "json"), help="default: by the suffix of --output, otherwise table"
     )
     parser.add_argument(
-        "--output", type=_path, metavar="FILE", help="write the results there (default: standard output)"
+        "--output", type=path, metavar="FILE", help="write the results there (default: standard output)"
     )
     parser.add_argument(
         "--plot",
-        type=_path,
+        type=path,
         metavar="PNG",
         help="draw the spectrogram and the probabilities over time; .svg and .pdf work too; for several recordings "
         "their names are added, or give a folder",
     )
-    _add_batch_size(parser)
+    add_batch_size(parser)
 
 
 def _add_train(commands: Any) -> None:
     summary = "train a model as a configuration file says"
     parser = commands.add_parser("train", help=summary, description=summary, epilog=TRAIN_EPILOG)
     parser.add_argument(
-        "config", type=_path, metavar="CONFIG.yaml", help="the configuration; training/configs has examples"
+        "config", type=path, metavar="CONFIG.yaml", help="the configuration; training/configs has examples"
     )
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings that replace those of the file"
@@ -206,7 +165,7 @@ def _add_evaluate(commands: Any) -> None:
     checkpoints = parser.add_argument(
         "checkpoints",
         nargs="+",
-        type=_path,
+        type=path,
         metavar="CHECKPOINT",
         help="folder of a checkpoint, or its id on the Hub; several, such as seeds, make one table",
     )
@@ -224,7 +183,7 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--predictions",
         action=InsteadOfCheckpoints,
-        type=_path,
+        type=path,
         metavar="REPORT",
         help="make the report again from the predictions in this folder or .csv, without audio or model",
     )
@@ -232,14 +191,14 @@ def _add_evaluate(commands: Any) -> None:
         "--compare",
         action=InsteadOfCheckpoints,
         nargs=2,
-        type=_path,
+        type=path,
         metavar=("A", "B"),
         help="paired bootstrap of two reports (folders or predictions.csv) of the same cycles",
     )
     parser.add_argument("--split", choices=SPLITS, help="default: official")
     parser.add_argument("--part", choices=("test", "validation", "train"), help="default: test")
-    parser.add_argument("--output", type=_path, metavar="DIR", help="folder for the report and the predictions")
-    _add_batch_size(parser)
+    parser.add_argument("--output", type=path, metavar="DIR", help="folder for the report and the predictions")
+    add_batch_size(parser)
     parser.set_defaults(batch_size=None)
 
 
@@ -265,10 +224,8 @@ def check_evaluate_arguments(arguments: argparse.Namespace) -> None:
 def _add_convert(commands: Any) -> None:
     summary = "convert an original checkpoint (DASS, VMamba) to this layout"
     parser = commands.add_parser("convert", help=summary, description=summary, epilog=CONVERT_EPILOG)
-    parser.add_argument("source", type=_path, metavar="SOURCE", help="the original checkpoint")
-    parser.add_argument(
-        "destination", type=_path, metavar="DEST", help="folder to make; it must not exist or be empty"
-    )
+    parser.add_argument("source", type=path, metavar="SOURCE", help="the original checkpoint")
+    parser.add_argument("destination", type=path, metavar="DEST", help="folder to make; it must not exist or be empty")
     parser.add_argument(
         "--num-labels", type=COUNT, metavar="N", help="classes; a head with another number is replaced by a new one"
     )
@@ -297,10 +254,8 @@ def _add_prepare(commands: Any) -> None:
 def _add_database(databases: Any, name: str, summary: str) -> Parser:
     parser = databases.add_parser(name, help=summary, description=summary, epilog=PREPARE_EPILOG)
     if name != "simulated":
-        parser.add_argument("source", type=_path, metavar="SOURCE", help="the database on this machine")
-    parser.add_argument(
-        "destination", type=_path, metavar="DEST", help="folder to make; it must not exist or be empty"
-    )
+        parser.add_argument("source", type=path, metavar="SOURCE", help="the database on this machine")
+    parser.add_argument("destination", type=path, metavar="DEST", help="folder to make; it must not exist or be empty")
     parser.add_argument(
         "--validation", type=SHARE, default=0.0, metavar="SHARE", help="of the training patients (default: 0)"
     )
@@ -311,8 +266,8 @@ def _add_database(databases: Any, name: str, summary: str) -> Parser:
 def _add_export(commands: Any) -> None:
     summary = "write a checkpoint as ONNX, checked against torch"
     parser = commands.add_parser("export", help=summary, description=EXPORT_DESCRIPTION, epilog=EXPORT_EPILOG)
-    parser.add_argument("checkpoint", type=_path, metavar="CHECKPOINT", help="its folder, or its id on the Hub")
-    parser.add_argument("destination", type=_path, metavar="OUT", help="folder to make; it must not exist or be empty")
+    parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="its folder, or its id on the Hub")
+    parser.add_argument("destination", type=path, metavar="OUT", help="folder to make; it must not exist or be empty")
     parser.add_argument(
         "--frames",
         type=COUNT,
@@ -322,7 +277,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument("--int8", action="store_true", help="write model_quantized.onnx, with int8 weights, as well")
     parser.add_argument(
         "--data",
-        type=_path,
+        type=path,
         metavar="DATA",
         help="measure what --int8 changes in the Score on it: ICBHI 2017, or a folder of `lung-srad prepare`",
     )
@@ -333,7 +288,3 @@ def _add_export(commands: Any) -> None:
         help="of DATA (default: validation, the patients that the checkpoint's training run kept for it)",
     )
     parser.add_argument("--force", action="store_true", help="replace the files of an earlier export in OUT")
-
-
-def _add_batch_size(parser: Parser) -> None:
-    parser.add_argument("--batch-size", type=COUNT, default=16, metavar="N", help="cycles at once (default: 16)")

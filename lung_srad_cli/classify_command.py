@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from dataset_scripts.cycles import AnnotationError, Cycle, cut_cycle, fade_recording, read_annotations
-from lung_srad_cli.arguments import INPUT_ERROR
+from lung_srad_cli.argument_types import INPUT_ERROR
 from lung_srad_cli.errors import UsageError, reported
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.audio import MIN_SECONDS, read_audio

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from transformers import ASTForAudioClassification, default_data_collator, set_seed
 
@@ -225,7 +226,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"run_training.py: {error}", file=sys.stderr)
         return 2
-    return train(options.config, options.overrides)
+    try:
+        return train(options.config, options.overrides)
+    finally:
+        # Its threads would otherwise end the process by SIGABRT, now and then, when the interpreter shuts down.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

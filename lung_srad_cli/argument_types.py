@@ -1,0 +1,53 @@
+"""What the arguments of all subcommands have in common; only the standard library is imported."""
+
+import argparse
+import contextlib
+import math
+from typing import Any, NoReturn
+
+from lung_srad_cli.errors import report
+
+INPUT_ERROR = 2
+SPLITS = ("official", "leak_free", "fold0", "fold1", "fold2", "fold3", "fold4")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and whose help keeps the line breaks of the texts above."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        report(f"{message}; see `{self.prog} --help`")
+        raise SystemExit(INPUT_ERROR)
+
+
+def number(kind: Any, lowest: float, below: float, wanted: str) -> Any:
+    """A `type` for arguments: a number of that kind, from `lowest` on and under `below`."""
+
+    def convert_text(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if lowest <= kind(text) < below:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+
+    return convert_text
+
+
+def path(text: str) -> str:
+    """A `type` for arguments: a path or name. An empty one, as of an unset shell variable, is a mistake."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
+
+
+SECONDS = number(float, 1e-9, math.inf, "a positive number of seconds")
+COUNT = number(int, 1, math.inf, "a whole number from 1 on")
+PATIENTS = number(int, 2, math.inf, "a whole number from 2 on, for a training and a test part")
+SEED = number(int, 0, 2**32, "a whole number from 0 on")
+SHARE = number(float, 0, 1, "a share from 0 up to, but not including, 1")
+
+
+def add_batch_size(parser: Parser) -> None:
+    """Adds `--batch-size`."""
+    parser.add_argument("--batch-size", type=COUNT, default=16, metavar="N", help="cycles at once (default: 16)")
