@@ -48,9 +48,8 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.speed --suite $(SUITE)
 
 # Saving a model copies its code; the embedded checkpoint must carry that of the package.
-checkpoint-code:
-	cd modeling_lung_srad && cp configuration_lung_srad.py feature_extraction_lung_srad.py modeling_lung_srad.py \
-		selective_scan.py torch_scan.py mamba_scan.py triton_scan.py triton_kernels.py triton_layer_norm.py checkpoints/lung-srad-tiny/
+checkpoint-code: .venv/core
+	$(BIN)/python -m modeling_lung_srad.checkpoint_code
 
 clean:
 	rm -rf .venv outputs

@@ -11,9 +11,9 @@ import numpy as np
 
 from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE, decode_audio, read_audio
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.recording import cut_cycle, fade_recording
 
 ANNOTATION_COLUMNS = ("start", "end", "crackle", "wheeze")
-FADE_SECONDS = 1 / 16
 # Annotated ends are rounded to milliseconds and some recordings end a little before their last one.
 END_TOLERANCE_SECONDS = 0.05
 RECORDINGS_IN_MEMORY = 4
@@ -109,50 +109,6 @@ def write_annotations(path: str | os.PathLike, cycles: Iterable[Cycle]) -> None:
         crackle, wheeze = cycle.label & 1, cycle.label >> 1
         lines.append(f"{cycle.start:.3f}\t{cycle.end:.3f}\t{crackle}\t{wheeze}\n")
     Path(path).write_text("".join(lines), encoding="utf-8")
-
-
-def fade_recording(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
-    """
-    Fades a whole recording in and out, linearly over 1/16 s, as the published features were made.
-
-    Args:
-        waveform (`np.ndarray`): shape `(samples,)`; shorter than 1/16 s is faded over its length.
-        sampling_rate (`int`, *optional*, defaults to 16000): its rate in Hz.
-
-    Returns:
-        `np.ndarray`: float32 copy of shape `(samples,)`.
-    """
-    faded = np.array(waveform, dtype=np.float32)
-    length = min(int(sampling_rate * FADE_SECONDS), len(faded))
-    if length:
-        ramp = np.linspace(0.0, 1.0, length, dtype=np.float32)
-        faded[:length] *= ramp
-        faded[-length:] *= ramp[::-1]
-    return faded
-
-
-def cut_cycle(waveform: np.ndarray, sampling_rate: int, start: float, end: float) -> np.ndarray:
-    """
-    Cuts the samples `[int(start * sampling_rate), int(end * sampling_rate))` out of a recording.
-
-    Args:
-        waveform (`np.ndarray`): shape `(samples,)`.
-        sampling_rate (`int`): its rate in Hz.
-        start (`float`): seconds.
-        end (`float`): seconds; what lies beyond the recording is left out.
-
-    Returns:
-        `np.ndarray`: copy of shape `(cycle_samples,)`, never empty.
-
-    Raises:
-        ValueError: where no sample lies between the two times.
-    """
-    first, last = int(start * sampling_rate), int(end * sampling_rate)
-    cycle = waveform[max(first, 0) : max(last, 0)].copy()
-    if first < 0 or not len(cycle):
-        duration = len(waveform) / sampling_rate
-        raise ValueError(f"no audio between {start} s and {end} s of a recording of {duration:.3f} s")
-    return cycle
 
 
 def decode_cycle(path: str | os.PathLike, start: float, end: float, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:

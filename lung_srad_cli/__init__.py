@@ -129,6 +129,21 @@ def export(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def publish(arguments: argparse.Namespace) -> int:
+    """`lung-srad publish`."""
+    from lung_srad_cli.publish_command import run
+
+    return run(arguments)
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """`lung-srad demo`."""
+    _require_modules(("gradio",), extra="demo")
+    from lung_srad_cli.demo_command import run
+
+    return run(arguments)
+
+
 def _require_modules(names: Sequence[str], extra: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
@@ -142,4 +157,6 @@ HANDLERS = {
     "convert": convert,
     "prepare": prepare,
     "export": export,
+    "publish": publish,
+    "demo": demo,
 }

@@ -45,6 +45,7 @@ SECONDS = number(float, 1e-9, math.inf, "a positive number of seconds")
 COUNT = number(int, 1, math.inf, "a whole number from 1 on")
 PATIENTS = number(int, 2, math.inf, "a whole number from 2 on, for a training and a test part")
 SEED = number(int, 0, 2**32, "a whole number from 0 on")
+PROBABILITY = number(float, 0, math.nextafter(1, 2), "a probability from 0 to 1")
 SHARE = number(float, 0, 1, "a share from 0 up to, but not including, 1")
 
 

@@ -4,8 +4,11 @@ import argparse
 import importlib.metadata
 from typing import Any
 
-from lung_srad_cli.argument_types import COUNT, PATIENTS, SECONDS, SEED, SHARE, SPLITS, Parser, add_batch_size, path
+from lung_srad_cli.argument_types import COUNT, PATIENTS, SEED, SHARE, SPLITS, Parser, add_batch_size, path
+from lung_srad_cli.classify_arguments import add_classify
+from lung_srad_cli.demo_arguments import add_demo
 from lung_srad_cli.errors import UsageError
+from lung_srad_cli.publish_arguments import add_publish
 
 DESCRIPTION = """\
 Classifies respiratory sounds (normal, crackle, wheeze, both) with the Lung-SRAD model, and trains it.
@@ -18,23 +21,6 @@ examples:
   lung-srad COMMAND --help
 
 exit codes: 0 all done; 2 some input was wrong, with one line about it on standard error; 130 interrupted"""
-
-CLASSIFY_DESCRIPTION = """\
-Gives every breathing cycle, or every window, of recordings its class and the probabilities of the four classes.
-
-Files may have any rate from 2 kHz on; stereo is mixed down. A file that cannot be used is named on standard error
-together with the remedy, and the others are done."""
-CLASSIFY_EPILOG = """\
-examples:
-  lung-srad classify recording.wav                                   windows of 8 s, as a table
-  lung-srad classify recording.wav --annotations recording.txt       the annotated cycles
-  lung-srad classify ICBHI/ --annotations ICBHI/ --output out.csv    every recording, with the .txt of its name
-  lung-srad classify recordings/ --window 4 --hop 1 --format json
-  lung-srad classify recording.wav --plot timeline.png
-
-CSV: a row per cycle, with the columns file,start,end,label,normal,crackle,wheeze,both (seconds, class name, the four
-probabilities) and, with --annotations, reference (the annotated class).
-JSON: [{"file": ..., "duration": ..., "cycles": [{"start": ..., and so on as in the CSV}]}]"""
 
 TRAIN_EPILOG = """\
 examples:
@@ -103,47 +89,15 @@ def build_parser() -> Parser:
     parser = Parser(prog="lung-srad", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"lung-srad {importlib.metadata.version('lung-srad')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    _add_classify(commands)
+    add_classify(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_convert(commands)
     _add_prepare(commands)
     _add_export(commands)
+    add_publish(commands)
+    add_demo(commands)
     return parser
-
-
-def _add_classify(commands: Any) -> None:
-    parser = commands.add_parser(
-        "classify", help="classify recordings", description=CLASSIFY_DESCRIPTION, epilog=CLASSIFY_EPILOG
-    )
-    parser.add_argument(
-        "paths", nargs="+", type=path, metavar="PATH", help="a recording, or a folder of wav, flac, ogg and mp3 files"
-    )
-    parser.add_argument(
-        "--checkpoint", metavar="DIR_OR_HUB_ID", help="the model (default: lung-srad-tiny, part of the package)"
-    )
-    parser.add_argument(
-        "--annotations",
-        type=path,
-        metavar="FILE",
-        help="classify these cycles: an ICBHI .txt (start, end, crackle, wheeze; tabs), or a folder of them",
-    )
-    parser.add_argument("--window", type=SECONDS, metavar="S", help="seconds of a window (default: 8)")
-    parser.add_argument("--hop", type=SECONDS, metavar="S", help="seconds between windows (default: half a window)")
-    parser.add_argument(
-        "--format", choices=("table", "csv", "json"), help="default: by the suffix of --output, otherwise table"
-    )
-    parser.add_argument(
-        "--output", type=path, metavar="FILE", help="write the results there (default: standard output)"
-    )
-    parser.add_argument(
-        "--plot",
-        type=path,
-        metavar="PNG",
-        help="draw the spectrogram and the probabilities over time; .svg and .pdf work too; for several recordings "
-        "their names are added, or give a folder",
-    )
-    add_batch_size(parser)
 
 
 def _add_train(commands: Any) -> None:

@@ -1,53 +1,49 @@
-"""`lung-srad classify`: recordings and annotations in; a table, CSV or JSON and plots out."""
+"""`lung-srad classify`: recordings and annotations in; a table, CSV, JSON or Parquet and plots out."""
 
 import argparse
+import contextlib
+import hashlib
+import importlib.util
+import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
-from dataset_scripts.cycles import AnnotationError, Cycle, cut_cycle, fade_recording, read_annotations
+from dataset_scripts.cycles import AnnotationError, Cycle, read_annotations
 from lung_srad_cli.argument_types import INPUT_ERROR
-from lung_srad_cli.errors import UsageError, reported
-from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
-from modeling_lung_srad.audio import MIN_SECONDS, read_audio
-from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
-from modeling_lung_srad.classify import (
-    CLASS_NAMES,
-    ClassifiedCycle,
-    ClassifiedRecording,
-    check_window,
-    classify_clips,
-    sliding_windows,
-)
+from lung_srad_cli.errors import UsageError, report, reported
+from lung_srad_cli.journal import Journal
+from lung_srad_cli.processes import Processes, join_processes, leave_processes
+from modeling_lung_srad import LungSoundPipeline
+from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE
+from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
+from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 from modeling_lung_srad.output_files import check_output, replaced_when_complete
-from modeling_lung_srad.recording_files import find_annotations, find_recordings
-from modeling_lung_srad.result_formats import FORMATS
-
-DEFAULT_WINDOW_SECONDS = 8.0
+from modeling_lung_srad.pipeline_lung_srad import DEFAULT_MIN_CONFIDENCE, DEFAULT_WINDOW_SECONDS
+from modeling_lung_srad.recording import Recording, load_recording
+from modeling_lung_srad.recording_files import ArchivedRecording, find_annotations, find_recordings
+from modeling_lung_srad.result_formats import FORMATS, PARQUET, write_parquet
+from modeling_lung_srad.timeline import RecordingResult, check_window
 
 
 class Job(NamedTuple):
     """A recording to classify, its annotation file and where its plot goes."""
 
-    recording: Path
+    recording: Path | ArchivedRecording
     annotations: Path | None
     plot: Path | None
 
-
-class Settings(NamedTuple):
-    """What all recordings are classified with."""
-
-    model: LungSradForAudioClassification
-    feature_extractor: LungSradFeatureExtractor
-    window: float
-    hop: float
-    batch_size: int
+    @property
+    def key(self) -> str:
+        """Names the recording and its annotations in the state in which they are."""
+        file = self.recording.archive if isinstance(self.recording, ArchivedRecording) else self.recording
+        files = [file, self.annotations]
+        stamps = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file and file.exists()]
+        return f"{os.path.realpath(self.recording)} {stamps}"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,29 +59,81 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UsageError, CheckpointError, OutputError, RecordingsError, WindowError: where nothing could be done at all.
     """
+    processes = join_processes()
+    try:
+        return _run(arguments, processes)
+    finally:
+        leave_processes(processes)
+
+
+def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     failures: list[Exception] = []
-    jobs = find_jobs(arguments, failures)
+    # All processes look for the same files, and one of them tells what is missing.
+    with contextlib.nullcontext() if processes.is_main else contextlib.redirect_stderr(io.StringIO()):
+        jobs = find_jobs(arguments, failures)
     if not jobs:
         return INPUT_ERROR
-    recordings = classify_jobs(jobs, load_settings(arguments), failures, _has_free_terminal(arguments))
-    suffix = Path(arguments.output or "").suffix[1:].lower()
-    text_of = FORMATS[arguments.format or (suffix if suffix in FORMATS else "table")]
+    output_format = _choose_format(arguments)
     is_annotated = arguments.annotations is not None
     if arguments.output is None:
-        for piece in text_of(recordings, is_annotated):
+        if processes.count > 1:
+            raise UsageError("several processes need --output, the file that they write together; name one")
+        bar = _progress_bar(jobs, processes, arguments)
+        results = (result for _, result in classify_jobs(bar, load_pipeline(arguments), failures))
+        for piece in FORMATS[output_format](results, is_annotated):
             print(piece, end="", flush=True)
-    elif finished := list(recordings):
-        text = "".join(text_of(finished, is_annotated))
-        with replaced_when_complete(arguments.output) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    return INPUT_ERROR if failures else 0
+        return INPUT_ERROR if failures else 0
+    if not processes.is_main:
+        failures.clear()
+    return _run_to_file(arguments, jobs, output_format, processes, failures)
+
+
+def _run_to_file(
+    arguments: argparse.Namespace,
+    jobs: list[Job],
+    output_format: str,
+    processes: Processes,
+    failures: list[Exception],
+) -> int:
+    """Classifies the share of this process into the journal; the main one then writes the output of all."""
+    lung_sounds = load_pipeline(arguments)
+    output, is_annotated = Path(arguments.output), arguments.annotations is not None
+    with Journal(output, describe_settings(lung_sounds, arguments), processes.index) as journal:
+        todo = [job for job in jobs[processes.index :: processes.count] if job.key not in journal]
+        if processes.is_main and len(journal):
+            print(f"{journal.path}: goes on after {len(journal)} recordings that were done before", file=sys.stderr)
+        try:
+            for job, result in classify_jobs(_progress_bar(todo, processes, arguments), lung_sounds, failures):
+                journal.add(job.key, result)
+        except BaseException:
+            if len(journal):
+                report(f"{journal.path}: keeps {len(journal)} recordings; the same command again goes on from there")
+            raise
+        num_failures = processes.total(len(failures))
+        if processes.is_main:
+            journal.read()
+            keys = [job.key for job in jobs]
+            if any(key in journal for key in keys):
+                _write_output(output, output_format, journal.results(keys), is_annotated)
+            journal.remove()
+        processes.total(0)
+    return INPUT_ERROR if num_failures and processes.is_main else 0
+
+
+def _write_output(output: Path, output_format: str, results: Iterator[RecordingResult], is_annotated: bool) -> None:
+    with replaced_when_complete(output) as temporary:
+        if output_format == PARQUET:
+            write_parquet(temporary, results, is_annotated)
+            return
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.writelines(FORMATS[output_format](results, is_annotated))
 
 
 def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[Job]:
     """Finds recordings, annotations and plot names, and checks what can be checked before the work begins."""
     if arguments.annotations is not None and (arguments.window or arguments.hop):
         raise UsageError("--annotations says where cycles are; leave it out, or leave --window and --hop out")
-    found: dict[str, Path] = {}
+    found: dict[str, Path | ArchivedRecording] = {}
     for path in arguments.paths:
         with reported(failures):
             for recording in find_recordings(path):
@@ -96,7 +144,7 @@ def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[
     if arguments.annotations is not None:
         annotations = [*find_annotations(arguments.annotations, recordings)]
     if arguments.output is not None:
-        check_output(arguments.output, [*recordings, *filter(None, annotations)])
+        check_output(arguments.output, [Path(path) for path in (*recordings, *filter(None, annotations))])
     if arguments.plot is not None:
         from modeling_lung_srad.plots import plot_paths
 
@@ -107,74 +155,116 @@ def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[
     return [Job(*job) for job in zip(recordings, annotations, plots, strict=True)]
 
 
-def load_settings(arguments: argparse.Namespace) -> Settings:
+def load_pipeline(arguments: argparse.Namespace) -> LungSoundPipeline:
     """Loads the checkpoint and checks the windows against it."""
-    model, feature_extractor = load_checkpoint(arguments.checkpoint or DEFAULT_CHECKPOINT)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-    window = arguments.window or min(DEFAULT_WINDOW_SECONDS, feature_extractor.cycle_seconds)
-    hop = arguments.hop or window / 2
-    check_window(window, hop, longest=feature_extractor.cycle_seconds)
-    return Settings(model, feature_extractor, window, hop, arguments.batch_size)
+    lung_sounds = LungSoundPipeline.from_checkpoint(
+        arguments.checkpoint or DEFAULT_CHECKPOINT,
+        batch_size=arguments.batch_size,
+        min_confidence=DEFAULT_MIN_CONFIDENCE if arguments.min_confidence is None else arguments.min_confidence,
+        window=arguments.window,
+        hop=arguments.hop,
+    )
+    longest = lung_sounds.feature_extractor.cycle_seconds
+    window = arguments.window or min(DEFAULT_WINDOW_SECONDS, longest)
+    check_window(window, arguments.hop or window / 2, longest)
+    return lung_sounds
+
+
+def describe_settings(lung_sounds: LungSoundPipeline, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What results depend on, besides the recordings: the model, its features, and how it is asked."""
+    digest = hashlib.sha256(lung_sounds.feature_extractor.to_json_string().encode("utf-8"))
+    digest.update(str(lung_sounds.model.config.temperature).encode("utf-8"))
+    for name, tensor in lung_sounds.model.state_dict().items():
+        digest.update(name.encode("utf-8") + tensor.cpu().numpy().tobytes())
+    chosen = {name: getattr(arguments, name) for name in ("window", "hop", "min_confidence")}
+    return {"model": digest.hexdigest(), "annotations": arguments.annotations is not None, **chosen}
 
 
 def classify_jobs(
-    jobs: list[Job], settings: Settings, failures: list[Exception], is_progress_shown: bool = False
-) -> Iterator[ClassifiedRecording]:
+    jobs: tqdm, lung_sounds: LungSoundPipeline, failures: list[Exception]
+) -> Iterator[tuple[Job, RecordingResult]]:
     """Classifies one recording at a time; what is wrong with one is reported and does not stop the others."""
-    rate = settings.feature_extractor.sampling_rate
-    for job in tqdm(jobs, unit="recording", disable=not is_progress_shown, leave=False):
+
+    def show_windows(done: int, total: int) -> None:
+        jobs.set_postfix_str(f"window {done} of {total}")
+
+    for job in jobs:
         result = None
         with reported(failures):
-            waveform = read_audio(job.recording, rate)
-            result = classify_recording(job, waveform, settings)
+            recording = load_job(job, lung_sounds.feature_extractor.sampling_rate)
+            result = classify_recording(job, recording, lung_sounds, show_windows)
         if result is None:
             continue
-        yield result
         if job.plot is not None:
             with reported(failures):
-                _plot(waveform, result, rate, job.plot)
+                _plot(recording, result, job.plot)
+        yield job, result
 
 
-def classify_recording(job: Job, waveform: np.ndarray, settings: Settings) -> ClassifiedRecording:
+def load_job(job: Job, sampling_rate: int = SAMPLING_RATE) -> Recording:
+    """Reads the recording of a job."""
+    if isinstance(job.recording, ArchivedRecording):
+        return load_recording({"bytes": job.recording.read(), "path": str(job.recording)}, sampling_rate)
+    return load_recording(job.recording, sampling_rate)
+
+
+def classify_recording(
+    job: Job, recording: Recording, lung_sounds: LungSoundPipeline, on_progress: Callable[[int, int], None]
+) -> RecordingResult:
     """
-    Goes the way of training: the whole recording is faded, cycles or windows are cut, then features and model.
+    Classifies windows of a recording, or the cycles of its annotations, which then go into the result.
 
     Args:
         job ([`Job`]): the recording and its annotations.
-        waveform (`np.ndarray`): the recording at the rate of the feature extractor, shape `(samples,)`.
-        settings ([`Settings`]): the model and the windows.
+        recording ([`Recording`]): what it holds.
+        lung_sounds ([`LungSoundPipeline`]): the model and the windows.
+        on_progress (`Callable[[int, int], None]`): told how many windows of how many are done.
 
     Raises:
         AnnotationError: where the annotations do not fit the recording.
     """
-    rate = settings.feature_extractor.sampling_rate
-    duration = len(waveform) / rate
     if job.annotations is None:
-        cycles = [Cycle(*window) for window in sliding_windows(duration, settings.window, settings.hop)]
-    else:
-        cycles = read_annotations(job.annotations, duration)
+        return lung_sounds(recording, on_progress=on_progress)
+    cycles = read_annotations(job.annotations, recording.duration)
     for cycle in cycles:
-        if int(cycle.end * rate) - int(cycle.start * rate) < round(MIN_SECONDS * rate):
-            raise AnnotationError(
-                f"{job.annotations}: the cycle from {cycle.start:g} s to {cycle.end:g} s is too short; "
-                f"at least {1000 * MIN_SECONDS:.0f} ms of the recording of {duration:.3f} s are needed"
-            )
-    faded = fade_recording(waveform, rate)
-    clips = [cut_cycle(faded, rate, cycle.start, cycle.end) for cycle in cycles]
-    probabilities = classify_clips(settings.model, settings.feature_extractor, clips, settings.batch_size)
-    classified = (
-        ClassifiedCycle(cycle.start, cycle.end, tuple(row), None if cycle.label is None else CLASS_NAMES[cycle.label])
-        for cycle, row in zip(cycles, probabilities.tolist(), strict=True)
-    )
-    return ClassifiedRecording(str(job.recording), duration, tuple(classified))
+        _check_length(cycle, job.annotations, recording)
+    spans = [(cycle.start, cycle.end) for cycle in cycles]
+    result = lung_sounds(recording, cycles=spans, on_progress=on_progress)
+    for cycle, segment in zip(cycles, result["timeline"], strict=True):
+        if cycle.label is not None:
+            segment["reference"] = CLASS_NAMES[cycle.label]
+    return result
 
 
-def _plot(waveform: np.ndarray, recording: ClassifiedRecording, rate: int, path: Path) -> None:
+def _check_length(cycle: Cycle, annotations: Path, recording: Recording) -> None:
+    rate = recording.sampling_rate
+    if int(cycle.end * rate) - int(cycle.start * rate) < round(MIN_SECONDS * rate):
+        raise AnnotationError(
+            f"{annotations}: the cycle from {cycle.start:g} s to {cycle.end:g} s is too short; "
+            f"at least {1000 * MIN_SECONDS:.0f} ms of the recording of {recording.duration:.3f} s are needed"
+        )
+
+
+def _plot(recording: Recording, result: RecordingResult, path: Path) -> None:
     from modeling_lung_srad.plots import plot_recording, save_figure
 
-    save_figure(plot_recording(waveform, recording, rate), path)
+    save_figure(plot_recording(recording.waveform, result, recording.sampling_rate), path)
 
 
-def _has_free_terminal(arguments: argparse.Namespace) -> bool:
-    """Whether a progress bar would have the terminal for itself."""
-    return sys.stderr.isatty() and (arguments.output is not None or not sys.stdout.isatty())
+def _choose_format(arguments: argparse.Namespace) -> str:
+    suffix = Path(arguments.output or "").suffix[1:].lower()
+    chosen = arguments.format or (suffix if suffix in (*FORMATS, PARQUET) else "table")
+    if chosen == PARQUET:
+        if arguments.output is None:
+            raise UsageError("--format parquet is no text; name its file by --output")
+        if importlib.util.find_spec("pyarrow") is None:
+            raise UsageError('pyarrow not installed, which writes Parquet; run pip install "lung-srad[parquet]"')
+    return chosen
+
+
+def _progress_bar(jobs: list[Job], processes: Processes, arguments: argparse.Namespace) -> tqdm:
+    """Over the jobs of this process, shown by the main one where it has the terminal for itself."""
+    has_free_terminal = sys.stderr.isatty() and (arguments.output is not None or not sys.stdout.isatty())
+    description = None if processes.count == 1 else f"process 1 of {processes.count}"
+    is_disabled = not has_free_terminal or not processes.is_main
+    return tqdm(jobs, description, unit="recording", disable=is_disabled, leave=False)

@@ -5,10 +5,12 @@ auto classes load a checkpoint without `trust_remote_code`, and so that saving a
 """
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_lung_srad import LungSradConfig
 from .feature_extraction_lung_srad import LungSradFeatureExtractor
 from .modeling_lung_srad import LungSradForAudioClassification, LungSradModel
+from .pipeline_lung_srad import TASK, LungSoundPipeline
 from .selective_scan import selective_scan
 
 AutoConfig.register("lung_srad", LungSradConfig)
@@ -20,8 +22,10 @@ LungSradConfig.register_for_auto_class()
 LungSradModel.register_for_auto_class("AutoModel")
 LungSradForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
 LungSradFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+PIPELINE_REGISTRY.register_pipeline(TASK, LungSoundPipeline, pt_model=AutoModelForAudioClassification, type="audio")
 
 __all__ = [
+    "LungSoundPipeline",
     "LungSradConfig",
     "LungSradFeatureExtractor",
     "LungSradForAudioClassification",

@@ -1,4 +1,7 @@
-"""Reads audio files into the mono waveforms that the model works on: soundfile, no torch, no ffmpeg."""
+"""Reads audio files into the mono waveforms that the model works on: soundfile, no torch, no ffmpeg.
+
+The module is saved with checkpoints, where arrays are classified without soundfile.
+"""
 
 import io
 import math
@@ -7,7 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import soundfile
+
+try:
+    import soundfile
+except ImportError:
+    soundfile = None
 
 SAMPLING_RATE = 16000
 MIN_SOURCE_RATE = 2000
@@ -18,6 +25,8 @@ LARGEST_SAMPLE = 2.0**31
 # Length that writers put into a RIFF header when they stream and cannot know it.
 UNKNOWN_RIFF_LENGTHS = (0, 0xFFFFFFFF)
 MP3_LENGTH_TOLERANCE_SECONDS = 0.1
+# A file is read in blocks of this many frames: memory grows with what is in it, not with what its header says.
+BLOCK_FRAMES = 2**20
 
 
 class AudioError(ValueError):
@@ -44,12 +53,25 @@ def read_audio(path: str | os.PathLike, sampling_rate: int = SAMPLING_RATE, allo
         AudioError: for a file that is missing, empty, truncated, not audio, silent, shorter than 25 ms, under
             2 kHz, with more than two channels or with NaN or infinite samples.
     """
+    return resample(*read_source(path, allow_silence), sampling_rate)
+
+
+def read_source(path: str | os.PathLike, allow_silence: bool = False) -> tuple[np.ndarray, int]:
+    """
+    Reads a file as [`read_audio`], at the sampling rate that it has.
+
+    Returns:
+        `tuple[np.ndarray, int]`: float32 waveform of shape `(samples,)`, and its rate in Hz.
+
+    Raises:
+        AudioError: as [`read_audio`].
+    """
     path = _existing_file(path)
     with path.open("rb") as file:
         _check_complete(file, path)
         file.seek(0)
         # An open file and not its name, since soundfile takes only names that are text.
-        return _decode(file, path, sampling_rate, allow_silence)
+        return _decode(file, path, allow_silence)
 
 
 def decode_audio(
@@ -70,10 +92,51 @@ def decode_audio(
     Raises:
         AudioError: as [`read_audio`].
     """
+    return resample(*decode_source(data, name, allow_silence), sampling_rate)
+
+
+def decode_source(data: bytes, name: str = "audio bytes", allow_silence: bool = False) -> tuple[np.ndarray, int]:
+    """
+    Decodes as [`decode_audio`], at the sampling rate that the content has.
+
+    Returns:
+        `tuple[np.ndarray, int]`: float32 waveform of shape `(samples,)`, and its rate in Hz.
+
+    Raises:
+        AudioError: as [`read_audio`].
+    """
     if not data:
         raise AudioError(name, "is empty (0 bytes)", "record or export it again")
     _check_complete(io.BytesIO(data), name)
-    return _decode(io.BytesIO(data), name, sampling_rate, allow_silence)
+    return _decode(io.BytesIO(data), name, allow_silence)
+
+
+def check_waveform(waveform: np.ndarray, sampling_rate: int, name: str | os.PathLike, allow_silence: bool) -> None:
+    """
+    Checks a mono waveform of shape `(samples,)`, wherever it comes from.
+
+    Raises:
+        AudioError: where its rate is under 2 kHz, or it is shorter than 25 ms, not finite, too large or silent.
+    """
+    if sampling_rate < MIN_SOURCE_RATE:
+        raise AudioError(
+            name,
+            f"has a sampling rate of {sampling_rate:g} Hz",
+            f"lung sounds need at least {MIN_SOURCE_RATE} Hz, record or export it at a higher rate",
+        )
+    if len(waveform) < MIN_SECONDS * sampling_rate:
+        raise AudioError(
+            name,
+            f"lasts {1000 * len(waveform) / sampling_rate:.1f} ms",
+            f"at least {1000 * MIN_SECONDS:.0f} ms of audio are needed",
+        )
+    largest = np.abs(waveform).max()
+    if not np.isfinite(largest):
+        raise AudioError(name, "has NaN or infinite samples", "export it again as 16 or 24 bit integers")
+    if largest > LARGEST_SAMPLE:
+        raise AudioError(name, f"has samples of up to {largest:.0e}", "export it again as 16 or 24 bit integers")
+    if not allow_silence and not largest:
+        raise AudioError(name, "is silent (all samples are zero)", "check the microphone and record again")
 
 
 def audio_duration(path: str | os.PathLike) -> float:
@@ -200,7 +263,9 @@ def _check_complete_wav(file: BinaryIO, size: int, name: str | os.PathLike) -> N
         offset += 8 + length + length % 2
 
 
-def _open(file: BinaryIO, name: str | os.PathLike) -> soundfile.SoundFile:
+def _open(file: BinaryIO, name: str | os.PathLike) -> "soundfile.SoundFile":
+    if soundfile is None:
+        raise AudioError(name, "cannot be read without soundfile", "install it by `pip install soundfile`")
     try:
         return soundfile.SoundFile(file)
     except soundfile.LibsndfileError as error:
@@ -211,39 +276,24 @@ def _open(file: BinaryIO, name: str | os.PathLike) -> soundfile.SoundFile:
     raise AudioError(name, problem, "convert it to wav, flac, ogg or mp3")
 
 
-def _decode(file: BinaryIO, name: str | os.PathLike, sampling_rate: int, allow_silence: bool) -> np.ndarray:
+def _decode(file: BinaryIO, name: str | os.PathLike, allow_silence: bool) -> tuple[np.ndarray, int]:
     with _open(file, name) as sound:
         source_rate, frames, file_format = sound.samplerate, sound.frames, sound.format
         if sound.channels > MAX_CHANNELS:
             raise AudioError(name, f"has {sound.channels} channels", "export one channel (mono) or two (stereo)")
-        if source_rate < MIN_SOURCE_RATE:
-            raise AudioError(
-                name,
-                f"has a sampling rate of {source_rate} Hz",
-                f"lung sounds need at least {MIN_SOURCE_RATE} Hz, record or export it at a higher rate",
-            )
         try:
-            samples = sound.read(dtype="float32", always_2d=True)
+            mixed = []
+            while len(block := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                # Two huge samples of float32 have a mean, but no sum.
+                mixed.append(block.mean(axis=1, dtype=np.float64).astype(np.float32))
         except soundfile.LibsndfileError as error:
             problem = f"is truncated or damaged ({error.error_string.strip(' .')})"
             raise AudioError(name, problem, "copy or export the file again") from error
+    waveform = np.concatenate(mixed) if mixed else np.zeros(0, dtype=np.float32)
     # The length of an mp3 file is an estimate where its encoder did not store it.
     tolerance = MP3_LENGTH_TOLERANCE_SECONDS * source_rate if file_format in ("MP3", "MPEG") else 0
-    if frames - len(samples) > tolerance:
-        problem = f"is truncated, {frames - len(samples)} of {frames} samples are missing"
+    if frames - len(waveform) > tolerance:
+        problem = f"is truncated, {frames - len(waveform)} of {frames} samples are missing"
         raise AudioError(name, problem, "copy or export the file again")
-    if len(samples) < MIN_SECONDS * source_rate:
-        raise AudioError(
-            name,
-            f"lasts {1000 * len(samples) / source_rate:.1f} ms",
-            f"at least {1000 * MIN_SECONDS:.0f} ms of audio are needed",
-        )
-    if not np.isfinite(samples).all():
-        raise AudioError(name, "has NaN or infinite samples", "export it again as 16 or 24 bit integers")
-    if np.abs(samples).max() > LARGEST_SAMPLE:
-        raise AudioError(
-            name, f"has samples of up to {np.abs(samples).max():.0e}", "export it again as 16 or 24 bit integers"
-        )
-    if not allow_silence and not samples.any():
-        raise AudioError(name, "is silent (all samples are zero)", "check the microphone and record again")
-    return resample(samples.mean(axis=1), source_rate, sampling_rate)
+    check_waveform(waveform, source_rate, name, allow_silence)
+    return waveform, source_rate

@@ -1,9 +1,10 @@
-"""Plots a classified recording: its log-mel spectrogram, and below it the class probabilities over time."""
+"""Plots a classified recording: its log-mel spectrogram, and below it classes, quality flags and probabilities."""
 
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .audio import SAMPLING_RATE
-from .classify import ClassifiedCycle, ClassifiedRecording
 from .configuration_lung_srad import CLASS_NAMES
 from .feature_extraction_lung_srad import FRAME_SECONDS, HOP_SECONDS, LOWEST_FREQUENCY, kaldi_fbank
 from .output_files import OutputError, check_output, replaced_when_complete
+from .recording_files import ArchivedRecording
+from .timeline import QualityReport, RecordingResult, Segment, mean_probabilities
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 # The hues stay apart for all common kinds of colour blindness, and the lightness falls from class to class.
@@ -24,36 +26,44 @@ NUM_MEL_BINS = 128
 FREQUENCY_TICKS = (100, 250, 500, 1000, 2000, 4000, 8000)
 DECIBELS_PER_NATURAL_LOGARITHM = 10 / np.log(10)
 CHUNK_SECONDS = 60
+MAX_COLUMNS = 8000
+FLAG_COLOR = "#b3261e"
+ABSTAINED_HATCH = "////"
 LONGEST_TITLE = 90
 
 
-def plot_recording(waveform: np.ndarray, recording: ClassifiedRecording, sampling_rate: int = SAMPLING_RATE) -> Figure:
+def plot_recording(waveform: np.ndarray, result: RecordingResult, sampling_rate: int = SAMPLING_RATE) -> Figure:
     """
-    Draws one recording. Where windows overlap, the mean of their probabilities is shown.
+    Draws one recording. Where windows overlap, the mean of their probabilities is shown; what the pipeline abstained
+    from is hatched.
 
     Args:
         waveform (`np.ndarray`): the whole recording, shape `(samples,)`.
-        recording ([`ClassifiedRecording`]): its classified cycles or windows.
+        result ([`RecordingResult`]): the answer of [`LungSoundPipeline`] for it.
         sampling_rate (`int`, *optional*, defaults to 16000): rate of `waveform` in Hz.
 
     Returns:
-        `matplotlib.figure.Figure`: with the axes spectrogram, classes and probabilities, and the colour bar.
+        `matplotlib.figure.Figure`: with the axes spectrogram, rows (predicted, annotated, a row for each quality flag
+        with times) and probabilities, and the colour bar.
     """
-    is_annotated = any(cycle.reference for cycle in recording.cycles)
-    figure = Figure(figsize=(float(np.clip(recording.duration / 3, 10, 16)), 6), dpi=120, layout="constrained")
-    spectrogram, classes, probabilities = figure.subplots(
-        3, 1, sharex=True, height_ratios=(5, 1 if is_annotated else 0.5, 3)
+    timeline = result["timeline"]
+    is_annotated = any("reference" in segment for segment in timeline)
+    flags = [flag for flag in result["quality"] if flag["spans"]]
+    num_rows = 1 + is_annotated + len(flags)
+    figure = Figure(
+        figsize=(float(np.clip(result["duration"] / 3, 10, 16)), 5.5 + 0.25 * num_rows), dpi=120, layout="constrained"
     )
+    spectrogram, rows, probabilities = figure.subplots(3, 1, sharex=True, height_ratios=(5, 0.5 * num_rows, 3))
     _draw_spectrogram(figure, spectrogram, waveform, sampling_rate)
-    _draw_classes(classes, recording.cycles, is_annotated)
-    _draw_probabilities(probabilities, recording.cycles)
+    _draw_rows(rows, timeline, flags, is_annotated)
+    _draw_probabilities(probabilities, timeline)
     if is_annotated:
-        edges = sorted({edge for cycle in recording.cycles for edge in (cycle.start, cycle.end)})
+        edges = sorted({edge for segment in timeline for edge in (segment["start"], segment["end"])})
         whole_height = spectrogram.get_xaxis_transform()
         spectrogram.vlines(edges, 0, 1, transform=whole_height, colors="white", linewidth=0.7, linestyles=":")
     # A file name is no formula, whatever signs it has.
-    spectrogram.set_title(_shortened(Path(recording.file).name), parse_math=False)
-    probabilities.set_xlim(0, recording.duration)
+    spectrogram.set_title(_shortened(Path(result["file"] or "").name), parse_math=False)
+    probabilities.set_xlim(0, result["duration"])
     probabilities.set_xlabel("Time (s)")
     probabilities.xaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))
     handles, labels = probabilities.get_legend_handles_labels()
@@ -69,7 +79,7 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
         figure.savefig(temporary, format=Path(path).suffix[1:].lower())
 
 
-def plot_paths(target: str | os.PathLike, recordings: Sequence[Path]) -> list[Path]:
+def plot_paths(target: str | os.PathLike, recordings: Sequence[Path | ArchivedRecording]) -> list[Path]:
     """
     Where the plots of recordings go. A folder for them is made.
 
@@ -77,7 +87,7 @@ def plot_paths(target: str | os.PathLike, recordings: Sequence[Path]) -> list[Pa
         target (`str` or `os.PathLike`):
             a `.png`, `.svg` or `.pdf` file, to whose name that of each recording is added where there are several;
             or a folder (an existing one, or a name without suffix) for `.png` files named after the recordings.
-        recordings (sequence of `Path`): the recordings.
+        recordings (sequence of `Path` or [`ArchivedRecording`]): the recordings.
 
     Returns:
         `list[Path]`: one path a recording, all different.
@@ -98,55 +108,31 @@ def plot_paths(target: str | os.PathLike, recordings: Sequence[Path]) -> list[Pa
     return _numbered([path.with_name(f"{path.stem}_{recording.stem}{path.suffix}") for recording in recordings])
 
 
-def log_mel_decibels(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+def log_mel_decibels(waveform: np.ndarray, sampling_rate: int, max_columns: int = MAX_COLUMNS) -> np.ndarray:
     """
-    Log-mel spectrogram of a whole recording, in pieces of a minute so that long ones fit in memory.
+    Log-mel spectrogram of a whole recording, in pieces of about a minute so that long ones fit in memory.
 
     Args:
         waveform (`np.ndarray`): shape `(samples,)`, at least 25 ms.
         sampling_rate (`int`): its rate in Hz.
+        max_columns (`int`, *optional*, defaults to 8000):
+            where there are more frames than this, each column is the largest value of several, so that short sounds
+            stay visible.
 
     Returns:
-        `np.ndarray`: mel energies in dB, shape `(frames, 128)`, 100 frames a second.
+        `np.ndarray`: mel energies in dB, shape `(columns, 128)`; up to `max_columns`, 100 columns a second.
     """
     hop, window = round(HOP_SECONDS * sampling_rate), round(FRAME_SECONDS * sampling_rate)
     num_frames = 1 + (len(waveform) - window) // hop
-    frames_per_piece = round(CHUNK_SECONDS / HOP_SECONDS)
+    frames_per_column = -(-num_frames // max_columns)
+    frames_per_piece = frames_per_column * max(1, round(CHUNK_SECONDS / HOP_SECONDS) // frames_per_column)
     pieces = []
     for first in range(0, num_frames, frames_per_piece):
         last = min(first + frames_per_piece, num_frames) - 1
         piece = torch.from_numpy(waveform[first * hop : last * hop + window])
-        pieces.append(kaldi_fbank(piece[None], sampling_rate, NUM_MEL_BINS)[0].numpy())
+        log_mel = kaldi_fbank(piece[None], sampling_rate, NUM_MEL_BINS)[0].numpy()
+        pieces.append(np.maximum.reduceat(log_mel, range(0, len(log_mel), frames_per_column)))
     return np.concatenate(pieces) * DECIBELS_PER_NATURAL_LOGARITHM
-
-
-def mean_probabilities(cycles: Sequence[ClassifiedCycle]) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Class probabilities as a step function of time.
-
-    Args:
-        cycles (sequence of [`ClassifiedCycle`]): in any order; they may overlap or leave gaps.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: the times of the steps in seconds, shape `(steps + 1,)`, and between each two
-        of them the mean of the cycles there, shape `(steps, 4)`; zeros where there is none.
-
-    Example:
-
-    ```python
-    >>> cycles = [ClassifiedCycle(0, 2, (1, 0, 0, 0)), ClassifiedCycle(1, 3, (0, 1, 0, 0))]
-    >>> mean_probabilities(cycles)[1].tolist()
-    [[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
-
-    ```"""
-    times = np.unique([edge for cycle in cycles for edge in (cycle.start, cycle.end)])
-    totals = np.zeros((len(times) - 1, len(CLASS_NAMES)))
-    counts = np.zeros((len(times) - 1, 1))
-    for cycle in cycles:
-        covered = slice(np.searchsorted(times, cycle.start), np.searchsorted(times, cycle.end))
-        totals[covered] += cycle.probabilities
-        counts[covered] += 1
-    return times, totals / np.maximum(counts, 1)
 
 
 def _draw_spectrogram(figure: Figure, axes: Axes, waveform: np.ndarray, sampling_rate: int) -> None:
@@ -155,7 +141,8 @@ def _draw_spectrogram(figure: Figure, axes: Axes, waveform: np.ndarray, sampling
     audible = decibels[decibels > decibels.min()] if decibels.min() < decibels.max() else decibels
     low, high = np.percentile(audible, (5, 99.8))
     before = (FRAME_SECONDS - HOP_SECONDS) / 2
-    times = (before, before + len(decibels) * HOP_SECONDS)
+    num_frames = 1 + (len(waveform) - round(FRAME_SECONDS * sampling_rate)) // round(HOP_SECONDS * sampling_rate)
+    times = (before, before + num_frames * HOP_SECONDS)
     extent = (*times, _to_mel(LOWEST_FREQUENCY), _to_mel(sampling_rate / 2))
     image = axes.imshow(
         decibels.T, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=low, vmax=max(high, low + 1)
@@ -166,26 +153,38 @@ def _draw_spectrogram(figure: Figure, axes: Axes, waveform: np.ndarray, sampling
     axes.set_ylabel("Frequency (Hz, mel scale)")
 
 
-def _draw_classes(axes: Axes, cycles: Sequence[ClassifiedCycle], is_annotated: bool) -> None:
-    times, probabilities = mean_probabilities(cycles)
-    rows = ["predicted", "annotated"] if is_annotated else ["predicted"]
-    for start, end, values in zip(times[:-1], times[1:], probabilities, strict=True):
-        if values.any():
-            _draw_class(axes, 0, start, end, CLASS_NAMES[int(values.argmax())])
-    for cycle in cycles:
-        if cycle.reference:
-            _draw_class(axes, 1, cycle.start, cycle.end, cycle.reference)
+def _draw_rows(axes: Axes, timeline: Sequence[Segment], flags: Sequence[QualityReport], is_annotated: bool) -> None:
+    rows = ["predicted"] + ["annotated"] * is_annotated + [flag["flag"].replace("_", " ") for flag in flags]
+    _draw_predicted(axes, timeline)
+    for segment in timeline:
+        if "reference" in segment:
+            _draw_bar(axes, 1, segment["start"], segment["end"], facecolors=CLASS_COLORS[segment["reference"]])
+    for row, flag in enumerate(flags, start=1 + is_annotated):
+        for start, end in flag["spans"]:
+            _draw_bar(axes, row, start, end, facecolors=FLAG_COLOR)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
 
 
-def _draw_class(axes: Axes, row: int, start: float, end: float, name: str) -> None:
-    axes.broken_barh([(start, end - start)], (row - 0.4, 0.8), facecolors=CLASS_COLORS[name], edgecolors="white")
+def _draw_predicted(axes: Axes, timeline: Sequence[Segment]) -> None:
+    """The most probable class at each time, by the segments that were answered; elsewhere by the others, hatched."""
+    answered = [segment for segment in timeline if not segment["abstained"]]
+    abstained = [segment for segment in timeline if segment["abstained"]]
+    for segments, style in ((abstained, {"hatch": ABSTAINED_HATCH, "alpha": 0.4}), (answered, {})):
+        times, probabilities = mean_probabilities(segments)
+        for start, end, values in zip(times[:-1], times[1:], probabilities, strict=True):
+            if values.any():
+                name = CLASS_NAMES[int(values.argmax())]
+                _draw_bar(axes, 0, start, end, facecolors=CLASS_COLORS[name], **style)
 
 
-def _draw_probabilities(axes: Axes, cycles: Sequence[ClassifiedCycle]) -> None:
-    times, probabilities = mean_probabilities(cycles)
+def _draw_bar(axes: Axes, row: int, start: float, end: float, **style: Any) -> None:
+    axes.broken_barh([(start, end - start)], (row - 0.4, 0.8), edgecolors="white", **style)
+
+
+def _draw_probabilities(axes: Axes, timeline: Sequence[Segment]) -> None:
+    times, probabilities = mean_probabilities(timeline)
     heights = np.concatenate([probabilities, probabilities[-1:]]).T
     axes.stackplot(times, heights, step="post", labels=CLASS_NAMES, colors=list(CLASS_COLORS.values()), linewidth=0)
     axes.set_ylim(0, 1)

@@ -1,10 +1,15 @@
 """Finds the recordings that a user names, and the annotation files that belong to them."""
 
 import os
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
+# A recording inside a zip is decompressed in memory; 24 hours at 16 kHz and 16 bit are 2.8 GB.
+LARGEST_ARCHIVED_BYTES = 3 * 10**9
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
@@ -12,25 +17,71 @@ class RecordingsError(ValueError):
     """Paths that lead to no recording or do not go together. The message: `path: what is wrong; remedy`."""
 
 
-def find_recordings(path: str | os.PathLike) -> list[Path]:
+@dataclass(frozen=True)
+class ArchivedRecording:
     """
-    The recording at a path, or all wav, flac, ogg and mp3 files in a folder and the folders inside it, sorted.
+    A recording inside a zip, which is read without being extracted.
 
-    Hidden files are left out. A path that is not a folder is returned as it is, whatever its name.
+    Args:
+        archive (`Path`): the zip.
+        member (`str`): its name in there.
+    """
+
+    archive: Path
+    member: str
+
+    @property
+    def stem(self) -> str:
+        """File name without folders and suffix."""
+        return PurePosixPath(self.member).stem
+
+    def read(self) -> bytes:
+        """
+        The content of the recording.
+
+        Raises:
+            RecordingsError: where the zip or its member is damaged, encrypted or too large.
+        """
+        try:
+            with zipfile.ZipFile(self.archive) as archive, archive.open(self.member) as file:
+                content = file.read(LARGEST_ARCHIVED_BYTES + 1)
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, KeyError, EOFError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise RecordingsError(f"{self}: cannot be read ({problem}); unpack the zip and name its folder") from error
+        if len(content) > LARGEST_ARCHIVED_BYTES:
+            raise RecordingsError(
+                f"{self}: is larger than {LARGEST_ARCHIVED_BYTES / 1e9:g} GB; unpack the zip and name its folder"
+            )
+        return content
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.member}"
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+
+def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecording]:
+    """
+    The recording at a path, or all wav, flac, ogg and mp3 files in a folder and the folders inside it, or in a zip,
+    sorted.
+
+    Hidden files are left out. Any other path is returned as it is, whatever its name.
 
     Raises:
-        RecordingsError: where a folder holds no recording or cannot be read.
+        RecordingsError: where a folder or zip holds no recording or cannot be read.
     """
     if not str(path):
         raise RecordingsError("the path of a recording is empty; name a file or a folder")
     path = Path(path)
+    if path.suffix.lower() == ".zip" and path.is_file():
+        return _find_archived(path)
     if not path.is_dir():
         return [path]
     unreadable: list[OSError] = []
     recordings: list[Path] = []
     for folder, _, names in os.walk(path, onerror=unreadable.append):
-        audio_names = (name for name in names if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith("."))
-        recordings.extend(Path(folder, name) for name in audio_names)
+        recordings.extend(Path(folder, name) for name in names if _is_audio_name(name))
     if unreadable:
         raise RecordingsError(f"{unreadable[0].filename}: cannot be read ({unreadable[0].strerror}); allow reading it")
     if not recordings:
@@ -38,7 +89,22 @@ def find_recordings(path: str | os.PathLike) -> list[Path]:
     return sorted(recordings)
 
 
-def find_annotations(path: str | os.PathLike, recordings: Sequence[Path]) -> list[Path]:
+def _find_archived(path: Path) -> list[ArchivedRecording]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if _is_audio_name(PurePosixPath(name).name))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise RecordingsError(f"{path}: is no readable zip ({error}); copy or download it again") from error
+    if not names:
+        raise RecordingsError(f"{path}: holds no {', '.join(AUDIO_SUFFIXES)} file; check the path")
+    return [ArchivedRecording(path, name) for name in names]
+
+
+def _is_audio_name(name: str) -> bool:
+    return name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
+
+
+def find_annotations(path: str | os.PathLike, recordings: Sequence[Path | ArchivedRecording]) -> list[Path]:
     """
     The annotation file of each recording, whether it exists or not.
 
@@ -63,7 +129,7 @@ def find_annotations(path: str | os.PathLike, recordings: Sequence[Path]) -> lis
     return [Path(path)] * len(recordings)
 
 
-def _find_by_name(folder: Path, recordings: Sequence[Path]) -> list[Path]:
+def _find_by_name(folder: Path, recordings: Sequence[Path | ArchivedRecording]) -> list[Path]:
     by_name: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*.txt")):
         by_name.setdefault(file.stem, []).append(file)
@@ -71,7 +137,8 @@ def _find_by_name(folder: Path, recordings: Sequence[Path]) -> list[Path]:
     annotations = []
     for recording in recordings:
         candidates = by_name.get(recording.stem, [])
-        beside = [file for file in candidates if file.resolve().parent == recording.resolve().parent]
+        own_folder = Path(recording).resolve().parent
+        beside = [file for file in candidates if file.resolve().parent == own_folder]
         if not beside and (len(candidates) > 1 or (candidates and num_recordings[recording.stem] > 1)):
             raise RecordingsError(
                 f"{recording}: several recordings or annotation files have this name; "

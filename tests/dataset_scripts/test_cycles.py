@@ -12,9 +12,7 @@ from dataset_scripts.cycles import (
     AnnotationError,
     Cycle,
     class_label,
-    cut_cycle,
     decode_cycle,
-    fade_recording,
     read_annotations,
     write_annotations,
 )
@@ -108,24 +106,6 @@ def test_all_published_annotations_are_read(icbhi_annotations):
     seconds = [cycle.end - cycle.start for cycle in cycles]
     assert min(seconds) == pytest.approx(0.2)
     assert max(seconds) == pytest.approx(16.163)
-
-
-def test_fade_is_linear_over_a_sixteenth_of_a_second():
-    waveform = np.ones(16000, dtype=np.float32)
-    faded = fade_recording(waveform, 16000)
-    np.testing.assert_allclose(faded[:1000], np.arange(1000) / 999, atol=1e-6)
-    np.testing.assert_allclose(faded[-1000:], np.arange(1000)[::-1] / 999, atol=1e-6)
-    assert (faded[1000:-1000] == 1).all()
-    assert (waveform == 1).all()
-    assert fade_recording(np.ones(10)).shape == (10,)
-
-
-def test_cut_takes_whole_samples_from_start_to_end():
-    waveform = np.arange(100, dtype=np.float32)
-    np.testing.assert_array_equal(cut_cycle(waveform, 10, 1.29, 2.0), np.arange(12, 20))
-    assert len(cut_cycle(waveform, 10, 9.5, 12.0)) == 5
-    with pytest.raises(ValueError, match=r"no audio between 10\.0 s and 11\.0 s"):
-        cut_cycle(waveform, 10, 10.0, 11.0)
 
 
 def test_decoded_cycle_is_resampled_and_faded_with_its_recording(tmp_path):

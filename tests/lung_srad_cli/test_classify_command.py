@@ -1,18 +1,23 @@
 import json
 import os
+import subprocess
+import sys
+import zipfile
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from lung_srad_cli.classify_command import DEFAULT_CHECKPOINT
+from lung_srad_cli.classify_command import DEFAULT_CHECKPOINT, classify_recording
 from modeling_lung_srad.audio import read_audio
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
+from modeling_lung_srad.recording import load_recording
 from tests.conftest import shared_path
 from tests.lung_srad_cli.conftest import RATE, noise
 
 NAMES = ["normal", "crackle", "wheeze", "both"]
+HEADER = "file,start,end,label,normal,crackle,wheeze,both,abstained,flags"
 ANNOTATIONS = "0.5\t1.75\t0\t0\n1.75\t2.9\t1\t1\n0.1\t0.4\t0\t1\n"
 
 
@@ -42,7 +47,7 @@ def test_annotated_cycles_get_the_probabilities_of_the_published_steps(
     outcome = classify(recording, "--annotations", tmp_path / "a.txt", "--format", "csv")
     assert outcome.exit_code == 0
     assert outcome.errors == []
-    assert outcome.output.splitlines()[0] == "file,start,end,label,normal,crackle,wheeze,both,reference"
+    assert outcome.output.splitlines()[0] == f"{HEADER},reference"
     assert [(float(row["start"]), float(row["end"])) for row in outcome.rows] == [(0.5, 1.75), (1.75, 2.9), (0.1, 0.4)]
     assert [row["reference"] for row in outcome.rows] == ["normal", "both", "wheeze"]
     for row in outcome.rows:
@@ -55,7 +60,7 @@ def test_annotated_cycles_get_the_probabilities_of_the_published_steps(
 def test_windows_cover_the_whole_recording_and_the_last_one_ends_with_it(classify, checkpoint, write_recording):
     waveform = noise(11.5)
     outcome = classify(write_recording("a.wav", waveform, subtype="FLOAT"), "--format", "csv")
-    assert outcome.output.splitlines()[0] == "file,start,end,label,normal,crackle,wheeze,both"
+    assert outcome.output.splitlines()[0] == HEADER
     assert [(float(row["start"]), float(row["end"])) for row in outcome.rows] == [(0, 8), (3.5, 11.5)]
     np.testing.assert_allclose(
         probabilities(outcome.rows[1]), reference_probabilities(checkpoint, waveform, 3.5, 11.5), atol=2e-5
@@ -122,10 +127,17 @@ def test_json_says_the_same_as_csv(classify, write_recording, tmp_path):
     rows = classify(*options, "--format", "csv").rows
     (found,) = json.loads(classify(*options, "--format", "json").output)
     assert (found["file"], found["duration"]) == (str(recording), 3.0)
-    assert [list(cycle) for cycle in found["cycles"]] == [["start", "end", "label", *NAMES, "reference"]] * 3
-    assert [{key: str(value) for key, value in cycle.items()} for cycle in found["cycles"]] == [
-        {key: value for key, value in row.items() if key != "file"} for row in rows
-    ]
+    for segment, row in zip(found["timeline"], rows, strict=True):
+        assert [segment[name] for name in ("label", "reference")] == [row[name] for name in ("label", "reference")]
+        assert [str(segment[name]) for name in ("start", "end")] == [row[name] for name in ("start", "end")]
+        assert [str(segment["probabilities"][name]) for name in NAMES] == [row[name] for name in NAMES]
+        assert str(segment["abstained"]).lower() == row["abstained"]
+        assert ";".join(segment["flags"]) == row["flags"]
+    assert len(found["timeline"]) == 3
+    assert found["quality"] == []
+    assert found["summary"]["abstained_share"] == pytest.approx(
+        sum(segment["end"] - segment["start"] for segment in found["timeline"] if segment["abstained"]) / 2.7
+    )
 
 
 def test_the_table_sums_up_each_recording(classify, write_recording, tmp_path):
@@ -135,8 +147,7 @@ def test_the_table_sums_up_each_recording(classify, write_recording, tmp_path):
     assert lines[0].startswith(f"{recording}: 3.0 s, 3 cycles: ")
     assert lines[0].endswith("of 3 as annotated")
     assert lines[1].split() == ["start", "end", "label", *NAMES, "reference"]
-    assert len({len(line.rstrip()) for line in lines[2:]}) <= 3
-    assert len(lines) == 5
+    assert [line.split()[-1] for line in lines[2:5]] == ["normal", "both", "wheeze"]
 
 
 def test_output_is_written_in_the_format_of_its_suffix_and_nothing_is_printed(classify, write_recording, tmp_path):
@@ -162,8 +173,10 @@ def test_a_format_goes_before_the_suffix(classify, write_recording, tmp_path):
 
 
 def test_a_file_name_that_is_no_text_is_written_escaped(classify, monkeypatch, tmp_path):
-    monkeypatch.setattr("lung_srad_cli.classify_command.read_audio", lambda path, rate: noise(2))
-    outcome = classify(tmp_path / os.fsdecode(b"\xff.wav"), "--output", tmp_path / "results.csv")
+    path = tmp_path / os.fsdecode(b"\xff.wav")
+    recording = load_recording({"raw": noise(2), "sampling_rate": RATE, "path": str(path)})
+    monkeypatch.setattr("lung_srad_cli.classify_command.load_recording", lambda path, rate: recording)
+    outcome = classify(path, "--output", tmp_path / "results.csv")
     assert outcome == (0, "", [])
     assert "\\udcff.wav" in (tmp_path / "results.csv").read_text(encoding="utf-8")
 
@@ -218,3 +231,142 @@ def test_native_icbhi_recordings_are_classified_by_their_annotations(classify):
     assert len(outcome.rows) == sum(len(path.read_text().splitlines()) for path in folder.glob("*_*.txt"))
     first = soundfile.info(outcome.rows[0]["file"])
     assert float(outcome.rows[0]["end"]) <= first.duration
+
+
+def test_quality_flags_and_abstention_reach_the_csv_and_the_table(classify, write_recording):
+    waveform = noise(18)
+    waveform[: 9 * RATE] = 0
+    recording = write_recording("a.wav", waveform)
+    rows = classify(recording, "--format", "csv", "--min-confidence", 0).rows
+    assert [row["abstained"] for row in rows] == ["true", "false", "false", "false"]
+    assert rows[0]["flags"].split(";")[0] == "silence"
+    assert "silence" not in rows[-1]["flags"]
+    assert "  silence: " in classify(recording).output
+    rows = classify(recording, "--format", "csv", "--min-confidence", 1).rows
+    assert [row["abstained"] for row in rows] == ["true"] * 4
+
+
+def test_a_zip_is_read_without_being_unpacked(classify, write_recording, tmp_path):
+    for name in ("b.wav", "deep/a.flac"):
+        write_recording(name)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("b.wav", "deep/a.flac"):
+            archive.write(tmp_path / name, f"../{name}")
+        archive.writestr("notes.txt", "no recording")
+        archive.writestr("z.wav", "no audio")
+    outcome = classify(tmp_path / "all.zip", "--format", "csv")
+    assert outcome.exit_code == 2
+    assert [row["file"] for row in outcome.rows] == [
+        f"{tmp_path}/all.zip/../b.wav",
+        f"{tmp_path}/all.zip/../deep/a.flac",
+    ]
+    expected = [classify(tmp_path / name, "--format", "csv").rows[0] for name in ("b.wav", "deep/a.flac")]
+    assert [probabilities(row) for row in outcome.rows] == [probabilities(row) for row in expected]
+    assert len(outcome.errors) == 1
+    assert "all.zip/z.wav: is not readable audio" in outcome.errors[0]
+    assert not (tmp_path.parent / "b.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"), [("a.zip", b"PK no zip", "is no readable zip"), ("b.zip", None, "holds no .wav")]
+)
+def test_a_zip_that_cannot_be_used_is_named(classify, tmp_path, name, content, said):
+    if content is None:
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("notes.txt", "")
+    else:
+        (tmp_path / name).write_bytes(content)
+    outcome = classify(tmp_path / name)
+    assert outcome.exit_code == 2
+    assert said in outcome.errors[0]
+
+
+def test_a_zip_bomb_is_refused_before_it_fills_the_memory(classify, monkeypatch, tmp_path):
+    monkeypatch.setattr("modeling_lung_srad.recording_files.LARGEST_ARCHIVED_BYTES", 10**6)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.wav", b"\0" * 10**7)
+    outcome = classify(tmp_path / "bomb.zip")
+    assert outcome.exit_code == 2
+    assert "bomb.zip/a.wav: is larger than 0.001 GB" in outcome.errors[0]
+
+
+def test_parquet_is_written_and_refused_as_text(classify, write_recording, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    recording = write_recording("a.wav")
+    assert classify(recording, "--output", tmp_path / "a.parquet").exit_code == 0
+    assert parquet.read_table(tmp_path / "a.parquet")["file"].to_pylist() == [str(recording)]
+    outcome = classify(recording, "--format", "parquet")
+    assert outcome.exit_code == 2
+    assert "name its file by --output" in outcome.errors[0]
+
+
+@pytest.fixture
+def interrupted(classify, write_recording, monkeypatch, tmp_path):
+    """Three recordings, of which one is classified before the run is interrupted."""
+    recordings = [write_recording(name, noise(3, seed)) for seed, name in enumerate(("a.wav", "b.wav", "c.wav"))]
+    expected = classify(*recordings, "--format", "csv").output
+    calls = []
+
+    def interrupt(job, *arguments):
+        calls.append(job.recording.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return classify_recording(job, *arguments)
+
+    monkeypatch.setattr("lung_srad_cli.classify_command.classify_recording", interrupt)
+    outcome = classify(*recordings, "--output", tmp_path / "out.csv")
+    assert outcome.exit_code == 130
+    assert "out.csv.partial: keeps 1 recordings; the same command again goes on from there" in outcome.errors[0]
+    assert not (tmp_path / "out.csv").exists()
+    return recordings, calls, expected
+
+
+def test_an_interrupted_run_goes_on_where_it_was(classify, interrupted, tmp_path):
+    recordings, calls, expected = interrupted
+    outcome = classify(*recordings, "--output", tmp_path / "out.csv")
+    assert outcome.exit_code == 0
+    assert "goes on after 1 recordings" in outcome.errors[0]
+    assert calls == ["a.wav", "b.wav", "b.wav", "c.wav"]
+    assert (tmp_path / "out.csv").read_text() == expected
+    assert not (tmp_path / "out.csv.partial").exists()
+
+
+def test_a_recording_that_changed_is_classified_again(classify, interrupted, write_recording, tmp_path):
+    recordings, calls, _ = interrupted
+    write_recording("a.wav", noise(4, 7))
+    assert classify(*recordings, "--output", tmp_path / "out.csv").exit_code == 0
+    assert calls[2:] == ["a.wav", "b.wav", "c.wav"]
+    assert "a.wav,0.0,4.0" in (tmp_path / "out.csv").read_text()
+
+
+def test_results_of_other_settings_are_not_mixed_in(classify, interrupted, tmp_path):
+    recordings, _, _ = interrupted
+    outcome = classify(*recordings, "--output", tmp_path / "out.csv", "--window", 2)
+    assert outcome.exit_code == 2
+    assert "out.csv.partial: holds the results of an unfinished run with another checkpoint" in outcome.errors[0]
+    assert (tmp_path / "out.csv.partial").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(checkpoint, write_recording, tmp_path):
+    folder = tmp_path / "recordings"
+    for seed in range(5):
+        write_recording(f"recordings/{seed}.wav", noise(3 + seed, seed))
+    (folder / "bad.wav").write_text("no audio")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
+    command = ["-m", "lung_srad_cli", "classify", str(folder), "--checkpoint", str(checkpoint), "--window", "2"]
+    several = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    runs = {"one": command, "two": [*several, *command]}
+    errors = {}
+    for name, arguments in runs.items():
+        output = ["--output", str(tmp_path / f"{name}.csv")]
+        done = subprocess.run(
+            [sys.executable, *arguments, *output], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode != 0
+        errors[name] = [line for line in done.stderr.splitlines() if "lung-srad: error" in line]
+    assert len(errors["one"]) == 1
+    assert errors["two"] == errors["one"]
+    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert len((tmp_path / "one.csv").read_text().splitlines()) > 20
+    assert not list(tmp_path.glob("*.partial*"))

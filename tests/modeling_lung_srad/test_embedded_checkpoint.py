@@ -10,20 +10,32 @@ from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 import modeling_lung_srad
+from modeling_lung_srad.checkpoint_code import checkpoint_code_files
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
 
 SAVED = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "training_summary.json"}
 NEEDED_CODE = [
+    "audio.py",
+    "checkpoint_loading.py",
     "configuration_lung_srad.py",
     "feature_extraction_lung_srad.py",
-    "modeling_lung_srad.py",
-    "selective_scan.py",
-    "torch_scan.py",
     "mamba_scan.py",
-    "triton_scan.py",
+    "modeling_lung_srad.py",
+    "pipeline_lung_srad.py",
+    "quality.py",
+    "recording.py",
+    "selective_scan.py",
+    "timeline.py",
+    "torch_scan.py",
     "triton_kernels.py",
     "triton_layer_norm.py",
+    "triton_scan.py",
 ]
+
+
+def test_it_carries_all_the_code_that_it_needs_and_no_other():
+    assert sorted(path.name for path in DEFAULT_CHECKPOINT.glob("*.py")) == NEEDED_CODE
+    assert [path.name for path in checkpoint_code_files()] == NEEDED_CODE
 
 
 def test_it_is_complete_and_at_most_10_mb():

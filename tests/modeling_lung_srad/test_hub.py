@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification, LungSradModel
+from modeling_lung_srad.checkpoint_code import checkpoint_code_files
 from tests.conftest import tiny_config
 
 LOAD_ELSEWHERE = """
@@ -35,12 +36,14 @@ inputs = extractor(waveform, sampling_rate=16000, return_tensors="pt")
 with torch.no_grad():
     logits, pooled = model(**inputs).logits, backbone(**inputs).pooler_output
 classifier = pipeline("audio-classification", model=folder, trust_remote_code=True)
+lung_sounds = pipeline(model=folder, trust_remote_code=True)
 print(json.dumps({
     "package": importlib.util.find_spec("modeling_lung_srad") is not None,
     "module": type(model).__module__,
     "logits": logits.numpy().tobytes().hex(),
     "pooled": pooled.numpy().tobytes().hex(),
     "pipeline": classifier(waveform),
+    "timeline": lung_sounds({"raw": waveform, "sampling_rate": 16000})["timeline"],
     "labels": config.id2label[3],
 }))
 """
@@ -62,12 +65,8 @@ def waveform():
 
 def test_saving_writes_weights_code_and_settings(checkpoint):
     names = {path.name for path in checkpoint.iterdir()}
-    code = {
-        *(f"{name}_lung_srad.py" for name in ("configuration", "modeling", "feature_extraction")),
-        *(f"{name}_scan.py" for name in ("selective", "torch", "mamba", "triton")),
-        "triton_kernels.py",
-        "triton_layer_norm.py",
-    }
+    code = {path.name for path in checkpoint_code_files()}
+    assert {"modeling_lung_srad.py", "feature_extraction_lung_srad.py", "pipeline_lung_srad.py", "audio.py"} <= code
     assert names >= {"config.json", "model.safetensors", "preprocessor_config.json"} | code
     auto_map = json.loads((checkpoint / "config.json").read_text())["auto_map"]
     assert set(auto_map) == {"AutoConfig", "AutoModel", "AutoModelForAudioClassification"}
@@ -104,6 +103,8 @@ def test_a_process_without_the_package_gets_bit_equal_logits(checkpoint, wavefor
     assert elsewhere["pooled"] == outputs.pooler_output.numpy().tobytes().hex()
     assert {entry["label"] for entry in elsewhere["pipeline"]} == {"normal", "crackle", "wheeze", "both"}
     assert elsewhere["labels"] == "both"
+    timeline = model.to_pipeline(LungSradFeatureExtractor())({"raw": waveform, "sampling_rate": 16000})["timeline"]
+    assert elsewhere["timeline"] == timeline
 
 
 def test_local_users_need_no_remote_code(checkpoint):

@@ -6,17 +6,18 @@ import pytest
 import torch
 from matplotlib.colors import to_rgb
 
-from modeling_lung_srad.classify import CLASS_NAMES, ClassifiedCycle, ClassifiedRecording
+from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 from modeling_lung_srad.feature_extraction_lung_srad import kaldi_fbank
 from modeling_lung_srad.output_files import OutputError
 from modeling_lung_srad.plots import (
     CLASS_COLORS,
     log_mel_decibels,
-    mean_probabilities,
     plot_paths,
     plot_recording,
     save_figure,
 )
+from modeling_lung_srad.timeline import mean_probabilities
+from tests.modeling_lung_srad.segments import recording_result, segment
 
 RATE = 16000
 
@@ -25,13 +26,13 @@ def _tone(seconds, frequency=1000.0):
     return np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE).astype(np.float32)
 
 
-def _recording(*cycles, duration=4.0, file="folder/101_1b1_Al.wav"):
-    return ClassifiedRecording(file, duration, cycles)
+def _recording(*segments, duration=4.0, file="folder/101_1b1_Al.wav", quality=()):
+    return recording_result(file, duration, *segments, quality=quality)
 
 
 CYCLES = (
-    ClassifiedCycle(0.5, 2.0, (0.7, 0.1, 0.1, 0.1), "normal"),
-    ClassifiedCycle(2.5, 4.0, (0.1, 0.1, 0.2, 0.6), "wheeze"),
+    segment(0.5, 2.0, (0.7, 0.1, 0.1, 0.1), reference="normal"),
+    segment(2.5, 4.0, (0.1, 0.1, 0.2, 0.6), reference="wheeze"),
 )
 
 
@@ -49,7 +50,7 @@ def test_a_figure_has_spectrogram_classes_probabilities_and_colour_bar_with_unit
 
 
 def test_without_annotations_there_is_no_row_for_them():
-    figure = plot_recording(_tone(4), _recording(ClassifiedCycle(0, 4, (0.7, 0.1, 0.1, 0.1))))
+    figure = plot_recording(_tone(4), _recording(segment(0, 4, (0.7, 0.1, 0.1, 0.1))))
     assert [label.get_text() for label in figure.axes[1].get_yticklabels()] == ["predicted"]
 
 
@@ -79,10 +80,12 @@ def test_drawn_probabilities_are_those_of_the_cycles_and_leave_gaps_empty():
 def test_overlapping_windows_are_averaged_by_the_time_they_share():
     generator = np.random.default_rng(0)
     spans = [(0.0, 8.0), (4.0, 12.0), (8.0, 16.0), (9.5, 17.5), (20.0, 21.0)]
-    cycles = [ClassifiedCycle(start, end, tuple(generator.dirichlet(np.ones(4)))) for start, end in spans]
+    cycles = [segment(start, end, generator.dirichlet(np.ones(4))) for start, end in spans]
     times, means = mean_probabilities(cycles)
     for moment in np.arange(0.05, 22, 0.1):
-        covering = [cycle.probabilities for cycle in cycles if cycle.start <= moment < cycle.end]
+        covering = [
+            list(cycle["probabilities"].values()) for cycle in cycles if cycle["start"] <= moment < cycle["end"]
+        ]
         step = int(np.searchsorted(times, moment, side="right")) - 1
         drawn = means[step] if 0 <= step < len(means) else np.zeros(4)
         np.testing.assert_allclose(drawn, np.mean(covering, axis=0) if covering else np.zeros(4))
@@ -91,13 +94,46 @@ def test_overlapping_windows_are_averaged_by_the_time_they_share():
 def test_a_long_recording_has_the_same_spectrogram_in_pieces():
     waveform = np.random.default_rng(0).standard_normal(130 * RATE + 77).astype(np.float32)
     whole = kaldi_fbank(torch.from_numpy(waveform)[None], RATE, 128)[0].numpy()
-    np.testing.assert_allclose(log_mel_decibels(waveform, RATE), 10 * np.log10(np.exp(whole)), atol=1e-3)
+    pieces = log_mel_decibels(waveform, RATE, max_columns=10**6)
+    np.testing.assert_allclose(pieces, 10 * np.log10(np.exp(whole)), atol=1e-3)
+
+
+def test_columns_of_a_very_long_recording_hold_the_loudest_of_their_frames():
+    waveform = np.random.default_rng(0).standard_normal(150 * RATE).astype(np.float32)
+    every = log_mel_decibels(waveform, RATE, max_columns=10**6)
+    few = log_mel_decibels(waveform, RATE, max_columns=1000)
+    assert 900 < len(few) <= 1000
+    per_column = -(-len(every) // 1000)
+    expected = [every[first : first + per_column].max(axis=0) for first in range(0, len(every), per_column)]
+    np.testing.assert_allclose(few, expected, atol=1e-3)
+
+
+def test_quality_flags_get_a_row_each_where_they_have_times():
+    quality = [
+        {"flag": "low_level", "message": "Faint.", "value": -60.0, "spans": []},
+        {"flag": "clipping", "message": "Cut off.", "value": 0.1, "spans": [[0.5, 0.75], [3.0, 3.5]]},
+    ]
+    figure = plot_recording(_tone(4), _recording(*CYCLES, quality=quality))
+    rows = figure.axes[1]
+    assert [label.get_text() for label in rows.get_yticklabels()] == ["predicted", "annotated", "clipping"]
+    drawn = [path.get_extents() for bars in rows.collections for path in bars.get_paths()]
+    in_row = sorted((round(box.x0, 3), round(box.x1, 3)) for box in drawn if box.y0 > 1.5)
+    assert in_row == [(0.5, 0.75), (3.0, 3.5)]
+
+
+def test_what_was_abstained_from_is_hatched_and_gives_way_to_answers():
+    unsure = segment(0, 4, (0.4, 0.3, 0.2, 0.1), abstained=True)
+    figure = plot_recording(_tone(4), _recording(unsure, segment(2, 3, (0, 1, 0, 0))))
+    bars = figure.axes[1].collections
+    assert [bool(bar.get_hatch()) for bar in bars] == [True, False]
+    box = bars[1].get_paths()[0].get_extents()
+    assert (box.x0, box.x1) == (2, 3)
 
 
 def test_digital_silence_and_the_shortest_recording_are_drawn(tmp_path):
     silent = np.concatenate([np.zeros(2 * RATE, dtype=np.float32), _tone(2)])
     save_figure(plot_recording(silent, _recording(*CYCLES)), tmp_path / "silent.png")
-    shortest = _recording(ClassifiedCycle(0, 0.025, (0.7, 0.1, 0.1, 0.1)), duration=0.025)
+    shortest = _recording(segment(0, 0.025, (0.7, 0.1, 0.1, 0.1)), duration=0.025)
     save_figure(plot_recording(_tone(0.025), shortest), tmp_path / "shortest.png")
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("silent.png", "shortest.png"))
 

@@ -1,5 +1,6 @@
 """Lung-SRAD model configuration."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -52,6 +53,9 @@ class LungSradConfig(PreTrainedConfig):
         scan_backend (`str`, *optional*, defaults to `"auto"`):
             Back end of [`selective_scan`]: `"auto"`, `"torch"`, `"triton"` or `"mamba_ssm"`. One that cannot run where
             the model is falls back to torch and says so once.
+        temperature (`float`, *optional*):
+            What [`LungSoundPipeline`] divides the logits by before the softmax, fitted on validation patients
+            (arXiv 1706.04599); `None`: the probabilities are not calibrated. The logits of the model are not scaled.
 
     Example:
 
@@ -85,6 +89,7 @@ class LungSradConfig(PreTrainedConfig):
     gaussian_position: Literal["scan_input", "scan_output", "block_output"] = "scan_input"
     gaussian_at_inference: bool = True
     scan_backend: Literal["auto", "torch", "triton", "mamba_ssm"] = "auto"
+    temperature: float | int | None = None
 
     def __post_init__(self, **kwargs):
         given_type = kwargs.get("model_type", self.model_type)
@@ -103,6 +108,17 @@ class LungSradConfig(PreTrainedConfig):
                 "AutoConfig": "configuration_lung_srad.LungSradConfig",
                 "AutoModel": "modeling_lung_srad.LungSradModel",
                 "AutoModelForAudioClassification": "modeling_lung_srad.LungSradForAudioClassification",
+            },
+        )
+        # What `transformers.pipeline` loads for whole recordings.
+        kwargs.setdefault(
+            "custom_pipelines",
+            {
+                "lung-sound-classification": {
+                    "impl": "pipeline_lung_srad.LungSoundPipeline",
+                    "pt": ["AutoModelForAudioClassification"],
+                    "type": "audio",
+                }
             },
         )
         super().__post_init__(**kwargs)
@@ -128,6 +144,8 @@ class LungSradConfig(PreTrainedConfig):
         for name in ("ssm_state_size", "ssm_ratio", "mlp_ratio", "num_mel_bins"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise ValueError(f"`temperature` must be positive and finite, or None, got {self.temperature}.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` must be in [0, 1), got {self.drop_path_rate}.")
 

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -482,6 +483,23 @@ class LungSradForAudioClassification(LungSradPreTrainedModel):
             pooler_output=outputs.pooler_output,
             hidden_states=outputs.hidden_states,
         )
+
+    def to_pipeline(self, feature_extractor: Any, **kwargs: Any) -> Any:
+        """
+        The pipeline for whole recordings with this model.
+
+        Its code is saved with the model, as everything is that this module imports.
+
+        Args:
+            feature_extractor ([`LungSradFeatureExtractor`]): the one saved with the model.
+            kwargs: settings of the pipeline.
+
+        Returns:
+            [`LungSoundPipeline`]
+        """
+        from .pipeline_lung_srad import LungSoundPipeline
+
+        return LungSoundPipeline(model=self, feature_extractor=feature_extractor, **kwargs)
 
 
 __all__ = ["LungSradForAudioClassification", "LungSradModel", "LungSradPreTrainedModel"]

@@ -1,0 +1,74 @@
+"""The arguments of `lung-srad classify`."""
+
+from typing import Any
+
+from lung_srad_cli.argument_types import PROBABILITY, SECONDS, add_batch_size, path
+
+DESCRIPTION = """\
+Gives every window, or every breathing cycle, of recordings its class and the probabilities of the four classes, and
+says what makes an answer doubtful: low confidence, silence, clipping, a faint, narrow, short or unfamiliar sound.
+
+Files may have any rate from 2 kHz on; stereo is mixed down. A file that cannot be used is named on standard error
+together with the remedy, and the others are done."""
+EPILOG = """\
+examples:
+  lung-srad classify recording.wav                                   windows of 8 s, 4 s apart, as a table
+  lung-srad classify recording.wav --annotations recording.txt       the annotated cycles
+  lung-srad classify ICBHI/ --annotations ICBHI/ --output out.csv    every recording, with the .txt of its name
+  lung-srad classify recordings.zip --output out.parquet             read without unpacking
+  lung-srad classify recordings/ --window 4 --hop 1 --format json
+  lung-srad classify recording.wav --plot timeline.png
+  accelerate launch --multi_gpu --num_processes 2 -m lung_srad_cli classify recordings/ --output out.csv
+
+With --output, what is done is kept in FILE.partial: after an interruption the same command goes on from there.
+
+CSV: a row per window or cycle, with the columns file,start,end,label,normal,crackle,wheeze,both (seconds, class name,
+the four probabilities), abstained (true where the answer should not be used), flags (names, separated by ;) and, with
+--annotations, reference (the annotated class). Parquet has the same columns.
+JSON: a list with an object per recording: file, duration, sampling_rate, calibrated, cycles_given, summary, quality
+and timeline, as LungSoundPipeline returns it in Python."""
+
+
+def add_classify(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser("classify", help="classify recordings", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=path,
+        metavar="PATH",
+        help="a recording, or a folder or zip of wav, flac, ogg and mp3 files",
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="DIR_OR_HUB_ID", help="the model (default: lung-srad-tiny, part of the package)"
+    )
+    parser.add_argument(
+        "--annotations",
+        type=path,
+        metavar="FILE",
+        help="classify these cycles: an ICBHI .txt (start, end, crackle, wheeze; tabs), or a folder of them",
+    )
+    parser.add_argument("--window", type=SECONDS, metavar="S", help="seconds of a window (default: 8)")
+    parser.add_argument("--hop", type=SECONDS, metavar="S", help="seconds between windows (default: half a window)")
+    parser.add_argument(
+        "--min-confidence",
+        type=PROBABILITY,
+        metavar="P",
+        help="abstain where the most probable class has less than this probability (default: 0.5; 0: never)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("table", "csv", "json", "parquet"),
+        help="default: by the suffix of --output, otherwise table",
+    )
+    parser.add_argument(
+        "--output", type=path, metavar="FILE", help="write the results there (default: standard output)"
+    )
+    parser.add_argument(
+        "--plot",
+        type=path,
+        metavar="PNG",
+        help="draw spectrogram, classes, quality flags and probabilities over time; .svg and .pdf work too; for "
+        "several recordings their names are added, or give a folder",
+    )
+    add_batch_size(parser)

@@ -1,0 +1,109 @@
+"""The arguments of `lung-srad publish`; only the standard library is imported, so that help is immediate."""
+
+import argparse
+import re
+from typing import Any
+
+from lung_srad_cli.argument_types import Parser, path
+
+DESCRIPTION = """\
+Uploads a checkpoint, a data set or the demo to the Hugging Face Hub: private unless --public is given.
+
+A model takes its weights (safetensors), settings, code and a model card with it, so that from_pretrained and pipeline
+load it anywhere. The usage snippet of the card is run first, in a process without this package."""
+EPILOG = """\
+examples:
+  lung-srad publish model runs/first user/lung-srad-first --evaluation report/ --dry-run
+  lung-srad publish model runs/first user/lung-srad-first --evaluation report/
+  lung-srad publish dataset icbhi user/icbhi-2017                     a card that points to the publishers
+  lung-srad publish dataset simulated/ user/simulated-lung-sounds     a folder of `lung-srad prepare simulated`
+  lung-srad publish space user/lung-srad --checkpoint user/lung-srad-first
+
+Log in by `hf auth login` first. --dry-run shows what would go up and asks no server. An upload that broke off goes on
+with the same command; a file that is there already is not sent again. HF_ENDPOINT names a Hub of your own."""
+DATASET_DESCRIPTION = """\
+Uploads a data set card that points to the source of a database, or Parquet files of `lung-srad prepare`.
+
+Recordings of people are uploaded only with --with-audio and --i-may-redistribute: they belong to their publishers."""
+
+REPOSITORY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
+MAX_ID_LENGTH = 96
+
+
+def repository_id(text: str) -> str:
+    """A `type` for arguments: id of a repository on the Hub, by the rules of `huggingface_hub`."""
+    forbidden = "--" in text or ".." in text or text.endswith((".git", ".ipynb", "-", ".")) or "./" in text
+    if not REPOSITORY_ID.fullmatch(text) or forbidden or len(text) > MAX_ID_LENGTH:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the id of a repository; write USER/NAME with letters, digits, '-', '_' and '.'"
+        )
+    return text
+
+
+def add_publish(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "publish", help="upload a model, a data set or the demo to the Hub", description=DESCRIPTION, epilog=EPILOG
+    )
+    kinds = parser.add_subparsers(title="what", metavar="KIND", dest="kind", required=True)
+    _add_model(kinds)
+    _add_dataset(kinds)
+    _add_space(kinds)
+
+
+def _add_model(kinds: Any) -> None:
+    summary = "a checkpoint with its code and a model card"
+    parser = kinds.add_parser("model", help=summary, description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="folder that training or convert wrote")
+    _add_repository(parser)
+    parser.add_argument(
+        "--evaluation",
+        type=path,
+        metavar="REPORT",
+        help="figures for the card: the folder that `lung-srad evaluate --output` wrote, or its evaluation.json",
+    )
+    _add_license(parser, "that of the card, or apache-2.0, which is that of the code")
+    _add_common(parser)
+
+
+def _add_dataset(kinds: Any) -> None:
+    summary = "a card that points to a database, or prepared cycles"
+    parser = kinds.add_parser("dataset", help=summary, description=DATASET_DESCRIPTION, epilog=EPILOG)
+    parser.add_argument(
+        "source", type=path, metavar="SOURCE", help="icbhi, sprsound, or a folder that `lung-srad prepare` wrote"
+    )
+    _add_repository(parser)
+    parser.add_argument("--with-audio", action="store_true", help="upload the Parquet files of a database as well")
+    parser.add_argument(
+        "--i-may-redistribute", action="store_true", help="you state that the publishers' terms allow you that"
+    )
+    _add_license(parser, "other, with the address of the publishers; apache-2.0 for simulated sounds")
+    _add_common(parser)
+
+
+def _add_space(kinds: Any) -> None:
+    summary = "the demo, as a Space"
+    parser = kinds.add_parser("space", help=summary, description=f"Uploads {summary}.", epilog=EPILOG)
+    _add_repository(parser)
+    parser.add_argument(
+        "--checkpoint",
+        type=repository_id,
+        metavar="HUB_ID",
+        help="a published model to offer beside the one that is part of the package",
+    )
+    _add_common(parser)
+
+
+def _add_repository(parser: Parser) -> None:
+    parser.add_argument("repository", type=repository_id, metavar="USER/NAME", help="id of the repository on the Hub")
+
+
+def _add_license(parser: Parser, default: str) -> None:
+    parser.add_argument(
+        "--license", type=path, metavar="ID", help=f"licence, by its identifier on the Hub (default: {default})"
+    )
+
+
+def _add_common(parser: Parser) -> None:
+    parser.add_argument("--public", action="store_true", help="everyone may read it (default: private)")
+    parser.add_argument("--dry-run", action="store_true", help="list what would go up, without any network")

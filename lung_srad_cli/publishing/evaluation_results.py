@@ -1,0 +1,147 @@
+"""The figures of an evaluation report, for the `model-index` and the text of a model card."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from dataset_scripts.simulated import DEVICE as SIMULATED_DEVICE
+from lung_srad_cli.publishing.repository_files import PublishError
+from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from training.metrics.icbhi_score.icbhi_measure import RATES
+from training.report.text import markdown_table, percent, percent_interval
+
+REPORT_JSON = "evaluation.json"
+WEIGHTS = "model.safetensors"
+METRIC_NAMES = {
+    "specificity": "Specificity (%)",
+    "sensitivity": "Sensitivity, 4-class: exactly the right abnormal class (%)",
+    "score": "Score, 4-class: mean of specificity and 4-class sensitivity (%)",
+    "sensitivity_any_abnormal": "Sensitivity, 2-class: any abnormal class (%)",
+    "score_any_abnormal": "Score, 2-class: mean of specificity and 2-class sensitivity (%)",
+}
+EPOCHS = {
+    "validation": "The epoch was chosen on validation patients.",
+    "last": "The last epoch was kept; nothing was chosen.",
+    "test": "The epoch was chosen on the test part.",
+}
+NEEDED = {"part": str, "data_notes": list, "cycles": int, "recordings": int, "patients": int, "confusion_matrix": list}
+
+
+def read_evaluation(source: str | os.PathLike, checkpoint: Path) -> dict[str, Any]:
+    """
+    Reads the report of `lung-srad evaluate --output`.
+
+    Args:
+        source (`str` or `os.PathLike`): its folder, or `evaluation.json`.
+        checkpoint (`Path`): folder of the checkpoint that it should be about.
+
+    Returns:
+        `dict`: the report, as `training.report.figures.build_report` makes it.
+
+    Raises:
+        PublishError: where it cannot be read, is no report, or is about a checkpoint with other weights.
+    """
+    path = Path(source).expanduser()
+    file = path / REPORT_JSON if path.is_dir() else path
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key, kind in NEEDED.items() if not isinstance(report.get(key), kind)]
+        missing += [rate for rate in RATES if rate not in report or rate not in report.get("intervals_95", {})]
+    except FileNotFoundError:
+        raise PublishError(f"{source}: has no {REPORT_JSON}; write one by `lung-srad evaluate ... --output`") from None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise PublishError(f"{file}: cannot be read ({error}); evaluate again") from error
+    if missing:
+        raise PublishError(f"{file}: is no report of `lung-srad evaluate`, it lacks {missing[0]}; evaluate again")
+    evaluated = Path(str(report.get("checkpoint"))).expanduser()
+    if _is_other_checkpoint(evaluated, checkpoint):
+        raise PublishError(
+            f"{file}: is about {evaluated}, whose weights are others than those of {checkpoint}; evaluate the latter"
+        )
+    return report
+
+
+def is_certainly_about(report: dict[str, Any], checkpoint: Path) -> bool:
+    """Whether the checkpoint that a report names is at hand and has the same weights."""
+    named = Path(str(report.get("checkpoint"))).expanduser() / WEIGHTS
+    return named.is_file() and (checkpoint / WEIGHTS).is_file() and _hash(named) == _hash(checkpoint / WEIGHTS)
+
+
+def evaluation_results(report: dict[str, Any]) -> list[EvalResult]:
+    """One result a rate, in percent. What limits the figures is part of the name of the data that they are of."""
+    arguments = {key: report[key] for key in ("cycles", "recordings", "patients")}
+    arguments |= {"cycles_by_device": _cycles_by_device(report), "epoch_chosen_on": report.get("selection")}
+    arguments["limits"] = report["data_notes"]
+    known = {key: value for key, value in arguments.items() if value}
+    return [
+        EvalResult(
+            task_type="audio-classification",
+            task_name="Respiratory sound classification",
+            dataset_type="simulated" if is_simulated(report) else "icbhi_2017",
+            dataset_name=" ".join([f"{describe_data(report)}.", *report["data_notes"]]),
+            dataset_config=report.get("split"),
+            dataset_split=report["part"],
+            dataset_args=known,
+            metric_type=rate,
+            metric_name=METRIC_NAMES[rate],
+            metric_value=round(100 * report[rate], 2),
+        )
+        for rate in RATES
+        if report[rate] is not None
+    ]
+
+
+def figures_section(report: dict[str, Any]) -> str:
+    """The figures as Markdown: what limits them first, then the rates with intervals, then the confusion matrix."""
+    rows = [
+        [METRIC_NAMES[rate], percent(report[rate]), percent_interval(report["intervals_95"][rate])] for rate in RATES
+    ]
+    matrix = [[name, *row] for name, row in zip(CLASS_NAMES, report["confusion_matrix"], strict=True)]
+    counts = f"{report['cycles']:,} cycles, {report['recordings']} recordings, {report['patients']} patients"
+    devices = ", ".join(f"{name} {cycles:,}" for name, cycles in _cycles_by_device(report).items())
+    sentences = [f"**{note}**" for note in report["data_notes"]]
+    sentences.append(f"{describe_data(report)}: {counts}" + (f"; cycles by device: {devices}." if devices else "."))
+    sentences.append(EPOCHS.get(str(report.get("selection")), "How the epoch was chosen is not known."))
+    lines = [
+        " ".join(sentences),
+        "",
+        *markdown_table(["measure", "value", "95 % interval over patients"], rows),
+        "",
+        "Always answering `normal` has a Score of 50. True class by row, predicted class by column:",
+        "",
+        *markdown_table(["", *CLASS_NAMES], matrix),
+    ]
+    return "\n".join(lines)
+
+
+def describe_data(report: dict[str, Any]) -> str:
+    """Which cycles a report is about, in a few words."""
+    if is_simulated(report):
+        return f"Simulated lung sounds, {report['part']} part"
+    split = f", {report['split']} split" if report.get("split") else ""
+    return f"ICBHI 2017{split}, {report['part']} part"
+
+
+def is_simulated(report: dict[str, Any]) -> bool:
+    """Whether a report is of computed sounds."""
+    return SIMULATED_DEVICE in _cycles_by_device(report)
+
+
+def _cycles_by_device(report: dict[str, Any]) -> dict[str, int]:
+    devices = report.get("subgroups", {}).get("device", {})
+    return {name: figures["cycles"] for name, figures in devices.items()}
+
+
+def _is_other_checkpoint(evaluated: Path, checkpoint: Path) -> bool:
+    """Whether the evaluated checkpoint is at hand and certainly not this one."""
+    named, own = evaluated / WEIGHTS, checkpoint / WEIGHTS
+    return named.is_file() and own.is_file() and not named.samefile(own) and _hash(named) != _hash(own)
+
+
+def _hash(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,194 @@
+"""The model card: YAML front matter for the Hub, and a text where the checkpoint has none of its own."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard
+
+from lung_srad_cli.publishing.evaluation_results import evaluation_results, figures_section
+from lung_srad_cli.publishing.repository_files import PublishError
+from lung_srad_cli.publishing.snippet import RECORDING, usage_snippet
+from training.report.text import markdown_table
+
+DEFAULT_LICENSE = "apache-2.0"
+PIPELINE_TAG, LIBRARY = "audio-classification", "transformers"
+TAGS = ("respiratory-sounds", "auscultation", "state-space-model")
+DATASETS = {"icbhi": "icbhi_2017", "sprsound": "sprsound", "simulated": "simulated"}
+DATASET_TITLES = {"icbhi": "ICBHI 2017", "sprsound": "SPRSound", "simulated": "simulated sounds"}
+CYCLE_COLUMNS = ("cycles", "normal", "crackle", "wheeze", "both", "recordings", "patients")
+
+PIPELINE_SNIPPET = """\
+from transformers import pipeline
+
+lung_sounds = pipeline(model="{repo_id}", trust_remote_code=True)
+print(lung_sounds("{recording}")["summary"])
+"""
+MODEL_SNIPPET = """\
+import soundfile
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+feature_extractor = AutoFeatureExtractor.from_pretrained("{repo_id}", trust_remote_code=True)
+model = AutoModelForAudioClassification.from_pretrained("{repo_id}", trust_remote_code=True).eval()
+waveform, sampling_rate = soundfile.read("{recording}")  # mono, {rate} Hz
+inputs = feature_extractor(waveform, sampling_rate=sampling_rate, return_tensors="pt")
+print(model(**inputs).logits.softmax(-1), model.config.id2label)
+"""
+CARD = """\
+# {title}
+
+Classifies breathing cycles, or windows of a lung sound recording, as `normal`, `crackle`, `wheeze` or `both`: a
+[Lung-SRAD](https://arxiv.org/abs/2606.11922) network, a state space model on log-mel spectrograms, with
+{parameters:,} parameters (dims {dims}, depths {depths}).
+
+**Research software, not a medical device.** Do not use it for diagnosis or treatment.
+
+{usage}
+Input: mono, {rate} Hz, cycles of up to {seconds:g} s; of a longer one the beginning is used.
+
+## Training data
+
+{training}
+
+## Figures
+
+{figures}
+
+## Limits
+
+- People, devices, chest locations and rooms other than those of the training data are untested.
+- Speech, handling noise, heart murmurs and sounds of other kinds are answered with one of the four classes, too.
+- {calibration} They are no risk of a disease.
+"""
+USAGE = """\
+## Use
+
+```python
+{snippet}```
+"""
+NOT_MEASURED = "**Nothing was measured**: no evaluation report was given, so nothing is known about its accuracy."
+CALIBRATED = "The pipeline divides the logits by a temperature that was fitted on validation patients."
+NOT_CALIBRATED = "The probabilities are not calibrated."
+NOT_RECORDED = "Not recorded: the checkpoint has no training summary."
+
+
+def build_card(
+    repo_id: str,
+    settings: dict[str, Any],
+    extractor_settings: dict[str, Any],
+    num_parameters: int,
+    summary: dict[str, Any] | None,
+    report: dict[str, Any] | None,
+    own_card: str | None,
+    checkpoint: Path,
+    license_name: str | None,
+) -> str:
+    """
+    The content of `README.md`.
+
+    A card that the checkpoint brings keeps its text, with the id for the folder in its snippet; its front matter is
+    completed. Otherwise a text is written from configuration, training summary and report.
+
+    Args:
+        repo_id (`str`): such as `user/name`.
+        settings (`dict`): of `config.json`.
+        extractor_settings (`dict`): of `preprocessor_config.json`.
+        num_parameters (`int`): of the model.
+        summary (`dict`, *optional*): of `training_summary.json`.
+        report (`dict`, *optional*): of `read_evaluation`.
+        own_card (`str`, *optional*): `README.md` of the checkpoint.
+        checkpoint (`Path`): its folder.
+        license_name (`str`, *optional*): identifier of the licence on the Hub, which replaces that of the card.
+
+    Returns:
+        `str`
+
+    Raises:
+        PublishError: a card whose front matter cannot be read.
+    """
+    usage = USAGE.format(snippet=default_snippet(repo_id, settings, extractor_settings))
+    if own_card is None:
+        text = CARD.format(
+            title=repo_id.partition("/")[2],
+            parameters=num_parameters,
+            dims=", ".join(map(str, settings["dims"])),
+            depths=", ".join(map(str, settings["depths"])),
+            usage=usage,
+            rate=extractor_settings.get("sampling_rate", 16000),
+            seconds=extractor_settings.get("cycle_seconds", 8.0),
+            training=_training_section(summary),
+            calibration=CALIBRATED if settings.get("temperature") else NOT_CALIBRATED,
+            figures=NOT_MEASURED if report is None else figures_section(report),
+        )
+    else:
+        text = with_id_for_folder(own_card, checkpoint, repo_id)
+        if not usage_snippet(text):
+            text = f"{text.rstrip()}\n\n{usage}"
+    return _with_front_matter(text, repo_id, summary, report, license_name)
+
+
+def default_snippet(repo_id: str, settings: dict[str, Any], extractor_settings: dict[str, Any]) -> str:
+    """Code that classifies `recording.wav`: by the pipeline that travels with the checkpoint, or without one."""
+    snippet = PIPELINE_SNIPPET if settings.get("custom_pipelines") else MODEL_SNIPPET
+    rate = extractor_settings.get("sampling_rate", 16000)
+    return snippet.format(repo_id=repo_id, recording=RECORDING, rate=rate)
+
+
+def with_id_for_folder(card: str, checkpoint: Path, repo_id: str) -> str:
+    """In Python blocks, puts the id in place of quoted paths that name the folder of the checkpoint."""
+    folder = checkpoint.resolve()
+
+    def replace(quoted: re.Match[str]) -> str:
+        path = Path(quoted[2])
+        is_folder = path.parts and (path == folder or (not path.is_absolute() and folder.match(quoted[2])))
+        return f'"{repo_id}"' if is_folder else quoted[0]
+
+    def replace_in_block(block: re.Match[str]) -> str:
+        return re.sub(r"([\"'])([^\"'\n]+)\1", replace, block[0])
+
+    return re.sub(r"^```python.*?^```", replace_in_block, card, flags=re.MULTILINE | re.DOTALL)
+
+
+def _with_front_matter(
+    text: str, repo_id: str, summary: dict[str, Any] | None, report: dict[str, Any] | None, license_name: str | None
+) -> str:
+    try:
+        card = ModelCard(text if text.startswith("---") else f"---\n{{}}\n---\n\n{text}")
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PublishError(f"README.md: its front matter cannot be read ({reason}); correct it") from error
+    data: Any = card.data
+    data.library_name = data.library_name or LIBRARY
+    data.pipeline_tag = data.pipeline_tag or PIPELINE_TAG
+    data.license = license_name or data.license or DEFAULT_LICENSE
+    data.tags = _united(data.tags, TAGS)
+    trained_on = [DATASETS.get(name, name) for name in _training_counts(summary)]
+    data.datasets = _united(data.datasets, trained_on) or None
+    if report is not None:
+        data.model_name = repo_id.partition("/")[2]
+        data.eval_results = evaluation_results(report)
+    return str(card)
+
+
+def _united(first: str | list[str] | None, second: Any) -> list[str]:
+    """Both lists, without repetitions; one that is a single word counts as a list of it."""
+    given = [first] if isinstance(first, str) else first or []
+    return list(dict.fromkeys([*given, *second]))
+
+
+def _training_counts(summary: dict[str, Any] | None) -> dict[str, dict[str, int]]:
+    counts = ((summary or {}).get("cycles") or {}).get("training") or {}
+    return counts if isinstance(counts, dict) else {}
+
+
+def _training_section(summary: dict[str, Any] | None) -> str:
+    counts = _training_counts(summary)
+    if not counts:
+        return NOT_RECORDED
+    rows = [
+        [DATASET_TITLES.get(name, name), *(f"{numbers.get(column, 0):,}" for column in CYCLE_COLUMNS)]
+        for name, numbers in counts.items()
+    ]
+    lines = markdown_table(["data", *CYCLE_COLUMNS], rows)
+    return "\n".join([*lines, "", "`training_summary.json` has the settings of the run and its epochs."])

@@ -1,0 +1,83 @@
+"""The files of a repository before they are uploaded: from disk, or made here."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class PublishError(ValueError):
+    """Something that cannot be published as asked. The message is one line: `what: what is wrong; remedy`."""
+
+
+@dataclass(frozen=True)
+class RepositoryFile:
+    """
+    One file of a repository.
+
+    Args:
+        path (`str`): its place in the repository, with `/` between folders.
+        source (`Path` or `bytes`): the file on disk, or its content.
+    """
+
+    path: str
+    source: Path | bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.source) if isinstance(self.source, bytes) else self.source.stat().st_size
+
+
+@dataclass(frozen=True)
+class PreparedRepository:
+    """
+    All that is known before the network is needed.
+
+    Args:
+        files (`list[RepositoryFile]`): what would go up.
+        notes (`list[str]`): sentences to show with the list, such as what was left out.
+        how_to_load (`str`): code or a command that uses the published repository.
+        try_out (`Callable[[], None]`): last check before the upload; raises [`PublishError`] where it fails.
+        variables (`dict[str, str]`): public environment variables, of a Space.
+    """
+
+    files: list[RepositoryFile]
+    notes: list[str]
+    how_to_load: str
+    try_out: Callable[[], None] = field(default=lambda: None)
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def place_files(files: Iterable[RepositoryFile], folder: Path) -> None:
+    """Makes a folder look as the repository will; files on disk are linked where that is possible, else copied."""
+    for file in files:
+        target = folder / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(file.source, bytes):
+            target.write_bytes(file.source)
+            continue
+        # A link to a link would dangle where the latter is a relative one, as in the cache of the Hub.
+        source = os.path.realpath(file.source)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+
+def format_size(num_bytes: int) -> str:
+    """Bytes as `512 B`, `3.1 kB`, `5.9 MB` or `1.2 GB`."""
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
+    size = num_bytes / 1000
+    for unit in ("kB", "MB"):
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def describe_files(files: Iterable[RepositoryFile]) -> list[str]:
+    """A line a file, size and path, in the order of paths."""
+    return [f"{format_size(file.size):>9}  {file.path}" for file in sorted(files, key=lambda file: file.path)]

@@ -1,0 +1,168 @@
+"""Sends prepared files to a repository on the Hub, in one commit, and says in one line what went wrong."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import huggingface_hub
+from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub.errors import (
+    BadRequestError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, get_session
+
+from lung_srad_cli.publishing.repository_files import PublishError, RepositoryFile
+
+OFFICIAL_ENDPOINT = "https://huggingface.co"
+LOG_IN = "log in by `hf auth login` with a token that may write"
+AGAIN = "the same command goes on from there"
+
+
+class Upload(NamedTuple):
+    """
+    What came of an upload.
+
+    Args:
+        url (`str`): of the repository.
+        commit (`str`): its hash.
+        is_private (`bool`): whether the repository is private.
+        changed (`bool`): whether anything differed from what was there.
+    """
+
+    url: str
+    commit: str
+    is_private: bool
+    changed: bool
+
+
+def require_token() -> None:
+    """Raises [`PublishError`] where nobody is logged in or the network is switched off; asks no server."""
+    if constants.is_offline_mode():
+        raise PublishError("HF_HUB_OFFLINE: is set, which forbids every upload; unset it")
+    if huggingface_hub.get_token() is None:
+        raise PublishError(f"token: you are not logged in to {constants.ENDPOINT}; {LOG_IN}")
+
+
+def require_model(repo_id: str) -> None:
+    """Raises [`PublishError`] where there is no such model on the Hub that the user may read."""
+    api = HfApi()
+    with _errors_in_one_line(f"model {repo_id}", api.endpoint):
+        api.model_info(repo_id)
+
+
+def upload_files(
+    files: Sequence[RepositoryFile],
+    repo_id: str,
+    repo_type: str,
+    public: bool = False,
+    message: str = "Upload by lung-srad publish",
+    variables: dict[str, str] | None = None,
+) -> Upload:
+    """
+    Creates the repository where it does not exist and uploads the files in one commit.
+
+    What arrived in an interrupted upload is not sent again, nor is a file that is there with the same content. Other
+    files of the repository stay.
+
+    Args:
+        files (sequence of [`RepositoryFile`]): what to upload.
+        repo_id (`str`): such as `user/name`.
+        repo_type (`str`): `model`, `dataset` or `space`.
+        public (`bool`, *optional*, defaults to `False`): whether a new repository is public.
+        message (`str`, *optional*): of the commit.
+        variables (`dict[str, str]`, *optional*): public environment variables of a Space.
+
+    Returns:
+        [`Upload`]
+
+    Raises:
+        PublishError: naming the repository and the remedy.
+    """
+    require_token()
+    api = HfApi()
+    with _errors_in_one_line(f"{repo_type} {repo_id}", api.endpoint):
+        sdk = "gradio" if repo_type == "space" else None
+        url = api.create_repo(repo_id, repo_type=repo_type, private=not public, exist_ok=True, space_sdk=sdk)
+        before: Any = api.repo_info(repo_id, repo_type=repo_type)
+        if before.private is False and not public:
+            raise PublishError(
+                f"{repo_type} {repo_id}: exists already and is public; give --public to upload to it all the same, or "
+                "make it private in its settings"
+            )
+        for key, value in (variables or {}).items():
+            api.add_space_variable(repo_id, key, value)
+        _use_plain_transfer_where_xet_is_missing(api, repo_id, repo_type)
+        operations = [
+            CommitOperationAdd(file.path, file.source if isinstance(file.source, bytes) else str(file.source))
+            for file in files
+        ]
+        commit = api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
+    return Upload(str(url), commit.oid, bool(before.private), commit.oid != before.sha)
+
+
+def _use_plain_transfer_where_xet_is_missing(api: HfApi, repo_id: str, repo_type: str) -> None:
+    """Makes large files go by the transfer of Git LFS where a Hub of one's own has no Xet storage.
+
+    `huggingface_hub` sends them by Xet wherever hf_xet is installed, without asking the server.
+    """
+    if api.endpoint == OFFICIAL_ENDPOINT or constants.HF_HUB_DISABLE_XET:
+        return
+    address = f"{api.endpoint}/api/{repo_type}s/{repo_id}/xet-write-token/main"
+    if get_session().get(address, headers=build_hf_headers()).status_code == 404:
+        constants.HF_HUB_DISABLE_XET = True
+
+
+@contextlib.contextmanager
+def _errors_in_one_line(repository: str, endpoint: str) -> Iterator[None]:
+    """Turns what `huggingface_hub` raises into a [`PublishError`]."""
+    try:
+        yield
+    except PublishError:
+        raise
+    except OfflineModeIsEnabled as error:
+        raise PublishError("HF_HUB_OFFLINE: is set, which forbids every upload; unset it") from error
+    except LocalTokenNotFoundError as error:
+        raise PublishError(f"token: you are not logged in to {endpoint}; {LOG_IN}") from error
+    except HFValidationError as error:
+        raise PublishError(f"{repository}: is no id of a repository ({error}); write user/name") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise PublishError(f"{endpoint}: does not answer as a Hugging Face Hub; check HF_ENDPOINT") from error
+    except (HTTPError, ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        # Large files are sent by threads, whose error is the cause of a RuntimeError.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        raise PublishError(_describe(cause, repository, endpoint)) from error
+
+
+def _describe(error: BaseException, repository: str, endpoint: str) -> str:
+    if isinstance(error, HfHubHTTPError):
+        return _describe_answer(error, repository, endpoint)
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError):
+        return f"{endpoint}: cannot be reached, or broke off ({reason}); check the network and HF_ENDPOINT; {AGAIN}"
+    return f"{repository}: was refused ({reason}); correct it"
+
+
+def _describe_answer(error: HfHubHTTPError, repository: str, endpoint: str) -> str:
+    status = error.response.status_code
+    said = " ".join((error.server_message or "").split())[:200]
+    if status == 401:
+        return f"token: {endpoint} does not know it, or it has expired; {LOG_IN}"
+    if status == 403:
+        reason = f" ({said})" if said else ""
+        return (
+            f"{repository}: your token has no right to write there{reason}; name a repository of your own, or {LOG_IN}"
+        )
+    if status == 402:
+        return f"{repository}: your account may not create it ({said or 'payment required'}); see {endpoint}/pricing"
+    if isinstance(error, RepositoryNotFoundError) or status == 404:
+        return f"{repository}: does not exist for your token; check the id, or {LOG_IN}"
+    if isinstance(error, BadRequestError) or status < 500:
+        return f"{repository}: {endpoint} refused it with {status} ({said or 'no reason given'}); correct it"
+    return f"{endpoint}: failed with {status} ({said or 'no reason given'}); try later, {AGAIN}"

@@ -1,0 +1,299 @@
+"""Reads audio files into the mono waveforms that the model works on: soundfile, no torch, no ffmpeg.
+
+The module is saved with checkpoints, where arrays are classified without soundfile.
+"""
+
+import io
+import math
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+try:
+    import soundfile
+except ImportError:
+    soundfile = None
+
+SAMPLING_RATE = 16000
+MIN_SOURCE_RATE = 2000
+MIN_SECONDS = 0.025
+MAX_CHANNELS = 2
+# A float file may have any scale, but no recording is louder than full scale of 32 bit.
+LARGEST_SAMPLE = 2.0**31
+# Length that writers put into a RIFF header when they stream and cannot know it.
+UNKNOWN_RIFF_LENGTHS = (0, 0xFFFFFFFF)
+MP3_LENGTH_TOLERANCE_SECONDS = 0.1
+# A file is read in blocks of this many frames: memory grows with what is in it, not with what its header says.
+BLOCK_FRAMES = 2**20
+
+
+class AudioError(ValueError):
+    """An audio file that cannot be used. The message is one line: `path: what is wrong; remedy`."""
+
+    def __init__(self, name: str | os.PathLike, problem: str, remedy: str):
+        super().__init__(f"{name}: {problem}; {remedy}")
+
+
+def read_audio(path: str | os.PathLike, sampling_rate: int = SAMPLING_RATE, allow_silence: bool = False) -> np.ndarray:
+    """
+    Reads a wav, flac, ogg or mp3 file of any bit depth as a mono waveform.
+
+    Args:
+        path (`str` or `os.PathLike`): the audio file. Two channels are averaged.
+        sampling_rate (`int`, *optional*, defaults to 16000): rate in Hz to resample to.
+        allow_silence (`bool`, *optional*, defaults to `False`):
+            whether a file of nothing but zeros is accepted.
+
+    Returns:
+        `np.ndarray`: float32 waveform of shape `(samples,)`, full scale at -1 and 1.
+
+    Raises:
+        AudioError: for a file that is missing, empty, truncated, not audio, silent, shorter than 25 ms, under
+            2 kHz, with more than two channels or with NaN or infinite samples.
+    """
+    return resample(*read_source(path, allow_silence), sampling_rate)
+
+
+def read_source(path: str | os.PathLike, allow_silence: bool = False) -> tuple[np.ndarray, int]:
+    """
+    Reads a file as [`read_audio`], at the sampling rate that it has.
+
+    Returns:
+        `tuple[np.ndarray, int]`: float32 waveform of shape `(samples,)`, and its rate in Hz.
+
+    Raises:
+        AudioError: as [`read_audio`].
+    """
+    path = _existing_file(path)
+    with path.open("rb") as file:
+        _check_complete(file, path)
+        file.seek(0)
+        # An open file and not its name, since soundfile takes only names that are text.
+        return _decode(file, path, allow_silence)
+
+
+def decode_audio(
+    data: bytes, name: str = "audio bytes", sampling_rate: int = SAMPLING_RATE, allow_silence: bool = False
+) -> np.ndarray:
+    """
+    Decodes the content of an audio file held in memory; otherwise as [`read_audio`].
+
+    Args:
+        data (`bytes`): content of a wav, flac, ogg or mp3 file.
+        name (`str`, *optional*, defaults to `"audio bytes"`): what error messages call it.
+        sampling_rate (`int`, *optional*, defaults to 16000): rate in Hz to resample to.
+        allow_silence (`bool`, *optional*, defaults to `False`): whether nothing but zeros is accepted.
+
+    Returns:
+        `np.ndarray`: float32 waveform of shape `(samples,)`.
+
+    Raises:
+        AudioError: as [`read_audio`].
+    """
+    return resample(*decode_source(data, name, allow_silence), sampling_rate)
+
+
+def decode_source(data: bytes, name: str = "audio bytes", allow_silence: bool = False) -> tuple[np.ndarray, int]:
+    """
+    Decodes as [`decode_audio`], at the sampling rate that the content has.
+
+    Returns:
+        `tuple[np.ndarray, int]`: float32 waveform of shape `(samples,)`, and its rate in Hz.
+
+    Raises:
+        AudioError: as [`read_audio`].
+    """
+    if not data:
+        raise AudioError(name, "is empty (0 bytes)", "record or export it again")
+    _check_complete(io.BytesIO(data), name)
+    return _decode(io.BytesIO(data), name, allow_silence)
+
+
+def check_waveform(waveform: np.ndarray, sampling_rate: int, name: str | os.PathLike, allow_silence: bool) -> None:
+    """
+    Checks a mono waveform of shape `(samples,)`, wherever it comes from.
+
+    Raises:
+        AudioError: where its rate is under 2 kHz, or it is shorter than 25 ms, not finite, too large or silent.
+    """
+    if sampling_rate < MIN_SOURCE_RATE:
+        raise AudioError(
+            name,
+            f"has a sampling rate of {sampling_rate:g} Hz",
+            f"lung sounds need at least {MIN_SOURCE_RATE} Hz, record or export it at a higher rate",
+        )
+    if len(waveform) < MIN_SECONDS * sampling_rate:
+        raise AudioError(
+            name,
+            f"lasts {1000 * len(waveform) / sampling_rate:.1f} ms",
+            f"at least {1000 * MIN_SECONDS:.0f} ms of audio are needed",
+        )
+    largest = np.abs(waveform).max()
+    if not np.isfinite(largest):
+        raise AudioError(name, "has NaN or infinite samples", "export it again as 16 or 24 bit integers")
+    if largest > LARGEST_SAMPLE:
+        raise AudioError(name, f"has samples of up to {largest:.0e}", "export it again as 16 or 24 bit integers")
+    if not allow_silence and not largest:
+        raise AudioError(name, "is silent (all samples are zero)", "check the microphone and record again")
+
+
+def audio_duration(path: str | os.PathLike) -> float:
+    """
+    Duration of an audio file in seconds, from its header alone.
+
+    Raises:
+        AudioError: where the file is missing, empty or not audio.
+    """
+    path = _existing_file(path)
+    with path.open("rb") as file, _open(file, path) as sound:
+        return sound.frames / sound.samplerate
+
+
+def resample(waveform: np.ndarray, source_rate: int, sampling_rate: int) -> np.ndarray:
+    """
+    Resamples by windowed-sinc interpolation (Hann window, 6 zero crossings, roll-off 0.99).
+
+    This is the interpolation of `torchaudio.functional.resample` with its defaults, which the published features
+    were made with. Sharper filters leave less above the source's Nyquist frequency, and there the logarithm in the
+    log-mel turns a difference of 1e-3 in the waveform into whole units.
+
+    Args:
+        waveform (`np.ndarray`): float waveform of shape `(samples,)`.
+        source_rate (`int`): its rate in Hz.
+        sampling_rate (`int`): the wanted rate in Hz.
+
+    Returns:
+        `np.ndarray`: float32 waveform of shape `(ceil(samples * sampling_rate / source_rate),)`.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from modeling_lung_srad.audio import resample
+
+    >>> resample(np.zeros(44100, dtype=np.float32), 44100, 16000).shape
+    (16000,)
+
+    ```
+    """
+    if source_rate <= 0 or sampling_rate <= 0:
+        raise ValueError(f"sampling rates must be positive, got {source_rate} and {sampling_rate} Hz")
+    waveform = np.asarray(waveform, dtype=np.float32)
+    if source_rate == sampling_rate:
+        return waveform
+    zero_crossings, roll_off = 6, 0.99
+    divisor = math.gcd(source_rate, sampling_rate)
+    source_step, num_phases = source_rate // divisor, sampling_rate // divisor
+    cutoff = min(1.0, num_phases / source_step) * roll_off
+    half_width = math.ceil(zero_crossings / cutoff)
+    taps = np.arange(-half_width, half_width + 1)
+
+    num_samples = math.ceil(len(waveform) * num_phases / source_step)
+    num_steps = math.ceil(num_samples / num_phases)
+    padded = np.pad(waveform, (half_width, half_width + source_step))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps))
+    resampled = np.zeros((num_steps, num_phases), dtype=np.float32)
+    for phase in range(num_phases):
+        first, remainder = divmod(phase * source_step, num_phases)
+        distance = np.clip((taps - remainder / num_phases) * cutoff, -zero_crossings, zero_crossings)
+        hann = np.cos(distance * np.pi / (2 * zero_crossings)) ** 2
+        kernel = (np.sinc(distance) * hann * cutoff).astype(np.float32)
+        phase_windows = windows[first::source_step][:num_steps]
+        resampled[: len(phase_windows), phase] = phase_windows @ kernel
+    return resampled.reshape(-1)[:num_samples]
+
+
+def _existing_file(path: str | os.PathLike) -> Path:
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise AudioError(path, "is a folder", "name an audio file")
+        if path.exists() and not path.is_file():
+            raise AudioError(path, "is no regular file", "save the audio to one first")
+        size = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        raise AudioError(path, "no such file", "check the path") from None
+    except OSError as error:
+        raise AudioError(path, f"cannot be opened ({error.strerror})", "check the path and its permissions") from error
+    if size == 0:
+        raise AudioError(path, "is empty (0 bytes)", "record or export it again")
+    return path
+
+
+def _check_complete(file: BinaryIO, name: str | os.PathLike) -> None:
+    """libsndfile silently shortens a truncated wav or ogg file to what is there, so that is looked up here."""
+    magic = file.read(12)
+    size = file.seek(0, os.SEEK_END)
+    if magic[:4] in (b"RIFF", b"RF64") and magic[8:12] == b"WAVE":
+        _check_complete_wav(file, size, name)
+    elif magic[:4] == b"OggS":
+        file.seek(max(0, size - 2**17))
+        tail = file.read()
+        last_page = tail[tail.rfind(b"OggS") :]
+        # Bit 4 of a page's sixth byte marks the end of the stream.
+        if len(last_page) < 6 or not last_page[5] & 4:
+            raise AudioError(name, "is truncated (its Ogg stream has no end)", "copy or export the file again")
+
+
+def _check_complete_wav(file: BinaryIO, size: int, name: str | os.PathLike) -> None:
+    offset, bytes_per_second, long_length = 12, 0, 0
+    while offset + 8 <= size:
+        file.seek(offset)
+        chunk, length = file.read(4), int.from_bytes(file.read(4), "little")
+        if chunk == b"fmt ":
+            bytes_per_second = int.from_bytes(file.read(16)[8:12], "little")
+        elif chunk == b"ds64":
+            # Files over 4 GiB (RF64) have the length of their audio here and a placeholder at its usual place.
+            long_length = int.from_bytes(file.read(16)[8:], "little")
+        elif chunk == b"data":
+            length = long_length or length
+            missing = length - (size - offset - 8)
+            if length not in UNKNOWN_RIFF_LENGTHS and missing > 0:
+                seconds = f" ({missing / bytes_per_second:.2f} s)" if bytes_per_second else ""
+                raise AudioError(
+                    name,
+                    f"is truncated, {missing} of {length} audio bytes{seconds} are missing",
+                    "copy or export the file again",
+                )
+            return
+        offset += 8 + length + length % 2
+
+
+def _open(file: BinaryIO, name: str | os.PathLike) -> "soundfile.SoundFile":
+    if soundfile is None:
+        raise AudioError(name, "cannot be read without soundfile", "install it by `pip install soundfile`")
+    try:
+        return soundfile.SoundFile(file)
+    except soundfile.LibsndfileError as error:
+        problem = f"is not readable audio ({error.error_string.strip(' .')})"
+    except TypeError:
+        # soundfile wants to be told the format of files named .raw.
+        problem = "is raw audio without a header"
+    raise AudioError(name, problem, "convert it to wav, flac, ogg or mp3")
+
+
+def _decode(file: BinaryIO, name: str | os.PathLike, allow_silence: bool) -> tuple[np.ndarray, int]:
+    with _open(file, name) as sound:
+        source_rate, frames, file_format = sound.samplerate, sound.frames, sound.format
+        if sound.channels > MAX_CHANNELS:
+            raise AudioError(name, f"has {sound.channels} channels", "export one channel (mono) or two (stereo)")
+        try:
+            mixed = []
+            while len(block := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                # Two huge samples of float32 have a mean, but no sum.
+                mixed.append(block.mean(axis=1, dtype=np.float64).astype(np.float32))
+        except soundfile.LibsndfileError as error:
+            problem = f"is truncated or damaged ({error.error_string.strip(' .')})"
+            raise AudioError(name, problem, "copy or export the file again") from error
+    waveform = np.concatenate(mixed) if mixed else np.zeros(0, dtype=np.float32)
+    # The length of an mp3 file is an estimate where its encoder did not store it.
+    tolerance = MP3_LENGTH_TOLERANCE_SECONDS * source_rate if file_format in ("MP3", "MPEG") else 0
+    if frames - len(waveform) > tolerance:
+        problem = f"is truncated, {frames - len(waveform)} of {frames} samples are missing"
+        raise AudioError(name, problem, "copy or export the file again")
+    check_waveform(waveform, source_rate, name, allow_silence)
+    return waveform, source_rate

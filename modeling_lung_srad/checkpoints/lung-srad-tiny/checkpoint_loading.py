@@ -1,0 +1,195 @@
+"""Loads a checkpoint for classification, from a folder or the Hub, without unpickling and without running its code."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import huggingface_hub
+import torch
+from huggingface_hub.errors import GatedRepoError, HFValidationError, StrictDataclassError
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .configuration_lung_srad import CLASS_NAMES
+from .feature_extraction_lung_srad import LungSradFeatureExtractor
+from .modeling_lung_srad import LungSradForAudioClassification
+
+DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "lung-srad-tiny"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+LOADING_ERRORS = (
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    SafetensorError,
+    StrictDataclassError,
+)
+Classifier = TypeVar("Classifier", bound=PreTrainedModel)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used. The message is one line: `checkpoint: what is wrong; remedy`."""
+
+
+def load_checkpoint(
+    checkpoint: str | os.PathLike,
+) -> tuple[LungSradForAudioClassification, LungSradFeatureExtractor]:
+    """
+    Loads model and feature extractor for classification into the four classes.
+
+    Weights are read from safetensors only: a pickle can run code while it is loaded and is never opened. No code of
+    the checkpoint is run either. The model comes in float32 and in evaluation mode.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): a folder that `save_pretrained` wrote, or the id of one on the Hub.
+
+    Returns:
+        `tuple[LungSradForAudioClassification, LungSradFeatureExtractor]`
+
+    Raises:
+        CheckpointError: where it is missing, incomplete, of another kind or for other classes.
+    """
+    folder = _checkpoint_folder(checkpoint)
+    _check_files(folder, checkpoint)
+    return load_from_folder(LungSradForAudioClassification, folder, checkpoint)
+
+
+def load_from_folder(
+    model_class: type[Classifier], folder: Path, checkpoint: str | os.PathLike
+) -> tuple[Classifier, LungSradFeatureExtractor]:
+    """
+    Loads a classifier of any class of transformers, with a Lung-SRAD feature extractor, and checks that they are whole
+    and fit each other: the weights, the four classes and the mel bins.
+
+    Args:
+        model_class (`type`): what the weights are of, such as [`LungSradForAudioClassification`].
+        folder (`Path`): with `config.json`, safetensors and `preprocessor_config.json`.
+        checkpoint (`str` or `os.PathLike`): what messages call it.
+
+    Returns:
+        `tuple[PreTrainedModel, LungSradFeatureExtractor]`: the model in float32 and in evaluation mode.
+
+    Raises:
+        CheckpointError: where anything cannot be read or does not fit.
+    """
+    try:
+        model, report = _read_weights(model_class, folder)
+        feature_extractor = LungSradFeatureExtractor.from_pretrained(folder)
+    except LOADING_ERRORS as error:
+        problem = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{checkpoint}: cannot be loaded ({problem}); save or download it again") from error
+    _check_labels(list((model.config.id2label or {}).values()), checkpoint)
+    for what in ("missing", "unexpected", "mismatched"):
+        keys = sorted(key if isinstance(key, str) else str(key[0]) for key in report[f"{what}_keys"])
+        if keys:
+            raise CheckpointError(
+                f"{checkpoint}: config.json and weights do not fit, {len(keys)} {what} weights such as {keys[0]}; "
+                "save or convert it again"
+            )
+    if feature_extractor.num_mel_bins != model.config.num_mel_bins:
+        raise CheckpointError(
+            f"{checkpoint}: num_mel_bins is {model.config.num_mel_bins} in config.json and "
+            f"{feature_extractor.num_mel_bins} in preprocessor_config.json; save both again"
+        )
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise CheckpointError(f"{checkpoint}: {name} has NaN or infinite values; train or download it again")
+    return model.eval(), feature_extractor
+
+
+def _read_weights(model_class: type[Classifier], folder: Path) -> tuple[Classifier, dict[str, Any]]:
+    """The model, and the names of the weights that do not fit it."""
+    progress_was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    # What does not fit is told in one line by `load_from_folder`, not in a table.
+    logging.set_verbosity_error()
+    try:
+        loaded: Any = model_class.from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_was_enabled:
+            logging.enable_progress_bar()
+    return loaded
+
+
+def _checkpoint_folder(checkpoint: str | os.PathLike) -> Path:
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(
+            f"{checkpoint}: is a file; name the folder that holds config.json, or make one by `lung-srad convert`"
+        )
+    if folder.is_absolute() or str(checkpoint).startswith((".", "~")) or len(folder.parts) > 2:
+        raise CheckpointError(f"{checkpoint}: no such folder; check the path")
+    try:
+        return Path(huggingface_hub.snapshot_download(str(checkpoint), allow_patterns=["*.json", "*.safetensors"]))
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{checkpoint}: access must be asked for on the Hub; then log in by `hf auth login`"
+        ) from error
+    except (OSError, HFValidationError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: neither a folder here nor a model that can be fetched from the Hugging Face Hub; "
+            "check the name and the network, and log in by `hf auth login` if it is private"
+        ) from error
+
+
+def _check_files(folder: Path, checkpoint: str | os.PathLike) -> None:
+    config = _read_config(folder, checkpoint)
+    if config.get("model_type") != "lung_srad":
+        raise CheckpointError(
+            f"{checkpoint}: config.json is of model_type {config.get('model_type')!r}, not 'lung_srad'; "
+            "name a Lung-SRAD checkpoint, or make one by `lung-srad convert`"
+        )
+    files = sorted(path.name for path in folder.iterdir())
+    if not set(WEIGHT_FILES) & set(files):
+        pickles = [name for name in files if name.endswith(PICKLE_SUFFIXES)]
+        if pickles:
+            raise CheckpointError(
+                f"{checkpoint}: has its weights as a pickle only ({pickles[0]}), which can run code; "
+                f"make model.safetensors of it by `lung-srad convert {checkpoint} NEW_FOLDER`"
+            )
+        raise CheckpointError(f"{checkpoint}: has no model.safetensors; save or download it again")
+    if "preprocessor_config.json" not in files:
+        raise CheckpointError(
+            f"{checkpoint}: has no preprocessor_config.json, the settings of the features; "
+            "write it by LungSradFeatureExtractor().save_pretrained(folder)"
+        )
+
+
+def _check_labels(labels: list[str], checkpoint: str | os.PathLike) -> None:
+    if sorted(map(str, labels)) == sorted(CLASS_NAMES):
+        return
+    shown = ", ".join(map(str, labels[:4])) + (", ..." if len(labels) > 4 else "")
+    raise CheckpointError(
+        f"{checkpoint}: has {len(labels)} labels ({shown}) where classification needs the four "
+        f"{', '.join(CLASS_NAMES)}; fine-tune it by `lung-srad train`"
+    )
+
+
+def _read_config(folder: Path, checkpoint: str | os.PathLike) -> dict:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{checkpoint}: has no config.json; name a folder that save_pretrained or `lung-srad convert` wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: config.json cannot be read ({error}); save or download it again"
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{checkpoint}: config.json is not a mapping; save or download it again")
+    return config

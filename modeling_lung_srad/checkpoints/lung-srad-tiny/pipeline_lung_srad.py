@@ -1,0 +1,251 @@
+"""Classifies whole recordings: any length and rate in, a timeline with a summary and quality flags out.
+
+The pipeline is saved with checkpoints, so that `transformers.pipeline(model=..., trust_remote_code=True)` has it.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Pipeline
+
+from .configuration_lung_srad import CLASS_NAMES
+from .quality import QualityFlag, assess_recording
+from .recording import Recording, cut_cycle, fade_recording, load_recording
+from .timeline import RecordingResult, Segment, check_cycles, check_window, sliding_windows, summarize
+
+TASK = "lung-sound-classification"
+DEFAULT_WINDOW_SECONDS = 8.0
+# Below, no class is more likely than all others together.
+DEFAULT_MIN_CONFIDENCE = 0.5
+DEFAULT_BATCH_SIZE = 16
+# Of a window that is silent up to this share, there is nothing to answer about.
+SILENT_SHARE = 0.9
+
+
+class SettingError(ValueError):
+    """A setting of the pipeline that is out of range; the message names it and the remedy."""
+
+
+class LungSoundPipeline(Pipeline):
+    r"""
+    Pipeline for whole recordings of lung sounds.
+
+    A recording is mixed down, resampled and faded; windows, or given cycles, are cut out of it and classified. With a
+    temperature in its configuration (`config.temperature`), a model's probabilities are calibrated by it.
+
+    Args:
+        model ([`LungSradForAudioClassification`]): with the labels normal, crackle, wheeze and both, in any order.
+        feature_extractor ([`LungSradFeatureExtractor`]): the one saved with it.
+        window (`float`, *optional*): seconds of a window; by default 8, or what the model hears at once if less.
+        hop (`float`, *optional*): seconds between windows; by default half a window.
+        min_confidence (`float`, *optional*, defaults to 0.5):
+            probability of the most probable class below which the pipeline abstains. 0: never.
+        batch_size (`int`, *optional*, defaults to 16): windows per forward pass.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from modeling_lung_srad import LungSoundPipeline
+
+    >>> lung_sounds = LungSoundPipeline.from_checkpoint()
+    >>> waveform = 0.1 * np.random.default_rng(0).standard_normal(4000 * 10)
+    >>> result = lung_sounds({"raw": waveform, "sampling_rate": 4000})
+    >>> [(segment["start"], segment["end"]) for segment in result["timeline"]]
+    [(0.0, 8.0), (2.0, 10.0)]
+    >>> sorted(result["summary"])
+    ['abstained_share', 'crackle_share', 'label', 'strongest', 'wheeze_share']
+
+    ```"""
+
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_video_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = True  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
+
+    model: Any
+    feature_extractor: Any
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.setdefault("task", TASK)
+        super().__init__(*args, **kwargs)
+        self.model.eval()
+        labels = list((self.model.config.id2label or {}).values())
+        if sorted(map(str, labels)) != sorted(CLASS_NAMES):
+            raise SettingError(f"model: has the labels {labels}, not {', '.join(CLASS_NAMES)}; fine-tune it for these")
+        self._columns = [labels.index(name) for name in CLASS_NAMES]
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: str | os.PathLike | None = None, **kwargs: Any) -> "LungSoundPipeline":
+        """
+        Loads a checkpoint without running code of its own or unpickling anything.
+
+        Args:
+            checkpoint (`str` or `os.PathLike`, *optional*): a folder that `save_pretrained` wrote, or the id of one on
+                the Hub; by default `lung-srad-tiny`, which comes with the package.
+            kwargs: settings of the pipeline.
+
+        Raises:
+            CheckpointError: where it cannot be used.
+        """
+        from .checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
+
+        model, feature_extractor = load_checkpoint(DEFAULT_CHECKPOINT if checkpoint is None else checkpoint)
+        return cls(model=model, feature_extractor=feature_extractor, **kwargs)
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        r"""
+        Args:
+            inputs (`str`, `os.PathLike`, `bytes`, `np.ndarray`, `torch.Tensor`, `dict`, a list or iterator of them):
+                A recording: an audio file (wav, flac, ogg, mp3); its content; a mono waveform at the rate of the
+                feature extractor; or `{"raw": waveform, "sampling_rate": rate}`.
+            window, hop, min_confidence, batch_size: as of the class.
+            cycles (iterable of `tuple[float, float]`, *optional*):
+                start and end of cycles, in seconds, to classify instead of windows.
+            on_progress (`Callable[[int, int], None]`, *optional*):
+                called with the number of windows done and the number of all windows of the recording.
+
+        Returns:
+            [`RecordingResult`], a list of them for a list, an iterator over them for an iterator.
+
+        Raises:
+            AudioError: a recording that cannot be used.
+            WindowError: a window, hop or cycle that does not fit.
+            SettingError: another setting that is out of range.
+        """
+        if isinstance(inputs, str | os.PathLike | Mapping | bytes | bytearray | np.ndarray | torch.Tensor | Recording):
+            return self._classify(inputs, **kwargs)
+        results = (self._classify(recording, **kwargs) for recording in inputs)
+        return list(results) if isinstance(inputs, Sequence) else results
+
+    def _classify(self, recording: Any, **kwargs: Any) -> RecordingResult:
+        batch_size = kwargs.pop("batch_size", None)
+        if batch_size is not None:
+            kwargs["windows_at_once"] = batch_size
+        preprocess, forward, postprocess = self._sanitize_parameters(**kwargs)
+        return self.run_single(
+            recording,
+            self._preprocess_params | preprocess,
+            {"windows_at_once": self._batch_size or DEFAULT_BATCH_SIZE} | self._forward_params | forward,
+            self._postprocess_params | postprocess,
+        )
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        known = {
+            "window": "preprocess",
+            "hop": "preprocess",
+            "cycles": "preprocess",
+            "windows_at_once": "forward",
+            "on_progress": "forward",
+            "min_confidence": "postprocess",
+        }
+        parameters: dict[str, dict[str, Any]] = {"preprocess": {}, "forward": {}, "postprocess": {}}
+        for name, value in kwargs.items():
+            if name not in known:
+                raise SettingError(f"{name}: is no setting of this pipeline; known are {', '.join(known)}")
+            parameters[known[name]][name] = value
+        return parameters["preprocess"], parameters["forward"], parameters["postprocess"]
+
+    def preprocess(  # type: ignore[override]
+        self,
+        inputs: Any,
+        window: float | None = None,
+        hop: float | None = None,
+        cycles: Iterable[tuple[float, float]] | None = None,
+    ) -> dict[str, Any]:
+        """Loads a recording, judges its quality and finds where windows begin and end."""
+        longest = self.feature_extractor.cycle_seconds
+        window = min(DEFAULT_WINDOW_SECONDS, longest) if window is None else window
+        hop = window / 2 if hop is None else hop
+        check_window(window, hop, longest)
+        recording = load_recording(inputs, self.feature_extractor.sampling_rate)
+        if cycles is None:
+            spans = sliding_windows(recording.duration, window, hop)
+        else:
+            spans = check_cycles(cycles, recording.duration, recording.file or "cycles")
+        quality = assess_recording(recording.source_waveform, recording.source_rate)
+        return {"recording": recording, "spans": spans, "quality": quality, "cycles_given": cycles is not None}
+
+    def _forward(  # type: ignore[override]
+        self,
+        input_tensors: dict[str, Any],
+        windows_at_once: int = DEFAULT_BATCH_SIZE,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        if windows_at_once < 1:
+            raise SettingError(f"batch_size: {windows_at_once} is too small; give 1 or more")
+        recording, spans = input_tensors["recording"], input_tensors["spans"]
+        rate = recording.sampling_rate
+        faded = fade_recording(recording.waveform, rate)
+        config = self.model.config
+        logits, features = [torch.zeros(0, config.num_labels)], [torch.zeros(0, config.hidden_size)]
+        for first in range(0, len(spans), windows_at_once):
+            batch = spans[first : first + windows_at_once]
+            clips = [cut_cycle(faded, rate, start, end) for start, end in batch]
+            input_values = self.feature_extractor(clips, sampling_rate=rate, return_tensors="pt")["input_values"]
+            outputs = self.model(input_values.to(self.device))
+            logits.append(outputs.logits.float().cpu())
+            features.append(outputs.pooler_output.float().cpu())
+            if on_progress is not None:
+                on_progress(first + len(batch), len(spans))
+        return input_tensors | {"logits": torch.cat(logits), "features": torch.cat(features)}
+
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: dict[str, Any], min_confidence: float = DEFAULT_MIN_CONFIDENCE
+    ) -> RecordingResult:
+        """Makes the timeline, its summary and the quality flags."""
+        if not 0 <= min_confidence <= 1:
+            raise SettingError(f"min_confidence: {min_confidence:g} is no probability; give 0 to 1")
+        recording: Recording = model_outputs["recording"]
+        temperature = self.model.config.temperature
+        logits = model_outputs["logits"][:, self._columns] / (temperature or 1.0)
+        spans, quality = model_outputs["spans"], list(model_outputs["quality"])
+        timeline = [
+            _segment(span, row, quality, min_confidence)
+            for span, row in zip(spans, torch.softmax(logits, dim=-1).tolist(), strict=True)
+        ]
+        return {
+            "file": recording.file,
+            "duration": recording.duration,
+            "sampling_rate": recording.source_rate,
+            "calibrated": temperature is not None,
+            "cycles_given": model_outputs["cycles_given"],
+            "summary": summarize(timeline),
+            "quality": [
+                {
+                    "flag": flag.flag,
+                    "message": flag.message,
+                    "value": flag.value,
+                    "spans": [[float(start), float(end)] for start, end in flag.spans],
+                }
+                for flag in quality
+            ],
+            "timeline": timeline,
+        }
+
+
+def _segment(
+    span: tuple[float, float], probabilities: list[float], quality: Sequence[QualityFlag], min_confidence: float
+) -> Segment:
+    start, end = span
+    best = int(np.argmax(probabilities))
+    overlaps = {flag.flag: _overlap(flag, start, end) for flag in quality}
+    silent_share = overlaps.get("silence", 0.0) / (end - start)
+    return {
+        "start": start,
+        "end": end,
+        "label": CLASS_NAMES[best],
+        "confidence": probabilities[best],
+        "abstained": probabilities[best] < min_confidence or silent_share >= SILENT_SHARE,
+        "probabilities": dict(zip(CLASS_NAMES, probabilities, strict=True)),
+        "flags": [name for name, overlap in overlaps.items() if overlap > 0],
+    }
+
+
+def _overlap(flag: QualityFlag, start: float, end: float) -> float:
+    """Seconds that a flag shares with a segment."""
+    return sum(max(0.0, min(end, last) - max(start, first)) for first, last in flag.spans)

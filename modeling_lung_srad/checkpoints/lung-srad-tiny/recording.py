@@ -1,0 +1,158 @@
+"""A recording as the model takes it: from a file, bytes or an array to a waveform, and from there to clips.
+
+The steps are those of the authors: the whole recording is resampled and faded, then cycles or windows are cut.
+The module is saved with checkpoints.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .audio import SAMPLING_RATE, AudioError, check_waveform, decode_source, read_source, resample
+
+FADE_SECONDS = 1 / 16
+ADDRESS_PREFIXES = ("http://", "https://")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """
+    A recording, mixed down, at its own rate and at that of the model.
+
+    Args:
+        waveform (`np.ndarray`): float32, shape `(samples,)`.
+        sampling_rate (`int`): rate of `waveform` in Hz.
+        source_waveform (`np.ndarray`): float32, shape `(source_samples,)`: before resampling, as quality is judged on.
+        source_rate (`int`): rate of `source_waveform` in Hz.
+        file (`str`, *optional*): where it comes from.
+    """
+
+    waveform: np.ndarray
+    sampling_rate: int
+    source_waveform: np.ndarray
+    source_rate: int
+    file: str | None = None
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.waveform) / self.sampling_rate
+
+
+def load_recording(source: Any, sampling_rate: int = SAMPLING_RATE, allow_silence: bool = False) -> Recording:
+    """
+    Loads a recording from whatever holds one.
+
+    Args:
+        source (`str`, `os.PathLike`, `bytes`, `np.ndarray`, `torch.Tensor`, `dict` or [`Recording`]):
+            An audio file; its content; a mono waveform of shape `(samples,)` at `sampling_rate`; or a mapping with
+            `"raw"` or `"array"` (a waveform) and `"sampling_rate"`, or with `"bytes"` or `"path"`, as `datasets` has.
+            Integer waveforms are scaled to [-1, 1] by the range of their type.
+        sampling_rate (`int`, *optional*, defaults to 16000): rate in Hz to resample to.
+        allow_silence (`bool`, *optional*, defaults to `False`): whether nothing but zeros is accepted.
+
+    Returns:
+        [`Recording`]
+
+    Raises:
+        AudioError: where it cannot be used, see [`read_audio`].
+    """
+    if isinstance(source, Recording):
+        return source
+    if isinstance(source, Mapping):
+        return _load_mapping(source, sampling_rate, allow_silence)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _resampled(*decode_source(bytes(source), allow_silence=allow_silence), sampling_rate)
+    if isinstance(source, str | os.PathLike):
+        if str(source).startswith(ADDRESS_PREFIXES):
+            raise AudioError(source, "is an address, and nothing is downloaded here", "download it and name the file")
+        return _resampled(*read_source(source, allow_silence), sampling_rate, os.fspath(source))
+    return _load_array(source, sampling_rate, sampling_rate, allow_silence)
+
+
+def fade_recording(waveform: np.ndarray, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
+    """
+    Fades a whole recording in and out, linearly over 1/16 s, as the published features were made.
+
+    Args:
+        waveform (`np.ndarray`): shape `(samples,)`; shorter than 1/16 s is faded over its length.
+        sampling_rate (`int`, *optional*, defaults to 16000): its rate in Hz.
+
+    Returns:
+        `np.ndarray`: float32 copy of shape `(samples,)`.
+    """
+    faded = np.array(waveform, dtype=np.float32)
+    length = min(int(sampling_rate * FADE_SECONDS), len(faded))
+    if length:
+        ramp = np.linspace(0.0, 1.0, length, dtype=np.float32)
+        faded[:length] *= ramp
+        faded[-length:] *= ramp[::-1]
+    return faded
+
+
+def cut_cycle(waveform: np.ndarray, sampling_rate: int, start: float, end: float) -> np.ndarray:
+    """
+    Cuts the samples `[int(start * sampling_rate), int(end * sampling_rate))` out of a recording.
+
+    Args:
+        waveform (`np.ndarray`): shape `(samples,)`.
+        sampling_rate (`int`): its rate in Hz.
+        start (`float`): seconds.
+        end (`float`): seconds; what lies beyond the recording is left out.
+
+    Returns:
+        `np.ndarray`: copy of shape `(cycle_samples,)`, never empty.
+
+    Raises:
+        ValueError: where no sample lies between the two times.
+    """
+    first, last = int(start * sampling_rate), int(end * sampling_rate)
+    cycle = waveform[max(first, 0) : max(last, 0)].copy()
+    if first < 0 or not len(cycle):
+        duration = len(waveform) / sampling_rate
+        raise ValueError(f"no audio between {start} s and {end} s of a recording of {duration:.3f} s")
+    return cycle
+
+
+def _load_mapping(source: Mapping[str, Any], sampling_rate: int, allow_silence: bool) -> Recording:
+    array = source.get("raw", source.get("array"))
+    file = source.get("path") or source.get("file")
+    name = os.fspath(file) if file else "audio array"
+    if array is not None:
+        rate = source.get("sampling_rate")
+        if not isinstance(rate, int | float | np.number) or isinstance(rate, bool) or not np.isfinite(rate):
+            raise AudioError(name, f"has the sampling_rate {rate!r}", 'give its rate in Hz as "sampling_rate"')
+        return _load_array(array, int(rate), sampling_rate, allow_silence, name if file else None)
+    if source.get("bytes"):
+        return _resampled(*decode_source(source["bytes"], name, allow_silence), sampling_rate, name if file else None)
+    if file:
+        return load_recording(file, sampling_rate, allow_silence)
+    raise AudioError(
+        "audio",
+        f"is a mapping with the keys {', '.join(map(str, source)) or 'none'}",
+        'give "raw" and "sampling_rate", or "bytes", or "path"',
+    )
+
+
+def _load_array(
+    array: Any, source_rate: int, sampling_rate: int, allow_silence: bool, file: str | None = None
+) -> Recording:
+    name = file or "audio array"
+    waveform = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+    if waveform.ndim != 1:
+        raise AudioError(name, f"has the shape {waveform.shape}", "give one mono waveform of shape (samples,)")
+    if np.issubdtype(waveform.dtype, np.signedinteger):
+        waveform = waveform / -float(np.iinfo(waveform.dtype).min)
+    elif not np.issubdtype(waveform.dtype, np.floating):
+        raise AudioError(name, f"has samples of type {waveform.dtype}", "give floats in [-1, 1] or signed integers")
+    waveform = waveform.astype(np.float32)
+    check_waveform(waveform, source_rate, name, allow_silence)
+    return _resampled(waveform, source_rate, sampling_rate, file)
+
+
+def _resampled(waveform: np.ndarray, source_rate: int, sampling_rate: int, file: str | None = None) -> Recording:
+    return Recording(resample(waveform, source_rate, sampling_rate), sampling_rate, waveform, source_rate, file)

@@ -1,0 +1,233 @@
+"""Whole recordings through the pipeline, against the steps of the method one after the other."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import pipeline
+
+from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.audio import AudioError, resample
+from modeling_lung_srad.checkpoint_loading import CheckpointError
+from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.pipeline_lung_srad import TASK, SettingError
+from modeling_lung_srad.timeline import WindowError, summarize
+from tests.conftest import tiny_config
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = LungSradForAudioClassification(tiny_config()).eval()
+    torch.nn.init.normal_(model.head.weight, std=1.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def feature_extractor():
+    return LungSradFeatureExtractor(num_frames=64)
+
+
+@pytest.fixture(scope="module")
+def lung_sounds(model, feature_extractor):
+    return LungSoundPipeline(model=model, feature_extractor=feature_extractor)
+
+
+def noise(seconds, rate=RATE, seed=0):
+    return (0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate))).astype(np.float32)
+
+
+def reference_probabilities(model, feature_extractor, waveform, start, end, temperature=1.0):
+    """Fade, cut, features and softmax, in double precision where that is easy."""
+    faded = waveform.astype(np.float64)
+    faded[:1000] *= np.arange(1000) / 999
+    faded[-1000:] *= np.arange(1000)[::-1] / 999
+    clip = faded[int(start * RATE) : int(end * RATE)].astype(np.float32)
+    with torch.no_grad():
+        logits = model(feature_extractor(clip, sampling_rate=RATE, return_tensors="pt")["input_values"]).logits[0]
+    weights = np.exp(logits.double().numpy() / temperature)
+    return weights / weights.sum()
+
+
+def rows(result):
+    return [[segment["probabilities"][name] for name in CLASS_NAMES] for segment in result["timeline"]]
+
+
+def test_windows_get_the_probabilities_of_the_published_steps(lung_sounds, model, feature_extractor):
+    waveform = noise(13)
+    result = lung_sounds(waveform)
+    spans = [(segment["start"], segment["end"]) for segment in result["timeline"]]
+    assert spans == [(0, 8), (4, 12), (5, 13)]
+    for (start, end), row in zip(spans, rows(result), strict=True):
+        expected = reference_probabilities(model, feature_extractor, waveform, start, end)
+        np.testing.assert_allclose(row, expected, atol=2e-5)
+    for segment, row in zip(result["timeline"], rows(result), strict=True):
+        assert segment["label"] == CLASS_NAMES[int(np.argmax(row))]
+        assert segment["confidence"] == max(row)
+    assert result["summary"] == summarize(result["timeline"])
+    assert (result["duration"], result["sampling_rate"], result["file"], result["calibrated"]) == (
+        13,
+        RATE,
+        None,
+        False,
+    )
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_given_cycles_are_classified_in_their_order(lung_sounds, model, feature_extractor):
+    waveform = noise(6)
+    cycles = [(3.0, 5.5), (0.5, 1.0), (0.0, 6.0)]
+    result = lung_sounds(waveform, cycles=cycles)
+    assert [(segment["start"], segment["end"]) for segment in result["timeline"]] == cycles
+    assert result["cycles_given"]
+    for (start, end), row in zip(cycles, rows(result), strict=True):
+        expected = reference_probabilities(model, feature_extractor, waveform, start, end)
+        np.testing.assert_allclose(row, expected, atol=2e-5)
+    assert lung_sounds(waveform, cycles=[])["timeline"] == []
+
+
+@pytest.mark.parametrize("rate", [4000, 10000, 44100])
+def test_other_rates_are_resampled_and_reported(lung_sounds, model, feature_extractor, rate):
+    waveform = noise(3, rate)
+    result = lung_sounds({"raw": waveform, "sampling_rate": rate})
+    assert result["sampling_rate"] == rate
+    expected = reference_probabilities(model, feature_extractor, resample(waveform, rate, RATE), 0, 3)
+    np.testing.assert_allclose(rows(result)[0], expected, atol=2e-5)
+
+
+def test_lists_give_lists_and_iterators_are_taken_one_at_a_time(lung_sounds, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(2), RATE, subtype="FLOAT")
+    sources = [tmp_path / "a.wav", (tmp_path / "a.wav").read_bytes(), noise(2)]
+    results = lung_sounds(sources)
+    assert [rows(result) for result in results] == [rows(results[0])] * 3
+    assert results[0]["file"] == str(tmp_path / "a.wav")
+    taken = []
+    answers = lung_sounds(source for source in sources if not taken.append(source))
+    next(answers)
+    assert len(taken) == 1
+
+
+def test_the_batch_size_changes_nothing_and_progress_is_told(lung_sounds):
+    told = []
+    one = lung_sounds(noise(6), window=1, batch_size=1)
+    many = lung_sounds(noise(6), window=1, batch_size=4, on_progress=lambda *numbers: told.append(numbers))
+    np.testing.assert_allclose(rows(one), rows(many), atol=1e-5)
+    assert told == [(4, 11), (8, 11), (11, 11)]
+
+
+def test_settings_of_the_pipeline_hold_until_a_call_gives_others(model, feature_extractor):
+    lung_sounds = LungSoundPipeline(model=model, feature_extractor=feature_extractor, window=2, min_confidence=1.0)
+    result = lung_sounds(noise(5))
+    assert [segment["start"] for segment in result["timeline"]] == [0, 1, 2, 3]
+    assert all(segment["abstained"] for segment in result["timeline"])
+    result = lung_sounds(noise(5), window=4, hop=1, min_confidence=0)
+    assert [segment["start"] for segment in result["timeline"]] == [0, 1]
+    assert not any(segment["abstained"] for segment in result["timeline"])
+
+
+def test_a_temperature_in_the_configuration_calibrates(model, feature_extractor):
+    waveform = noise(3)
+    calibrated = LungSradForAudioClassification(tiny_config(temperature=2.5)).eval()
+    calibrated.load_state_dict(model.state_dict())
+    result = LungSoundPipeline(model=calibrated, feature_extractor=feature_extractor)(waveform)
+    expected = reference_probabilities(model, feature_extractor, waveform, 0, 3, temperature=2.5)
+    np.testing.assert_allclose(rows(result)[0], expected, atol=2e-5)
+    assert result["calibrated"]
+
+
+def test_columns_follow_the_class_names_whatever_the_order_of_the_labels(model, feature_extractor, lung_sounds):
+    shuffled = LungSradForAudioClassification(
+        tiny_config(id2label={0: "wheeze", 1: "both", 2: "normal", 3: "crackle"})
+    ).eval()
+    shuffled.load_state_dict(model.state_dict())
+    found = LungSoundPipeline(model=shuffled, feature_extractor=feature_extractor)(noise(2))["timeline"][0]
+    straight = rows(lung_sounds(noise(2)))[0]
+    names = ["wheeze", "both", "normal", "crackle"]
+    assert list(found["probabilities"]) == list(CLASS_NAMES)
+    np.testing.assert_allclose([found["probabilities"][name] for name in names], straight, atol=1e-6)
+
+
+def test_quality_flags_touch_the_windows_that_they_are_about(lung_sounds):
+    waveform = noise(20)
+    waveform[: 9 * RATE] = 0
+    waveform[15 * RATE : 18 * RATE] = np.clip(20 * waveform[15 * RATE : 18 * RATE], -0.9, 0.9)
+    result = lung_sounds(waveform, min_confidence=0)
+    flags = {flag["flag"]: flag for flag in result["quality"]}
+    assert flags["silence"]["spans"][0] == pytest.approx([0, 9], abs=0.1)
+    assert all(flag["message"].endswith(".") for flag in flags.values())
+    by_start = {segment["start"]: segment for segment in result["timeline"]}
+    assert by_start[0]["flags"] == ["silence"]
+    assert by_start[0]["abstained"]
+    assert not by_start[4]["abstained"]
+    assert "clipping" in by_start[12]["flags"]
+    assert "clipping" not in by_start[4]["flags"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"window": 9}, WindowError, "a window of 9 s is not possible; give"),
+        ({"window": 2, "hop": 3}, WindowError, "a hop of 3 s is not possible; give"),
+        ({"cycles": [(1, 9)]}, WindowError, "does not lie in the recording"),
+        ({"min_confidence": 1.5}, SettingError, "min_confidence: 1.5 is no probability; give 0 to 1"),
+        ({"batch_size": 0}, SettingError, "batch_size: 0 is too small; give 1 or more"),
+        ({"windows": 2}, SettingError, "windows: is no setting of this pipeline; known are window, hop"),
+    ],
+)
+def test_settings_out_of_range_are_named_with_the_remedy(lung_sounds, settings, error, said):
+    with pytest.raises(error, match=said):
+        lung_sounds(noise(2), **settings)
+
+
+def test_bad_recordings_are_named(lung_sounds, tmp_path):
+    (tmp_path / "a.wav").write_text("patient 101")
+    for source in (tmp_path / "a.wav", np.zeros(RATE), b"no audio"):
+        with pytest.raises(AudioError, match="; "):
+            lung_sounds(source)
+
+
+def test_a_model_for_other_classes_is_refused(feature_extractor):
+    model = LungSradForAudioClassification(tiny_config(num_labels=2))
+    with pytest.raises(SettingError, match="model: has the labels"):
+        LungSoundPipeline(model=model, feature_extractor=feature_extractor)
+
+
+def test_a_saved_checkpoint_brings_the_pipeline(model, feature_extractor, lung_sounds, tmp_path):
+    model.save_pretrained(tmp_path)
+    feature_extractor.save_pretrained(tmp_path)
+    assert (tmp_path / "pipeline_lung_srad.py").exists()
+    by_task = pipeline(TASK, model=str(tmp_path), trust_remote_code=True)
+    assert type(by_task).__name__ == "LungSoundPipeline"
+    assert rows(by_task(noise(2))) == rows(lung_sounds(noise(2)))
+    inferred = pipeline(model=str(tmp_path), trust_remote_code=True, window=1.0, batch_size=2)
+    assert len(inferred(noise(2))["timeline"]) == 3
+    shutil.rmtree(tmp_path / "again", ignore_errors=True)
+    inferred.save_pretrained(tmp_path / "again")
+    again = pipeline(model=str(tmp_path / "again"), trust_remote_code=True)
+    assert rows(again(noise(2))) == rows(lung_sounds(noise(2)))
+
+
+def test_a_checkpoint_is_loaded_in_one_call(model, feature_extractor, lung_sounds, tmp_path):
+    model.save_pretrained(tmp_path)
+    feature_extractor.save_pretrained(tmp_path)
+    loaded = LungSoundPipeline.from_checkpoint(tmp_path, window=1.0)
+    assert rows(loaded(noise(2))) == rows(lung_sounds(noise(2), window=1.0))
+    assert rows(model.to_pipeline(feature_extractor)(noise(2))) == rows(lung_sounds(noise(2)))
+    with pytest.raises(CheckpointError, match="no such folder"):
+        LungSoundPipeline.from_checkpoint(tmp_path / "missing")
+
+
+def test_the_pipeline_leaves_training_off_and_gradients_out(model, feature_extractor):
+    model.train()
+    try:
+        lung_sounds = LungSoundPipeline(model=model, feature_extractor=feature_extractor)
+        assert not model.training
+        lung_sounds(noise(1))
+        assert all(parameter.grad is None for parameter in model.parameters())
+    finally:
+        model.eval()
