@@ -71,10 +71,15 @@ def read_annotations(
     Raises:
         AnnotationError: naming file, line and field, where the file or one of its values cannot be used.
     """
-    cycles = []
+    cycles, line_of_span = [], {}
     for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if line.strip():
-            cycles.append(_parse_cycle(line, f"{path}: line {number}", duration, end_tolerance))
+        if not line.strip():
+            continue
+        cycle = _parse_cycle(line, f"{path}: line {number}", duration, end_tolerance)
+        first = line_of_span.setdefault((cycle.start, cycle.end), number)
+        if first != number:
+            raise AnnotationError(f"{path}: line {number}: has the times of line {first}; remove one of the two")
+        cycles.append(cycle)
     if not cycles:
         raise AnnotationError(f"{path}: has no cycles; write one line a cycle: start, end, crackle, wheeze")
     return cycles

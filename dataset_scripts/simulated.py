@@ -25,6 +25,7 @@ DEVICE = "Simulated"
 FIRST_PATIENT = 101
 LOCATIONS = ("Tc", "Al", "Ar", "Pl", "Pr", "Ll", "Lr")
 TEST_SHARE = 0.4
+BREATH_LEVEL = 0.03
 SPLIT_FILE_NAME = "simulated_train_test.txt"
 NOTE = """# Simulated lung sounds
 
@@ -68,12 +69,11 @@ def simulate_cycle(
     generator = generator or np.random.default_rng(0)
     num_samples = int(seconds * sampling_rate)
     inspiration = generator.uniform(0.35, 0.45) * seconds
-    breath_level = 0.03
-    cycle = breath_level * _breath_noise(num_samples, inspiration, sampling_rate, generator)
+    cycle = BREATH_LEVEL * _breath_noise(num_samples, inspiration, sampling_rate, generator)
     if label & 1:
-        cycle += breath_level * _crackles(num_samples, inspiration, sampling_rate, generator)
+        cycle += BREATH_LEVEL * _crackles(num_samples, inspiration, sampling_rate, generator)
     if label & 2:
-        cycle += breath_level * _wheezes(num_samples, inspiration, sampling_rate, generator)
+        cycle += BREATH_LEVEL * _wheezes(num_samples, inspiration, sampling_rate, generator)
     return cycle.astype(np.float32)
 
 
@@ -92,22 +92,8 @@ def simulate_recording(
         `tuple[np.ndarray, list[Cycle]]`: float32 waveform of shape `(samples,)`, and the cycles with their times.
     """
     generator = generator or np.random.default_rng(0)
-    pieces, cycles = [], []
-    # Like a clinician's annotation, the first cycle begins a moment after the recording does.
-    position = round(generator.uniform(0.1, 0.4), 3)
-    pace = generator.uniform(1.8, 3.5)
-    pieces.append(np.zeros(int(position * sampling_rate), dtype=np.float32))
-    for label in labels:
-        seconds = round(pace * generator.uniform(0.85, 1.15), 3)
-        pieces.append(simulate_cycle(label, seconds, sampling_rate, generator))
-        cycles.append(Cycle(round(position, 3), round(position + seconds, 3), label))
-        position += seconds
-    pieces.append(np.zeros(int(0.3 * sampling_rate), dtype=np.float32))
-    breath = np.concatenate(pieces)
-    recording = breath + _heart_sounds(len(breath), sampling_rate, generator)
-    recording += generator.uniform(0.0005, 0.002) * generator.standard_normal(len(breath))
-    recording *= generator.uniform(0.4, 1.6)
-    return np.clip(recording, -0.99, 0.99).astype(np.float32), cycles
+    breath, cycles = breathing_sounds(labels, sampling_rate, generator)
+    return recorded(breath, sampling_rate, generator), cycles
 
 
 def write_simulated(
@@ -208,6 +194,32 @@ def _draw_labels(patient: int, number: int, generator: np.random.Generator) -> l
     return [int(label) for label in np.where(generator.random(number) < 0.6, own, others)]
 
 
+def breathing_sounds(
+    labels: list[int], sampling_rate: int, generator: np.random.Generator
+) -> tuple[np.ndarray, list[Cycle]]:
+    """Successive cycles of one pace, in silence."""
+    pieces, cycles = [], []
+    # Like a clinician's annotation, the first cycle begins a moment after the recording does.
+    position = round(generator.uniform(0.1, 0.4), 3)
+    pace = generator.uniform(1.8, 3.5)
+    pieces.append(np.zeros(int(position * sampling_rate), dtype=np.float32))
+    for label in labels:
+        seconds = round(pace * generator.uniform(0.85, 1.15), 3)
+        pieces.append(simulate_cycle(label, seconds, sampling_rate, generator))
+        cycles.append(Cycle(round(position, 3), round(position + seconds, 3), label))
+        position += seconds
+    pieces.append(np.zeros(int(0.3 * sampling_rate), dtype=np.float32))
+    return np.concatenate(pieces), cycles
+
+
+def recorded(breath: np.ndarray, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
+    """Adds heart sounds and sensor noise, at a random gain."""
+    recording = breath + _heart_sounds(len(breath), sampling_rate, generator)
+    recording += generator.uniform(0.0005, 0.002) * generator.standard_normal(len(breath))
+    recording *= generator.uniform(0.4, 1.6)
+    return np.clip(recording, -0.99, 0.99).astype(np.float32)
+
+
 def _phases(num_samples: int, inspiration: float, sampling_rate: int) -> tuple[slice, slice]:
     """Samples of inspiration and expiration; a short pause lies between them and another at the end."""
     turn, end = int(inspiration * sampling_rate), num_samples
@@ -242,12 +254,17 @@ def _crackles(num_samples: int, inspiration: float, sampling_rate: int, generato
     regions = [(length // 2, length)] if fine else [(0, length // 2), (exhale.start, exhale.stop)]
     for first, last in regions:
         for start in generator.integers(first, last, size=generator.integers(5, 12)):
-            # Two-cycle duration of a fine crackle about 5 ms, of a coarse one about 12 ms.
-            seconds = generator.uniform(0.004, 0.007) if fine else generator.uniform(0.009, 0.015)
-            crackle = _crackle(max(int(seconds * sampling_rate), 8))
+            crackle = draw_crackle(fine, sampling_rate, generator)
             piece = sounds[start : start + len(crackle)]
-            piece += generator.uniform(4.0, 10.0) * generator.choice((-1.0, 1.0)) * crackle[: len(piece)]
+            piece += crackle[: len(piece)]
     return sounds
+
+
+def draw_crackle(fine: bool, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
+    """Two-cycle duration of a fine crackle about 5 ms, of a coarse one about 12 ms."""
+    seconds = generator.uniform(0.004, 0.007) if fine else generator.uniform(0.009, 0.015)
+    crackle = _crackle(max(int(seconds * sampling_rate), 8))
+    return generator.uniform(4.0, 10.0) * generator.choice((-1.0, 1.0)) * crackle
 
 
 def _crackle(num_samples: int) -> np.ndarray:
@@ -266,17 +283,24 @@ def _wheezes(num_samples: int, inspiration: float, sampling_rate: int, generator
         available = phase.stop - phase.start
         length = min(max(int(generator.uniform(0.5, 0.95) * available), int(0.1 * sampling_rate)), available)
         start = phase.start + int(generator.uniform(0, 1) * (available - length))
-        time = np.arange(length) / sampling_rate
-        drift = np.linspace(1.0, generator.uniform(0.75, 1.3), length)
-        waver = 1 + 0.02 * np.sin(2 * np.pi * generator.uniform(2, 6) * time + generator.uniform(0, 6))
-        pitch = generator.uniform(150.0, 700.0) * drift * waver
-        angle = 2 * np.pi * np.cumsum(pitch) / sampling_rate
-        tone = np.zeros(length)
-        for harmonic in (1, 2, 3):
-            audible = harmonic * pitch < min(0.45 * sampling_rate, 2000.0)
-            tone += audible * np.sin(harmonic * angle) * generator.uniform(0.2, 0.5) ** (harmonic - 1)
-        sounds[start : start + length] += generator.uniform(1.2, 3.0) * tone * _swell(length, 0.5)
+        sounds[start : start + length] += draw_wheeze(length, sampling_rate, generator)[0]
     return sounds
+
+
+def draw_wheeze(length: int, sampling_rate: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The sound `(samples,)`, and its fundamental and harmonics in Hz `(samples, 3)`, NaN where not sounded."""
+    time = np.arange(length) / sampling_rate
+    drift = np.linspace(1.0, generator.uniform(0.75, 1.3), length)
+    waver = 1 + 0.02 * np.sin(2 * np.pi * generator.uniform(2, 6) * time + generator.uniform(0, 6))
+    pitch = generator.uniform(150.0, 700.0) * drift * waver
+    angle = 2 * np.pi * np.cumsum(pitch) / sampling_rate
+    tone = np.zeros(length)
+    frequencies = pitch[:, None] * np.arange(1, 4)
+    frequencies[frequencies >= min(0.45 * sampling_rate, 2000.0)] = np.nan
+    for harmonic in (1, 2, 3):
+        audible = np.isfinite(frequencies[:, harmonic - 1])
+        tone += audible * np.sin(harmonic * angle) * generator.uniform(0.2, 0.5) ** (harmonic - 1)
+    return generator.uniform(1.2, 3.0) * tone * _swell(length, 0.5), frequencies
 
 
 def _heart_sounds(num_samples: int, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:

@@ -144,6 +144,13 @@ def demo(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def spectrum(arguments: argparse.Namespace) -> int:
+    """`lung-srad spectrum`."""
+    from lung_srad_cli.spectrum_command import run
+
+    return run(arguments)
+
+
 def _require_modules(names: Sequence[str], extra: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
@@ -159,4 +166,5 @@ HANDLERS = {
     "export": export,
     "publish": publish,
     "demo": demo,
+    "spectrum": spectrum,
 }

@@ -9,6 +9,7 @@ from lung_srad_cli.classify_arguments import add_classify
 from lung_srad_cli.demo_arguments import add_demo
 from lung_srad_cli.errors import UsageError
 from lung_srad_cli.publish_arguments import add_publish
+from lung_srad_cli.spectrum_arguments import add_spectrum
 
 DESCRIPTION = """\
 Classifies respiratory sounds (normal, crackle, wheeze, both) with the Lung-SRAD model, and trains it.
@@ -97,6 +98,7 @@ def build_parser() -> Parser:
     _add_export(commands)
     add_publish(commands)
     add_demo(commands)
+    add_spectrum(commands)
     return parser
 
 

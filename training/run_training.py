@@ -28,6 +28,7 @@ from training.log_mel_dataset import LogMelDataset
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 from training.model_setup import build_feature_extractor, build_model, check_fit
 from training.objective import class_weights_from_labels
+from training.post_training import fit_after_training
 from training.report.files import write_json
 from training.run_folder import CONFIGURATION, find_last_checkpoint, read_json, shaping_settings
 from training.run_summary import describe_outcome, describe_seeds, summarize
@@ -118,6 +119,9 @@ def prepare(
     feature_extractor = build_feature_extractor(arguments.model)
     set_seed(training_arguments.seed)
     model = build_model(arguments.model)
+    if isinstance(model, LungSradForAudioClassification):
+        # That of the checkpoint to start from was fitted to its weights.
+        model.config.temperature = None
     check_fit(model, feature_extractor, arguments)
     return Run(arguments, training_arguments, sources, weights, model, feature_extractor, last_checkpoint)
 
@@ -143,8 +147,11 @@ def run_training(run: Run) -> dict[str, Any]:
             "none to keep; lower eval_delay, eval_steps and save_steps, or use selection=last"
         )
     measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    familiarity = fit_after_training(trainer, run.sources, run.arguments.data.feature_cache)
     try:
         trainer.save_model()
+        if familiarity is not None:
+            familiarity.save(run.output_dir)
     except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"{run.output_dir}: the model cannot be written ({' '.join(str(error).split())[:200]}); free space on its "

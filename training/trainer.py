@@ -272,6 +272,9 @@ class LungSradTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
+        name = "rng_state.pth" if self.args.world_size == 1 else f"rng_state_{self.args.process_index}.pth"
+        if checkpoint is not None and not Path(checkpoint, name).is_file():
+            raise _unusable(checkpoint, f"has no {name}, without which the run would go on with other random numbers")
         with _read_from(checkpoint):
             super()._load_rng_state(checkpoint)
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
+from lung_srad_cli.publishing.checkpoint_folder import CheckpointFolder
 from lung_srad_cli.publishing.evaluation_results import evaluation_results, figures_section
 from lung_srad_cli.publishing.repository_files import PublishError
 from lung_srad_cli.publishing.snippet import RECORDING, usage_snippet
@@ -73,17 +74,7 @@ NOT_CALIBRATED = "The probabilities are not calibrated."
 NOT_RECORDED = "Not recorded: the checkpoint has no training summary."
 
 
-def build_card(
-    repo_id: str,
-    settings: dict[str, Any],
-    extractor_settings: dict[str, Any],
-    num_parameters: int,
-    summary: dict[str, Any] | None,
-    report: dict[str, Any] | None,
-    own_card: str | None,
-    checkpoint: Path,
-    license_name: str | None,
-) -> str:
+def build_card(repo_id: str, folder: CheckpointFolder, report: dict[str, Any] | None, license_name: str | None) -> str:
     """
     The content of `README.md`.
 
@@ -92,13 +83,8 @@ def build_card(
 
     Args:
         repo_id (`str`): such as `user/name`.
-        settings (`dict`): of `config.json`.
-        extractor_settings (`dict`): of `preprocessor_config.json`.
-        num_parameters (`int`): of the model.
-        summary (`dict`, *optional*): of `training_summary.json`.
+        folder ([`CheckpointFolder`]): the checkpoint.
         report (`dict`, *optional*): of `read_evaluation`.
-        own_card (`str`, *optional*): `README.md` of the checkpoint.
-        checkpoint (`Path`): its folder.
         license_name (`str`, *optional*): identifier of the licence on the Hub, which replaces that of the card.
 
     Returns:
@@ -107,31 +93,20 @@ def build_card(
     Raises:
         PublishError: a card whose front matter cannot be read.
     """
-    usage = USAGE.format(snippet=default_snippet(repo_id, settings, extractor_settings))
-    if own_card is None:
-        text = CARD.format(
-            title=repo_id.partition("/")[2],
-            parameters=num_parameters,
-            dims=", ".join(map(str, settings["dims"])),
-            depths=", ".join(map(str, settings["depths"])),
-            usage=usage,
-            rate=extractor_settings.get("sampling_rate", 16000),
-            seconds=extractor_settings.get("cycle_seconds", 8.0),
-            training=_training_section(summary),
-            calibration=CALIBRATED if settings.get("temperature") else NOT_CALIBRATED,
-            figures=NOT_MEASURED if report is None else figures_section(report),
-        )
+    usage = USAGE.format(snippet=default_snippet(repo_id, folder))
+    if folder.card is None:
+        text = _write_text(repo_id, folder, report, usage)
     else:
-        text = with_id_for_folder(own_card, checkpoint, repo_id)
+        text = with_id_for_folder(folder.card, folder.path, repo_id)
         if not usage_snippet(text):
             text = f"{text.rstrip()}\n\n{usage}"
-    return _with_front_matter(text, repo_id, summary, report, license_name)
+    return _with_front_matter(text, repo_id, folder.summary, report, license_name)
 
 
-def default_snippet(repo_id: str, settings: dict[str, Any], extractor_settings: dict[str, Any]) -> str:
+def default_snippet(repo_id: str, folder: CheckpointFolder) -> str:
     """Code that classifies `recording.wav`: by the pipeline that travels with the checkpoint, or without one."""
-    snippet = PIPELINE_SNIPPET if settings.get("custom_pipelines") else MODEL_SNIPPET
-    rate = extractor_settings.get("sampling_rate", 16000)
+    snippet = PIPELINE_SNIPPET if folder.settings.get("custom_pipelines") else MODEL_SNIPPET
+    rate = folder.extractor_settings.get("sampling_rate", 16000)
     return snippet.format(repo_id=repo_id, recording=RECORDING, rate=rate)
 
 
@@ -148,6 +123,21 @@ def with_id_for_folder(card: str, checkpoint: Path, repo_id: str) -> str:
         return re.sub(r"([\"'])([^\"'\n]+)\1", replace, block[0])
 
     return re.sub(r"^```python.*?^```", replace_in_block, card, flags=re.MULTILINE | re.DOTALL)
+
+
+def _write_text(repo_id: str, folder: CheckpointFolder, report: dict[str, Any] | None, usage: str) -> str:
+    return CARD.format(
+        title=repo_id.partition("/")[2],
+        parameters=folder.num_parameters,
+        dims=", ".join(map(str, folder.settings["dims"])),
+        depths=", ".join(map(str, folder.settings["depths"])),
+        usage=usage,
+        rate=folder.extractor_settings.get("sampling_rate", 16000),
+        seconds=folder.extractor_settings.get("cycle_seconds", 8.0),
+        training=_training_section(folder.summary),
+        figures=NOT_MEASURED if report is None else figures_section(report),
+        calibration=CALIBRATED if folder.settings.get("temperature") else NOT_CALIBRATED,
+    )
 
 
 def _with_front_matter(

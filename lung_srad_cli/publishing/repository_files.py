@@ -1,6 +1,5 @@
 """The files of a repository before they are uploaded: from disk, or made here."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -51,19 +50,14 @@ class PreparedRepository:
 
 
 def place_files(files: Iterable[RepositoryFile], folder: Path) -> None:
-    """Makes a folder look as the repository will; files on disk are linked where that is possible, else copied."""
+    """Makes a folder look as the repository will, with copies that may be changed without harm."""
     for file in files:
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(file.source, bytes):
             target.write_bytes(file.source)
-            continue
-        # A link to a link would dangle where the latter is a relative one, as in the cache of the Hub.
-        source = os.path.realpath(file.source)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+        else:
+            shutil.copyfile(file.source, target)
 
 
 def format_size(num_bytes: int) -> str:

@@ -60,6 +60,7 @@ def test_labels_are_named_by_what_is_heard():
         ("", "has no cycles"),
         (" \n\n", "has no cycles"),
         (GOOD + "6.0\t5.9\t0\t0\n", "line 5: end 5.9 s is not after start 6 s; correct"),
+        ("0.5\t1.0\t0\t0\n\n0.5\t1.0\t1\t0\n", "line 3: has the times of line 1; remove one of the two"),
         ("1.0\t1.0\t0\t0\n", "line 1: end 1 s is not after start 1 s"),
         ("-0.5\t1.0\t0\t0\n", "line 1: start: '-0.5' is not a time"),
         ("nan\t1.0\t0\t0\n", "line 1: start: 'nan' is not a time"),

@@ -13,6 +13,7 @@ from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor, Lung
 from modeling_lung_srad.audio import AudioError, resample
 from modeling_lung_srad.checkpoint_loading import CheckpointError
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.familiarity import fit_familiarity, log_mel_statistics
 from modeling_lung_srad.pipeline_lung_srad import TASK, SettingError
 from modeling_lung_srad.timeline import WindowError, summarize
 from tests.conftest import tiny_config
@@ -166,6 +167,23 @@ def test_quality_flags_touch_the_windows_that_they_are_about(lung_sounds):
     assert not by_start[4]["abstained"]
     assert "clipping" in by_start[12]["flags"]
     assert "clipping" not in by_start[4]["flags"]
+
+
+def test_sounds_unlike_those_of_training_are_flagged(model, feature_extractor, tmp_path):
+    generator = np.random.default_rng(0)
+    noises = [noise(8, seed=seed) for seed in range(40)]
+    input_values = feature_extractor(noises, sampling_rate=RATE, return_tensors="pt")["input_values"]
+    fit_familiarity(log_mel_statistics(input_values), [str(index) for index in range(40)]).save(tmp_path)
+    model.save_pretrained(tmp_path)
+    feature_extractor.save_pretrained(tmp_path)
+    lung_sounds = LungSoundPipeline.from_checkpoint(tmp_path)
+    assert "unfamiliar" not in {flag["flag"] for flag in lung_sounds(noise(16, seed=99))["quality"]}
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(16 * RATE) / RATE) + 1e-3 * generator.standard_normal(16 * RATE)
+    result = lung_sounds(tone)
+    (flag,) = (flag for flag in result["quality"] if flag["flag"] == "unfamiliar")
+    assert flag["value"] == 1
+    assert flag["spans"] == [[0, 8], [4, 12], [8, 16]]
+    assert all("unfamiliar" in segment["flags"] for segment in result["timeline"])
 
 
 @pytest.mark.parametrize(

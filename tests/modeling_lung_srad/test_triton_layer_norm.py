@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from modeling_lung_srad import LungSradModel
-from modeling_lung_srad.modeling_lung_srad import LungSradLayerNorm, LungSradLayerNorm2d, _load_layer_norm_kernel
+from modeling_lung_srad.layers_lung_srad import LungSradLayerNorm, LungSradLayerNorm2d, _load_layer_norm_kernel
 from tests.conftest import tiny_config
 from tests.modeling_lung_srad.interpreted_kernels import DEVICE, ON_CUDA, import_kernels
 

@@ -92,6 +92,7 @@ def interrupted_run(tmp_path_factory):
         ("checkpoint-2/optimizer.pt", b"cut", "checkpoint-2: cannot be read"),
         ("checkpoint-2/scheduler.pt", None, "checkpoint-2: has no scheduler.pt; remove this folder"),
         ("checkpoint-2/rng_state.pth", b"cut", "checkpoint-2: cannot be read"),
+        ("checkpoint-2/rng_state.pth", None, "checkpoint-2: has no rng_state.pth, without which"),
         ("training_configuration.json", b"[]", "training_configuration.json: does not hold the settings of a run"),
         ("training_summary.json", b"{", "training_summary.json: does not hold the summary of a run"),
     ],

@@ -12,6 +12,7 @@ import torch
 from transformers import Pipeline
 
 from .configuration_lung_srad import CLASS_NAMES
+from .familiarity import load_familiarity
 from .quality import QualityFlag, assess_recording
 from .recording import Recording, cut_cycle, fade_recording, load_recording
 from .timeline import RecordingResult, Segment, check_cycles, check_window, sliding_windows, summarize
@@ -78,6 +79,7 @@ class LungSoundPipeline(Pipeline):
         if sorted(map(str, labels)) != sorted(CLASS_NAMES):
             raise SettingError(f"model: has the labels {labels}, not {', '.join(CLASS_NAMES)}; fine-tune it for these")
         self._columns = [labels.index(name) for name in CLASS_NAMES]
+        self._familiarity = load_familiarity(self.model.config.name_or_path)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | os.PathLike | None = None, **kwargs: Any) -> "LungSoundPipeline":
@@ -181,18 +183,17 @@ class LungSoundPipeline(Pipeline):
         recording, spans = input_tensors["recording"], input_tensors["spans"]
         rate = recording.sampling_rate
         faded = fade_recording(recording.waveform, rate)
-        config = self.model.config
-        logits, features = [torch.zeros(0, config.num_labels)], [torch.zeros(0, config.hidden_size)]
+        logits, distances = [torch.zeros(0, self.model.config.num_labels)], [np.zeros(0)]
         for first in range(0, len(spans), windows_at_once):
             batch = spans[first : first + windows_at_once]
             clips = [cut_cycle(faded, rate, start, end) for start, end in batch]
             input_values = self.feature_extractor(clips, sampling_rate=rate, return_tensors="pt")["input_values"]
-            outputs = self.model(input_values.to(self.device))
-            logits.append(outputs.logits.float().cpu())
-            features.append(outputs.pooler_output.float().cpu())
+            logits.append(self.model(input_values.to(self.device)).logits.float().cpu())
+            if self._familiarity is not None:
+                distances.append(self._familiarity.distance(input_values))
             if on_progress is not None:
                 on_progress(first + len(batch), len(spans))
-        return input_tensors | {"logits": torch.cat(logits), "features": torch.cat(features)}
+        return input_tensors | {"logits": torch.cat(logits), "distances": np.concatenate(distances)}
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: dict[str, Any], min_confidence: float = DEFAULT_MIN_CONFIDENCE
@@ -204,6 +205,9 @@ class LungSoundPipeline(Pipeline):
         temperature = self.model.config.temperature
         logits = model_outputs["logits"][:, self._columns] / (temperature or 1.0)
         spans, quality = model_outputs["spans"], list(model_outputs["quality"])
+        if self._familiarity is not None:
+            unfamiliar = self._familiarity.flag(model_outputs["distances"], spans)
+            quality += [] if unfamiliar is None else [unfamiliar]
         timeline = [
             _segment(span, row, quality, min_confidence)
             for span, row in zip(spans, torch.softmax(logits, dim=-1).tolist(), strict=True)

@@ -1,0 +1,260 @@
+"""How often the peak of a saliency map falls on the one event of a simulated recording.
+
+python -m benchmarks.event_detector runs/event_detector
+python -m benchmarks.saliency_localization [--checkpoint FOLDER_OR_HUB_ID ...] [--recordings 100] [--output FILE.json]
+
+Every recording is 8 s of normal breathing with heart sounds, sensor noise and one event (`simulate_event`): half of
+them have a burst of crackles, the others a wheeze. The map explains the log odds of crackle or both, or of wheeze or
+both. Its peak, the centre of the cell with the largest value, hits the event if it is
+
+- at most 100 ms before the event's start or after its end, and
+- at most 10 mel bins from its frequency: for crackles the one at which their power spectrum is largest; for a wheeze
+  the fundamental or an audible harmonic at any moment of the wheeze within 100 ms of the peak.
+
+Mel bins are those of 128 between 20 Hz and 8 kHz, whatever the model has. Two rows need no network, or none that has
+learned: the largest excess of the log-mel spectrogram over its background, and a model of random weights. `rise` is
+the median by which the event raises the log odds, the same recording without it as reference: where that is about
+zero, the model does not hear the event and no explanation can find it.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dataset_scripts.simulated_events import SimulatedEvent, simulate_event
+from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, CheckpointError, load_checkpoint
+from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.feature_extraction_lung_srad import LOWEST_FREQUENCY
+from modeling_lung_srad.saliency import ANY_CRACKLE, ANY_WHEEZE, METHODS, frame_times, mel_frequencies, saliency_map
+
+SAMPLING_RATE = 16000
+SECONDS = 8.0
+SEED = 6
+TIME_TOLERANCE = 0.1
+BIN_TOLERANCE = 10.0
+REFERENCE_BINS = 128
+INAUDIBLE = 1e-9
+GOAL = 90
+
+
+@dataclass(frozen=True)
+class Recording:
+    """
+    A simulated recording.
+
+    Args:
+        waveform (`np.ndarray`): shape `(samples,)`, at 16 kHz.
+        without_event (`np.ndarray`): the same breathing, heart and noise alone.
+        event ([`SimulatedEvent`]): what was planted.
+    """
+
+    waveform: np.ndarray
+    without_event: np.ndarray
+    event: SimulatedEvent
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        """The classes that have such an event."""
+        return ANY_CRACKLE if CLASS_NAMES[self.event.label] == "crackle" else ANY_WHEEZE
+
+
+@dataclass(frozen=True)
+class Localization:
+    """
+    How often one method found the events with one model.
+
+    Args:
+        model (`str`): its name.
+        method (`str`): of `METHODS`, or `"excess"`.
+        hits (`dict[str, int]`): by class of the event.
+        recordings (`dict[str, int]`): number by class.
+        rise (`dict[str, float]`): median rise of the log odds by the event, by class; empty without a model.
+        seconds (`float`): median time of a map.
+    """
+
+    model: str
+    method: str
+    hits: dict[str, int]
+    recordings: dict[str, int]
+    rise: dict[str, float]
+    seconds: float
+
+
+def simulate_recordings(number: int, level: float = 1.0) -> list[Recording]:
+    """Crackles and wheezes in turn, seeded by their index."""
+    labels = [CLASS_NAMES.index("crackle"), CLASS_NAMES.index("wheeze")]
+    recordings = []
+    for index in range(number):
+        label = labels[index % len(labels)]
+        waveform, event = simulate_event(label, SECONDS, SAMPLING_RATE, np.random.default_rng([SEED, index]), level)
+        without_event, _ = simulate_event(
+            label, SECONDS, SAMPLING_RATE, np.random.default_rng([SEED, index]), INAUDIBLE
+        )
+        recordings.append(Recording(waveform, without_event, event))
+    return recordings
+
+
+def is_hit(event: SimulatedEvent, peak_time: float, peak_frequency: float) -> bool:
+    """
+    Whether a peak is within 100 ms and 10 mel bins of an event, see the top of this file.
+
+    Args:
+        event ([`SimulatedEvent`]): the event.
+        peak_time (`float`): seconds from the beginning of the recording.
+        peak_frequency (`float`): in Hz.
+    """
+    if not event.start - TIME_TOLERANCE <= peak_time <= event.end + TIME_TOLERANCE:
+        return False
+    is_crackle = CLASS_NAMES[event.label] == "crackle"
+    # All crackles of a burst have one frequency, so the whole burst is one place.
+    near = np.full(len(event.times), True) if is_crackle else np.abs(event.times - peak_time) <= TIME_TOLERANCE
+    frequencies = event.frequencies[near]
+    frequencies = frequencies[np.isfinite(frequencies)]
+    distances = np.abs(mel_bins(frequencies) - mel_bins(np.array(peak_frequency)))
+    return bool(distances.size and distances.min() <= BIN_TOLERANCE)
+
+
+def mel_bins(frequencies: np.ndarray) -> np.ndarray:
+    """Position of frequencies in Hz among 128 mel bins, as a fraction, 0 being the centre of the lowest bin."""
+    mel = 1127.0 * np.log1p(np.asarray(frequencies) / 700.0)
+    low, high = 1127.0 * np.log1p(np.array([LOWEST_FREQUENCY, SAMPLING_RATE / 2]) / 700.0)
+    return (mel - low) / (high - low) * (REFERENCE_BINS + 1) - 1
+
+
+def localize(
+    name: str,
+    model: LungSradForAudioClassification,
+    feature_extractor: LungSradFeatureExtractor,
+    recordings: Sequence[Recording],
+) -> list[Localization]:
+    """A row for each of `METHODS`."""
+    rise = median_rise(model, feature_extractor, recordings)
+    rows = []
+    for method in METHODS:
+        peaks, seconds = [], []
+        for recording in tqdm(recordings, desc=f"{name}, {method}", unit="recording", leave=False):
+            start = time.perf_counter()
+            saliency = saliency_map(
+                model, feature_extractor, recording.waveform, SAMPLING_RATE, recording.target, method
+            )
+            seconds.append(time.perf_counter() - start)
+            peaks.append((saliency.peak_time, saliency.peak_frequency))
+        rows.append(_count(name, method, recordings, peaks, rise, statistics.median(seconds)))
+    return rows
+
+
+def localize_excess(recordings: Sequence[Recording]) -> Localization:
+    """What listening for the loudest sound finds: the cell that is furthest above the median of its mel bin."""
+    feature_extractor = LungSradFeatureExtractor(cycle_seconds=SECONDS, num_frames=512)
+    times, frequencies = frame_times(feature_extractor), mel_frequencies(feature_extractor)
+    peaks, seconds = [], []
+    for recording in recordings:
+        start = time.perf_counter()
+        log_mel = feature_extractor(recording.waveform, sampling_rate=SAMPLING_RATE)["input_values"][0]
+        excess = log_mel - np.median(log_mel, axis=0)
+        frame, mel_bin = np.unravel_index(int(np.argmax(excess)), excess.shape)
+        seconds.append(time.perf_counter() - start)
+        peaks.append((float(times[frame]), float(frequencies[mel_bin])))
+    return _count("none", "excess over the background", recordings, peaks, {}, statistics.median(seconds))
+
+
+@torch.inference_mode()
+def median_rise(
+    model: LungSradForAudioClassification,
+    feature_extractor: LungSradFeatureExtractor,
+    recordings: Sequence[Recording],
+) -> dict[str, float]:
+    """By how much the event raises the log odds of its classes, the median by class of the event."""
+    rises: dict[str, list[float]] = {}
+    for recording in recordings:
+        features = feature_extractor(
+            [recording.waveform, recording.without_event], sampling_rate=SAMPLING_RATE, return_tensors="pt"
+        )
+        probabilities = torch.softmax(model(features["input_values"]).logits.double(), dim=-1)
+        target = [column for column, label in model.config.id2label.items() if label in recording.target]
+        log_odds = torch.logit(probabilities[:, target].sum(dim=-1))
+        rises.setdefault(CLASS_NAMES[recording.event.label], []).append((log_odds[0] - log_odds[1]).item())
+    return {name: statistics.median(values) for name, values in rises.items()}
+
+
+def describe(rows: Sequence[Localization]) -> str:
+    """The figures as a Markdown table."""
+    classes = list(rows[0].recordings)
+    header = ["model", "method", *classes, "all", *(f"rise, {name}" for name in classes), "seconds a map"]
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
+    for row in rows:
+        hits = [f"{row.hits[name]} of {row.recordings[name]}" for name in classes]
+        rises = [f"{row.rise[name]:+.2f}" if row.rise else "" for name in classes]
+        total = f"**{sum(row.hits.values())} of {sum(row.recordings.values())}**"
+        lines.append("| " + " | ".join([row.model, row.method, *hits, total, *rises, f"{row.seconds:.2f}"]) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.saliency_localization",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", action="append", help="(default: the embedded one; may be given repeatedly)")
+    parser.add_argument("--recordings", type=int, default=100, help="(default: 100)")
+    parser.add_argument("--level", type=float, default=1.0, help="factor on the event's amplitude (default: 1)")
+    parser.add_argument("--output", help="JSON file for the figures")
+    options = parser.parse_args(argv)
+    if options.recordings < 2 or not options.level > 0:
+        parser.error("give at least 2 recordings and a positive level")
+    rows = [localize_excess(recordings := simulate_recordings(options.recordings, options.level))]
+    try:
+        for name, *loaded in _models(options.checkpoint or [str(DEFAULT_CHECKPOINT)]):
+            rows += localize(name, *loaded, recordings)
+    except CheckpointError as error:
+        parser.error(str(error))
+    print(f"{options.recordings} recordings, level {options.level:g}, {torch.get_num_threads()} threads\n")
+    print(describe(rows))
+    if options.output:
+        figures = vars(options) | {"rows": [vars(row) for row in rows]}
+        Path(options.output).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _models(
+    checkpoints: Sequence[str],
+) -> Iterator[tuple[str, LungSradForAudioClassification, LungSradFeatureExtractor]]:
+    """The checkpoints, and the last one with random weights."""
+    for checkpoint in checkpoints:
+        model, feature_extractor = load_checkpoint(checkpoint)
+        yield Path(checkpoint).name, model, feature_extractor
+    torch.manual_seed(0)
+    yield "random weights", LungSradForAudioClassification(model.config).eval(), feature_extractor
+
+
+def _count(
+    model: str,
+    method: str,
+    recordings: Sequence[Recording],
+    peaks: Sequence[tuple[float, float]],
+    rise: dict[str, float],
+    seconds: float,
+) -> Localization:
+    hits: dict[str, int] = {}
+    totals: dict[str, int] = {}
+    for recording, peak in zip(recordings, peaks, strict=True):
+        name = CLASS_NAMES[recording.event.label]
+        hits[name] = hits.get(name, 0) + is_hit(recording.event, *peak)
+        totals[name] = totals.get(name, 0) + 1
+    return Localization(model, method, hits, totals, rise, seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Start, latency, memory and requests at once of the demo page, beside their limits.
+
+OMP_NUM_THREADS=2 python -m benchmarks.space_load [--starts N] [--requests N]
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from dataset_scripts.simulated import simulate_recording
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS_TO_FIRST_PAGE = 3.0
+SECONDS_OF_ANSWER = 2.0
+GIGABYTES = 1.5
+# What 100 more requests may add; the allocator's own ups and downs are a few megabytes.
+MEGABYTES_OF_GROWTH = 30.0
+AT_ONCE = 20
+RECORDING_SECONDS = 30
+SETTINGS = ("lung-srad-tiny (embedded)", 8, 4, 0.5)
+TIMEOUT_SECONDS = 600
+
+
+class Server(NamedTuple):
+    """A running page: its address, its process and the seconds from its start to its first page."""
+
+    address: str
+    process: subprocess.Popen
+    seconds_to_first_page: float
+
+    def memory(self, field: str = "VmRSS") -> float:
+        """Gigabytes (1e9 bytes) in memory now, or with `VmHWM` at most so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+        kibibytes = re.search(rf"{field}:\s+(\d+)", status)
+        return int(kibibytes[1]) * 1024 / 1e9 if kibibytes else float("nan")
+
+
+@contextlib.contextmanager
+def served(log: Path) -> Iterator[Server]:
+    """Starts the page on a free port, waits for its first page, and ends it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    environment = os.environ | {"GRADIO_SERVER_PORT": str(port)}
+    with log.open("w") as output:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "space_demo.app"], cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
+    try:
+        yield Server(address, process, _wait_for_page(address, process, start, log))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def upload(address: str, name: str, content: bytes) -> str:
+    """Sends a file to the page and returns the path that it has on the server."""
+    response = httpx.post(f"{address}/gradio_api/upload", files={"files": (name, content)}, timeout=TIMEOUT_SECONDS)
+    response.raise_for_status()
+    return response.json()[0]
+
+
+def classify(address: str, path: str | None, settings: Sequence[object] = SETTINGS) -> str | None:
+    """Asks about an upload; returns the answer as HTML, or `None` where the request was refused."""
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}} if path else None
+    call = f"{address}/gradio_api/call/classify"
+    response = httpx.post(call, json={"data": [file, *settings]}, timeout=TIMEOUT_SECONDS)
+    response.raise_for_status()
+    events = httpx.get(f"{call}/{response.json()['event_id']}", timeout=TIMEOUT_SECONDS).text
+    kind, _, data = events[events.rindex("event: ") :].partition("\n")
+    return json.loads(data.removeprefix("data: "))[0] if kind == "event: complete" else None
+
+
+def simulated_file(seconds: int, seed: int, sampling_rate: int = 8000, channels: int = 1) -> bytes:
+    """Content of a flac file with simulated breathing."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(4, size=seconds // 2 + 4).tolist()
+    waveform = simulate_recording(labels, sampling_rate, generator)[0][: seconds * sampling_rate]
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.stack([waveform] * channels, axis=1), sampling_rate, format="FLAC")
+    return buffer.getvalue()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.space_load",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--starts", type=int, default=5, metavar="N", help="(default: 5)")
+    parser.add_argument("--requests", type=int, default=200, metavar="N", help="one after another (default: 200)")
+    options = parser.parse_args(argv)
+    if min(options.starts, options.requests) < 2:
+        parser.error("--starts and --requests must be at least 2")
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options.starts, options.requests, Path(folder) / "log.txt")
+
+
+def measure(starts: int, requests: int, log: Path) -> None:
+    """Prints what was measured and whether it keeps its limit."""
+    starting = []
+    for _ in tqdm(range(starts - 1), desc="starts", leave=False):
+        with served(log) as server:
+            starting.append(server.seconds_to_first_page)
+    files = [simulated_file(RECORDING_SECONDS, seed) for seed in range(AT_ONCE)]
+    with served(log) as server:
+        starting.append(server.seconds_to_first_page)
+        _report(f"start to first page, median of {starts}", statistics.median(starting), "s", SECONDS_TO_FIRST_PAGE)
+        _report("the slowest of them", max(starting), "s", SECONDS_TO_FIRST_PAGE)
+        _wait_until_ready(log, server)
+        print(f"memory after warm-up: {server.memory():.2f} GB")
+        seconds, memory = [], []
+        for number in tqdm(range(requests), desc="requests", leave=False):
+            seconds.append(_answer(server, files[number % AT_ONCE]))
+            memory.append(server.memory())
+        _report(
+            f"30 s recording, upload and answer, median of {requests}",
+            statistics.median(seconds),
+            "s",
+            SECONDS_OF_ANSWER,
+        )
+        _report("the slowest of them", max(seconds), "s", SECONDS_OF_ANSWER)
+        _report(f"memory after {requests} requests", memory[-1], "GB", GIGABYTES)
+        growth = 1000 * (memory[-1] - memory[requests // 2 - 1])
+        _report("growth over the second half of them", growth, "MB", MEGABYTES_OF_GROWTH)
+        start = time.perf_counter()
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            answered = list(threads.map(lambda content: _answer(server, content), files))
+        print(f"{len(answered)} of {AT_ONCE} requests at once answered, within {time.perf_counter() - start:.1f} s")
+        long_file = simulated_file(600, 0, 48000, channels=2)
+        print(f"10 min at 48 kHz in stereo, {len(long_file) / 1e6:.0f} MB: {_answer(server, long_file):.1f} s")
+        _report("memory at most, with all of this", server.memory("VmHWM"), "GB", GIGABYTES)
+
+
+def _answer(server: Server, content: bytes) -> float:
+    """Seconds from the beginning of the upload to the answer."""
+    start = time.perf_counter()
+    answer = classify(server.address, upload(server.address, "simulated.flac", content))
+    seconds = time.perf_counter() - start
+    if answer is None or "lung-answer" not in answer:
+        raise RuntimeError(f"the page gave no answer but {answer}")
+    return seconds
+
+
+def _wait_for_page(address: str, process: subprocess.Popen, start: float, log: Path) -> float:
+    while process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(address, timeout=TIMEOUT_SECONDS).is_success:
+                return time.perf_counter() - start
+        time.sleep(0.02)
+    raise RuntimeError(f"the page did not start: {log.read_text(encoding='utf-8')}")
+
+
+def _wait_until_ready(log: Path, server: Server) -> None:
+    while server.process.poll() is None and "Ready" not in log.read_text(encoding="utf-8"):
+        time.sleep(0.1)
+
+
+def _report(what: str, value: float, unit: str, most: float) -> None:
+    print(f"{what}: {value:.2f} {unit} (limit {most:g} {unit}, {'kept' if value <= most else 'missed'})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""How far a sound is from those that a model was trained on: Mahalanobis distance of statistics of its spectrogram.
+
+The statistics are mean and standard deviation over time in 32 bands of the normalised log-mel spectrogram, which is
+all that the network is given, so that no forward pass is needed. On validation patients against speech, music, noise
+and other foreign sounds they told more apart than pooled features of the network, the largest probability or the
+energy of its logits; `python -m benchmarks.familiarity` prints the comparison.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from transformers.utils import cached_file
+
+from .quality import QualityFlag
+
+FAMILIARITY_FILE = "familiarity.safetensors"
+FORMAT = "1"
+BINS_PER_BAND = 4
+# Share of the identity in the correlation matrix: 64 statistics of some hundred recordings leave directions that
+# hardly vary there, and do in the next recording.
+SHRINKAGE = 0.3
+# One in a hundred cycles of patients that the statistics were not fitted on lies beyond the threshold.
+FAMILIAR_SHARE = 0.99
+NUM_FOLDS = 5
+SMALLEST_DEVIATION = 1e-6
+# Up to two thirds of the windows of a familiar recording may lie beyond the threshold by themselves.
+UNFAMILIAR_SHARE = 0.5
+
+
+class FamiliarityError(ValueError):
+    """A file of a checkpoint that cannot be used. The message is one line: `file: what is wrong; remedy`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Familiarity:
+    """
+    The distribution of the training cycles, as far as distances from it need it.
+
+    Args:
+        mean (`np.ndarray` of shape `(statistics,)`): of the training cycles.
+        whitening (`np.ndarray` of shape `(statistics, statistics)`): what a difference from the mean is multiplied by
+            to have the distance as its length.
+        threshold (`float`): distance beyond which a sound is unfamiliar.
+        cycles (`int`): number of training cycles.
+    """
+
+    mean: np.ndarray
+    whitening: np.ndarray
+    threshold: float
+    cycles: int
+
+    def distance(self, input_values: torch.Tensor) -> np.ndarray:
+        """
+        Distances from the training cycles; about 8 for a familiar sound.
+
+        Args:
+            input_values (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`): what the network is given.
+
+        Returns:
+            `np.ndarray` of shape `(batch,)`.
+
+        Raises:
+            FamiliarityError: where the statistics are for another number of mel bins.
+        """
+        statistics = log_mel_statistics(input_values)
+        if statistics.shape[1] != len(self.mean):
+            raise FamiliarityError(
+                f"{FAMILIARITY_FILE}: is of {len(self.mean)} statistics, and {input_values.shape[-1]} mel bins have "
+                f"{statistics.shape[1]}; fit it again for this checkpoint, or remove it"
+            )
+        return np.linalg.norm((statistics - self.mean) @ self.whitening, axis=1)
+
+    def is_unfamiliar(self, input_values: torch.Tensor) -> np.ndarray:
+        """Whether each of `(batch, frames, num_mel_bins)` lies beyond the threshold, `(batch,)`."""
+        return self.distance(input_values) > self.threshold
+
+    def flag(self, distances: np.ndarray, spans: Sequence[tuple[float, float]]) -> QualityFlag | None:
+        """
+        The quality flag of a recording.
+
+        Args:
+            distances (`np.ndarray` of shape `(windows,)`): of its windows or cycles.
+            spans (sequence of `tuple[float, float]`): their start and end in seconds.
+
+        Returns:
+            `QualityFlag` or `None`: `unfamiliar`, with the share of windows beyond the threshold as its value and
+            these windows as its spans, where they are at least half of the windows.
+        """
+        beyond = np.asarray(distances) > self.threshold
+        if not len(beyond) or beyond.mean() < UNFAMILIAR_SHARE:
+            return None
+        message = (
+            f"{beyond.sum()} of {len(beyond)} windows are unlike the lung sounds that the model was trained on, so "
+            "the answer may mean nothing; check that the sensor lay on the chest, or use another model."
+        )
+        unfamiliar = tuple((float(start), float(end)) for start, end in np.asarray(spans, dtype=float)[beyond])
+        return QualityFlag("unfamiliar", message, float(beyond.mean()), unfamiliar)
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Writes `familiarity.safetensors` into the folder of a checkpoint and returns its path."""
+        path = Path(folder) / FAMILIARITY_FILE
+        tensors: dict[str, np.ndarray] = {
+            "mean": self.mean.astype(np.float32),
+            "whitening": np.ascontiguousarray(self.whitening, dtype=np.float32),
+            "threshold": np.array([self.threshold], dtype=np.float32),
+            "cycles": np.array([self.cycles], dtype=np.int64),
+        }
+        about = {
+            "format": FORMAT,
+            "statistics": f"mean and standard deviation over time of bands of {BINS_PER_BAND} normalised mel bins",
+            "shrinkage": str(SHRINKAGE),
+            "familiar_share": str(FAMILIAR_SHARE),
+        }
+        # The library's own `save_file` lets nobody but the owner read the file.
+        path.write_bytes(save(tensors, metadata=about))
+        return path
+
+
+def log_mel_statistics(input_values: torch.Tensor) -> np.ndarray:
+    """
+    Mean and standard deviation over time of every band of four neighbouring mel bins.
+
+    Args:
+        input_values (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`): normalised log-mel spectrograms. Mel
+            bins at the top that fill no band are left out.
+
+    Returns:
+        `np.ndarray` of shape `(batch, 2 * (num_mel_bins // 4))`, float64: 64 statistics of 128 mel bins.
+
+    Raises:
+        ValueError: where there are fewer than two frames or four mel bins.
+
+    Example:
+
+    ```python
+    >>> log_mel_statistics(torch.zeros(2, 1024, 128)).shape
+    (2, 64)
+
+    ```"""
+    if input_values.ndim != 3 or input_values.shape[1] < 2 or input_values.shape[2] < BINS_PER_BAND:
+        raise ValueError(
+            f"input_values: has the shape {tuple(input_values.shape)}; pass (batch, frames, num_mel_bins) with at "
+            f"least 2 frames and {BINS_PER_BAND} mel bins"
+        )
+    kept = input_values.shape[2] // BINS_PER_BAND * BINS_PER_BAND
+    bands = input_values[..., :kept].float().unflatten(-1, (-1, BINS_PER_BAND)).mean(dim=-1)
+    return torch.cat([bands.mean(dim=1), bands.std(dim=1)], dim=-1).double().cpu().numpy()
+
+
+def fit_familiarity(statistics: np.ndarray, patients: Sequence[str]) -> Familiarity:
+    """
+    Fits the distribution of training cycles, and the threshold to cycles of patients that were left out in turn.
+
+    Args:
+        statistics (`np.ndarray` of shape `(cycles, statistics)`): of the training cycles, by [`log_mel_statistics`].
+        patients (sequence of `str`): whose they are.
+
+    Returns:
+        `Familiarity`: deterministic, whatever the order of the cycles.
+
+    Raises:
+        ValueError: where there are no two patients, or a value is not finite.
+    """
+    names = np.asarray(patients)
+    if len(names) != len(statistics) or len(set(patients)) < 2:
+        raise ValueError(
+            f"{len(statistics)} cycles of {len(set(patients))} patient(s) for {len(names)} names; pass the patient of "
+            "each cycle, and at least two of them"
+        )
+    if not np.isfinite(statistics).all():
+        raise ValueError("statistics: has NaN or infinite values; look for broken recordings")
+    folds = sorted(set(patients))
+    left_out = np.empty(len(statistics))
+    for index in range(min(NUM_FOLDS, len(folds))):
+        inside = np.isin(names, folds[index::NUM_FOLDS])
+        mean, whitening = _mean_and_whitening(statistics[~inside])
+        left_out[inside] = np.linalg.norm((statistics[inside] - mean) @ whitening, axis=1)
+    mean, whitening = _mean_and_whitening(statistics)
+    return Familiarity(mean, whitening, float(np.quantile(left_out, FAMILIAR_SHARE)), len(statistics))
+
+
+def load_familiarity(checkpoint: str | os.PathLike, **kwargs: str | bool | None) -> Familiarity | None:
+    """
+    Loads what a checkpoint carries; checkpoints need not have it.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): a folder, or the id of a model on the Hub.
+        kwargs (*optional*): `revision`, `token`, `cache_dir`, `local_files_only` and the like for the Hub.
+
+    Returns:
+        `Familiarity` or `None`: the latter where there is no such checkpoint, file or network.
+
+    Raises:
+        FamiliarityError: where the file is damaged or something else. It is never unpickled.
+    """
+    path = _familiarity_file(checkpoint, **kwargs)
+    if path is None:
+        return None
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise FamiliarityError(f"{path}: cannot be read ({problem}); download it again, or remove it") from error
+    mean, whitening = tensors.get("mean"), tensors.get("whitening")
+    threshold, cycles = tensors.get("threshold"), tensors.get("cycles")
+    if mean is None or whitening is None or threshold is None or cycles is None:
+        raise FamiliarityError(f"{path}: has not mean, whitening, threshold and cycles; fit it again, or remove it")
+    fits = mean.ndim == 1 and whitening.shape == (len(mean), len(mean)) and threshold.shape == cycles.shape == (1,)
+    if not fits or not all(np.isfinite(tensor).all() for tensor in tensors.values()) or threshold[0] <= 0:
+        raise FamiliarityError(f"{path}: its values do not fit each other; fit it again, or remove it")
+    return Familiarity(mean.astype(np.float64), whitening.astype(np.float64), float(threshold[0]), int(cycles[0]))
+
+
+def _mean_and_whitening(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and a root of the inverse of the covariance whose correlations are shrunk."""
+    deviation = np.maximum(statistics.std(axis=0), SMALLEST_DEVIATION)
+    standardised = (statistics - statistics.mean(axis=0)) / deviation
+    correlation = standardised.T @ standardised / len(statistics)
+    shrunk = (1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(correlation))
+    return statistics.mean(axis=0), np.linalg.cholesky(np.linalg.inv(shrunk)) / deviation[:, None]
+
+
+def _familiarity_file(checkpoint: str | os.PathLike, **kwargs: str | bool | None) -> str | None:
+    if not os.fspath(checkpoint):
+        return None
+    try:
+        return cached_file(
+            os.fspath(checkpoint),
+            FAMILIARITY_FILE,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **kwargs,
+        )
+    except OSError:
+        # No such model. The weights, which come first, tell the user so.
+        return None
+
+
+__all__ = ["FAMILIARITY_FILE", "Familiarity", "FamiliarityError", "fit_familiarity", "load_familiarity"]

@@ -1,0 +1,182 @@
+"""Classifies an upload and writes the answer: summary, figure, quality, windows and the CSV file to download."""
+
+import base64
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeling_lung_srad import LungSoundPipeline
+from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.pipeline_lung_srad import SettingError
+from modeling_lung_srad.plots import CLASS_COLORS, plot_recording
+from modeling_lung_srad.result_formats import csv_text
+from modeling_lung_srad.timeline import QualityReport, RecordingResult, Segment, Summary
+from space_demo.figures import image_html
+from space_demo.parts import choices
+from space_demo.recordings import load_upload
+
+# Ten minutes at this hop are 1200 windows, a minute's work.
+SHORTEST_HOP_SECONDS = 0.5
+HEADLINES = {
+    "normal": "The model found no crackles or wheezes",
+    "crackle": "The model found crackles",
+    "wheeze": "The model found wheezes",
+    "both": "The model found crackles and wheezes",
+    None: "No answer: the model is not sure enough of any part",
+}
+FLAG_NAMES = {"far_from_training": "Unlike the training recordings"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    What the page shows for a recording.
+
+    Args:
+        html (`str`): the answer.
+        parts (`list[tuple[str, str]]`): text and value of the parts that can be explained, the strongest first.
+    """
+
+    html: str
+    parts: list[tuple[str, str]]
+
+
+def analyse(
+    path: str | None, folder: Path, lung_sounds: LungSoundPipeline, window: float, hop: float, min_confidence: float
+) -> Answer:
+    """
+    Classifies a recording.
+
+    Args:
+        path (`str`, *optional*): the upload.
+        folder (`Path`): the private folder.
+        lung_sounds ([`LungSoundPipeline`]): the model.
+        window (`float`): seconds.
+        hop (`float`): seconds.
+        min_confidence (`float`): probability below which there is no answer.
+
+    Returns:
+        [`Answer`]
+
+    Raises:
+        UploadError, AudioError: for a recording that cannot be used.
+        WindowError, SettingError: for settings that do not fit.
+    """
+    if hop < SHORTEST_HOP_SECONDS:
+        raise SettingError(f"hop: {hop:g} s is too short for this page; give at least {SHORTEST_HOP_SECONDS:g} s")
+    recording = load_upload(path, folder)
+    result = lung_sounds(recording, window=window, hop=hop, min_confidence=min_confidence)
+    untitled = result.copy()
+    untitled["file"] = None
+    figure = image_html(plot_recording(recording.waveform, untitled, recording.sampling_rate), figure_text(result))
+    return Answer(answer_html(result, figure), choices(result))
+
+
+def answer_html(result: RecordingResult, figure: str) -> str:
+    """
+    The answer as HTML.
+
+    Args:
+        result ([`RecordingResult`]): of the pipeline.
+        figure (`str`): HTML of the figure.
+
+    Returns:
+        `str`: HTML in which the name of the file is escaped.
+    """
+    table = "".join(csv_text([result])).encode("utf-8", errors="backslashreplace")
+    address = f"data:text/csv;charset=utf-8;base64,{base64.b64encode(table).decode()}"
+    return f"""
+<section class="lung-answer">
+  <h2>{HEADLINES[result["summary"]["label"]]}</h2>
+  <p class="lung-file">{html.escape(result["file"] or "")}</p>
+  <p>{" ".join(summary_sentences(result))}</p>
+  {_shares_html(result["summary"])}
+  <figure>{figure}</figure>
+  <h3>Quality of the recording</h3>
+  {_quality_html(result["quality"])}
+  <h3>Windows</h3>
+  {_table_html(result["timeline"])}
+  <p><a class="lung-download" download="lung_sounds.csv" href="{address}">Download the windows as CSV</a></p>
+</section>"""
+
+
+def summary_sentences(result: RecordingResult) -> Iterable[str]:
+    """The summary in words."""
+    summary = result["summary"]
+    yield f"Recording of {result['duration']:.1f} s at {result['sampling_rate'] / 1000:g} kHz."
+    yield (
+        f"Crackles are more likely than not in {summary['crackle_share']:.0%} of the time, "
+        f"wheezes in {summary['wheeze_share']:.0%}."
+    )
+    if summary["abstained_share"] > 0:
+        yield f"There is no answer for {summary['abstained_share']:.0%}, for lack of confidence or of sound."
+    if summary["strongest"]:
+        strongest = summary["strongest"][0]
+        yield (
+            f"The strongest part is a {strongest['label']} from {strongest['start']:.1f} to {strongest['end']:.1f} s, "
+            f"with a probability of {strongest['probability']:.2f}."
+        )
+    if not result["calibrated"]:
+        yield "The probabilities of this model are not calibrated."
+
+
+def figure_text(result: RecordingResult) -> str:
+    """What the figure shows, for those who do not see it."""
+    classes = ", ".join(dict.fromkeys(segment["label"] for segment in result["timeline"]))
+    return (
+        f"Mel spectrogram of the {result['duration']:.1f} s, up to 8 kHz. Below it, over the same time: the most "
+        f"probable class ({classes}), quality flags, and the probabilities of the four classes as a ribbon. "
+        "The table of windows has the same figures."
+    )
+
+
+def _shares_html(summary: Summary) -> str:
+    shares = (
+        ("Crackles", summary["crackle_share"]),
+        ("Wheezes", summary["wheeze_share"]),
+        ("No answer", summary["abstained_share"]),
+    )
+    items = "".join(f"<div><dt>{name}</dt><dd>{share:.0%}</dd><dd>of the time</dd></div>" for name, share in shares)
+    return f'<dl class="lung-shares">{items}</dl>'
+
+
+def _quality_html(quality: Sequence[QualityReport]) -> str:
+    if not quality:
+        return "<p>Nothing wrong was found.</p>"
+    items = "".join(
+        f"<li><strong>{html.escape(_flag_name(flag['flag']))}</strong>{_spans(flag['spans'])}: "
+        f"{html.escape(flag['message'])}</li>"
+        for flag in quality
+    )
+    return f'<ul class="lung-flags">{items}</ul>'
+
+
+def _flag_name(flag: str) -> str:
+    return FLAG_NAMES.get(flag, flag.replace("_", " ").capitalize())
+
+
+def _spans(spans: Sequence[Sequence[float]]) -> str:
+    if not spans:
+        return ""
+    shown = ", ".join(f"{start:.1f}–{end:.1f} s" for start, end in spans[:4])
+    return f" ({shown}{', …' if len(spans) > 4 else ''})"
+
+
+def _table_html(timeline: Sequence[Segment]) -> str:
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Time (s)", "Class", *CLASS_NAMES, "Notes"))
+    rows = "".join(_row_html(segment) for segment in timeline)
+    return (
+        '<div class="lung-table" role="region" aria-label="Windows and their probabilities" tabindex="0"><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row_html(segment: Segment) -> str:
+    color = CLASS_COLORS[segment["label"]]
+    label = f'<span class="lung-swatch" style="background:{color}"></span>{segment["label"]}'
+    notes = ["no answer"] if segment["abstained"] else []
+    notes += [_flag_name(flag).lower() for flag in segment["flags"]]
+    cells = [label, *(f"{segment['probabilities'][name]:.2f}" for name in CLASS_NAMES), html.escape(", ".join(notes))]
+    time = f'<th scope="row">{segment["start"]:.1f}–{segment["end"]:.1f}</th>'
+    return f"<tr>{time}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

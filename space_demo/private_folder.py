@@ -1,0 +1,67 @@
+"""The folder of this process for uploads: readable by its user alone, swept while it runs, removed when it ends."""
+
+import atexit
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+# An upload that nobody asks about is removed after this time.
+UNUSED_SECONDS = 900.0
+SWEEP_SECONDS = 60.0
+
+
+def make_private_folder() -> Path:
+    """Makes the folder. It is removed when the process exits, also where it is terminated."""
+    folder = Path(tempfile.mkdtemp(prefix="lung-srad-")).resolve()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _exit)
+    return folder
+
+
+def sweep_in_background(folder: Path) -> None:
+    """Removes unused files once a minute, in a thread that ends with the process."""
+
+    def sweep_forever() -> None:
+        while True:
+            time.sleep(SWEEP_SECONDS)
+            remove_unused(folder, UNUSED_SECONDS)
+
+    threading.Thread(target=sweep_forever, name="sweep", daemon=True).start()
+
+
+def remove_unused(folder: Path, seconds: float) -> None:
+    """
+    Removes files that were written more than `seconds` ago, and folders that are empty for as long.
+
+    Args:
+        folder (`Path`): the private folder.
+        seconds (`float`): age from which files go.
+    """
+    latest = time.time() - seconds
+    for path in sorted(folder.rglob("*"), reverse=True):
+        try:
+            if path.lstat().st_mtime > latest:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink()
+        except OSError:
+            # Gone already, or no longer empty.
+            continue
+
+
+def remove_upload(path: Path, folder: Path) -> None:
+    """Removes an upload together with the folder that it has for itself; nothing outside the private folder."""
+    if path.parent.resolve().is_relative_to(folder):
+        path.unlink(missing_ok=True)
+        if path.parent.resolve() != folder and path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+
+
+def _exit(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

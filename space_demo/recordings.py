@@ -1,0 +1,93 @@
+"""Takes an upload in: checks place, size and length before anything is decoded, then reads it."""
+
+import io
+import math
+from pathlib import Path
+
+import soundfile
+
+from modeling_lung_srad.audio import SAMPLING_RATE, decode_source, resample
+from modeling_lung_srad.recording import Recording
+from space_demo.limits import MAX_MEGABYTES, MAX_MINUTES, MAX_UPLOAD_BYTES
+
+MAX_SECONDS = 60 * MAX_MINUTES
+# What 10 minutes have at 48 kHz; more would take more memory than the page is to have.
+MAX_FRAMES = MAX_SECONDS * 48000
+LONGEST_NAME = 80
+FORMULA_SIGNS = "=+-@ "
+
+
+class UploadError(ValueError):
+    """An upload that is not taken. The message is one line: `file: what is wrong; remedy`."""
+
+
+def load_upload(path: str | None, folder: Path) -> Recording:
+    """
+    Reads what was recorded or uploaded.
+
+    Args:
+        path (`str`, *optional*): the file; `None` where nothing was recorded or uploaded.
+        folder (`Path`): the private folder, outside of which nothing is read.
+
+    Returns:
+        [`Recording`]: its `file` is the name without the folder.
+
+    Raises:
+        UploadError: where there is nothing, or it is gone, too large or too long.
+        AudioError: where it is not audio that can be used.
+    """
+    if path is None:
+        raise UploadError("recording: there is none yet; record one or choose a file, then ask again")
+    file = Path(path)
+    name = shown_name(file.name)
+    if file.is_symlink() or not file.resolve().is_relative_to(folder):
+        raise UploadError(f"{name}: is no upload of this page; choose the file again")
+    if not file.is_file():
+        raise UploadError(f"{name}: is no longer here, since nothing is kept; choose the file again")
+    if file.stat().st_size > MAX_UPLOAD_BYTES:
+        raise UploadError(f"{name}: is larger than {MAX_MEGABYTES} MB; cut it, or save it as flac")
+    data = file.read_bytes()
+    check_length(data, name)
+    waveform, source_rate = decode_source(data, name)
+    return Recording(resample(waveform, source_rate, SAMPLING_RATE), SAMPLING_RATE, waveform, source_rate, name)
+
+
+def check_length(data: bytes, name: str) -> None:
+    """
+    Raises [`UploadError`] for more audio than is taken. Content that is no audio passes; decoding it says what it is.
+
+    Args:
+        data (`bytes`): content of the file.
+        name (`str`): what the message calls it.
+    """
+    try:
+        # No more frames are ever decoded than the header says, so that it may lie.
+        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            frames, rate = sound.frames, sound.samplerate
+    except (soundfile.LibsndfileError, TypeError):
+        return
+    if frames > MAX_SECONDS * rate:
+        raise UploadError(f"{name}: is longer than {MAX_MINUTES} minutes; cut it into parts")
+    if frames > MAX_FRAMES:
+        raise UploadError(
+            f"{name}: has {frames / 1e6:.0f} million samples a channel, more than {math.floor(MAX_FRAMES / 1e6)} "
+            "million; export it at 48 kHz or less"
+        )
+
+
+def shown_name(name: str) -> str:
+    """
+    A file name as it is shown and put into tables: of printable signs, short, and no formula for a spreadsheet.
+
+    Example:
+
+    ```python
+    >>> shown_name("=left lung\\n.wav")
+    'left lung.wav'
+
+    ```"""
+    printable = "".join(sign for sign in name if sign.isprintable()).lstrip(FORMULA_SIGNS)
+    if len(printable) > LONGEST_NAME:
+        half = LONGEST_NAME // 2
+        printable = f"{printable[:half]}…{printable[-half:]}"
+    return printable or "recording"

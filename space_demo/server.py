@@ -1,0 +1,81 @@
+"""Runs the page's server: what it allows, what it looks like, and what it does when it listens."""
+
+import threading
+from pathlib import Path
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from space_demo.limits import MAX_UPLOAD_BYTES, MAX_WAITING
+from space_demo.page import Page
+from space_demo.upload_guard import UploadGuard
+
+SECONDS_TO_FINISH = 20.0
+HERE = Path(__file__).resolve().parent
+# Fonts of the system only: nothing is fetched from elsewhere. Small text is darker than gradio's, for a contrast of
+# 4.5 to 1.
+THEME = gr.themes.Base(
+    primary_hue=gr.themes.colors.teal,
+    neutral_hue=gr.themes.colors.slate,
+    radius_size=gr.themes.sizes.radius_md,
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+).set(
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
+    button_primary_text_color="white",
+    button_primary_text_color_dark="white",
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_label_text_color="*neutral_700",
+    block_label_text_color_dark="*neutral_200",
+    block_title_text_color="*neutral_700",
+    block_title_text_color_dark="*neutral_200",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    input_placeholder_color="*neutral_600",
+    input_placeholder_color_dark="*neutral_300",
+)
+
+
+def serve(page: Page, folder: Path, host: str | None = None, port: int | None = None) -> None:
+    """
+    Serves the page until this is interrupted.
+
+    Args:
+        page ([`Page`]): the page.
+        folder (`Path`): the private folder.
+        host (`str`, *optional*): address to listen on.
+        port (`int`, *optional*): port to listen on.
+
+    Raises:
+        KeyboardInterrupt: as the way to end it.
+        OSError: where the port is taken.
+    """
+    page.blocks.queue(max_size=MAX_WAITING)
+    page.blocks.launch(
+        server_name=host,
+        server_port=port,
+        max_file_size=MAX_UPLOAD_BYTES,
+        share=False,
+        ssr_mode=False,
+        pwa=False,
+        enable_monitoring=False,
+        quiet=True,
+        run_history=False,
+        footer_links=[],
+        theme=THEME,
+        css_paths=[HERE / "page.css"],
+        head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
+        app_kwargs={"middleware": [Middleware(UploadGuard, folder=folder)]},
+        prevent_thread_lock=True,
+    )
+    print(f"Listening on {page.blocks.local_url}", flush=True)
+    page.warm_up_in_background()
+    try:
+        threading.Event().wait()
+    finally:
+        page.blocks.close(verbose=False)
+        page.finish(SECONDS_TO_FINISH)

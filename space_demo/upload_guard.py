@@ -1,0 +1,154 @@
+"""What stands before gradio: bounds uploads, gives each a folder of its own, and fetches nothing from elsewhere."""
+
+import contextlib
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from space_demo.limits import MAX_MEGABYTES, MAX_UPLOAD_BYTES
+
+UPLOAD_ROUTE = "/gradio_api/upload"
+FILE_ROUTE = "/gradio_api/file="
+# Beside the file, a form has its boundaries and the file's name.
+FORM_BYTES = 100_000
+MAX_REQUEST_BYTES = 1_000_000
+ADDRESS_SIGN = "://"
+NOTHING_FETCHED = "Nothing is fetched from elsewhere."
+# Of what is too large, as much is taken and thrown away, since a client that is still sending reads no answer.
+DRAINED_BYTES = 4 * MAX_UPLOAD_BYTES
+# Gradio's page asks for a script and fonts of other hosts, which it does not need here.
+CONTENT_POLICY = (
+    "default-src 'self' blob: data:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'"
+)
+
+
+class UploadGuard:
+    """
+    ASGI middleware.
+
+    Gradio names an upload after its content, so that two people who send the same file would share one, and the
+    answer to the first would remove it from under the second. Here each upload gets a folder with a random name.
+
+    Args:
+        app (`ASGIApp`): gradio's.
+        folder (`Path`): the private folder.
+    """
+
+    def __init__(self, app: ASGIApp, folder: Path):
+        self.app = app
+        self.folder = folder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif scope["path"].endswith(UPLOAD_ROUTE) and scope["method"] == "POST":
+            await self._upload(scope, receive, send)
+        elif scope["method"] == "POST":
+            await self._request(scope, receive, send)
+        elif ADDRESS_SIGN in scope["path"].partition(FILE_ROUTE)[2]:
+            await PlainTextResponse(NOTHING_FETCHED, 404)(scope, receive, send)
+        else:
+            await self.app(scope, receive, _with_content_policy(send))
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        most = MAX_UPLOAD_BYTES + FORM_BYTES
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit():
+            await PlainTextResponse("The request has to say how long it is.", 411)(scope, receive, send)
+            return
+        if int(length) > most:
+            await _drain(receive, DRAINED_BYTES)
+            problem = f"The file is larger than {MAX_MEGABYTES} MB; cut it, or save it as flac."
+            await PlainTextResponse(problem, 413)(scope, receive, send)
+            return
+        await self.app(scope, receive, _with_own_folders(send, self.folder))
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on in one piece, if it is short and names no file elsewhere, which gradio would fetch."""
+        body = b""
+        message: Message = {"more_body": True}
+        while message.get("more_body") and len(body) <= MAX_REQUEST_BYTES:
+            message = await receive()
+            body += message.get("body", b"")
+        if len(body) > MAX_REQUEST_BYTES:
+            if message.get("more_body"):
+                await _drain(receive, DRAINED_BYTES)
+            await PlainTextResponse("The request is too long.", 413)(scope, receive, send)
+        elif _names_address(body):
+            await PlainTextResponse(NOTHING_FETCHED, 400)(scope, receive, send)
+        else:
+            waiting: list[Message] = [{"type": "http.request", "body": body}]
+
+            async def receive_again() -> Message:
+                return waiting.pop() if waiting else await receive()
+
+            await self.app(scope, receive_again, send)
+
+
+def _names_address(body: bytes) -> bool:
+    """Whether a file in a request is an address instead of an upload; what is no JSON has none."""
+    found: list[str] = []
+
+    def look_for_path(fields: dict[str, Any]) -> dict[str, Any]:
+        found.extend(value for key, value in fields.items() if key == "path" and isinstance(value, str))
+        return fields
+
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(body, object_hook=look_for_path)
+    return any(ADDRESS_SIGN in path for path in found)
+
+
+async def _drain(receive: Receive, most: int) -> None:
+    """Takes up to `most` bytes of a request and keeps none of them."""
+    message: Message = {"more_body": True}
+    while message.get("more_body") and most > 0:
+        message = await receive()
+        most -= len(message.get("body", b""))
+
+
+def _with_own_folders(send: Send, folder: Path) -> Send:
+    """Passes the answer to an upload on, a list of paths, with each file moved into a folder of its own."""
+    start: Message = {}
+    body = b""
+
+    async def send_moved(message: Message) -> None:
+        nonlocal start, body
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        if start["status"] == 200:
+            body = json.dumps([str(_moved(Path(path), folder)) for path in json.loads(body)]).encode()
+        others = [header for header in start["headers"] if header[0].lower() != b"content-length"]
+        await send({**start, "headers": [*others, (b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+    return send_moved
+
+
+def _moved(path: Path, folder: Path) -> Path:
+    """Nothing else runs in the event loop between gradio's writing of the file and this."""
+    own = folder / secrets.token_hex(16)
+    own.mkdir()
+    moved = path.rename(own / path.name)
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
+    return moved
+
+
+def _with_content_policy(send: Send) -> Send:
+    async def send_with_policy(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers: list[Any] = [*message["headers"], (b"content-security-policy", CONTENT_POLICY.encode())]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return send_with_policy

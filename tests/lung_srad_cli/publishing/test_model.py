@@ -1,0 +1,202 @@
+"""A model goes up over HTTP and is loaded in a process without this package, with the same logits bit for bit."""
+
+import json
+import shutil
+import socket
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lung_srad_cli.publishing import model_repository
+from lung_srad_cli.publishing.model_repository import prepare_model
+from lung_srad_cli.publishing.snippet import write_recording
+from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
+from tests.local_hub import READ_TOKEN
+
+LOAD = """
+import importlib.util, json
+import numpy as np, torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
+
+waveform, recording, found = np.load(sys.argv[1]), sys.argv[2], {}
+for name in sys.argv[3:]:
+    extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=True)
+    model = AutoModelForAudioClassification.from_pretrained(name, trust_remote_code=True).eval()
+    with torch.no_grad():
+        logits = model(**extractor(waveform, sampling_rate=16000, return_tensors="pt")).logits
+    found[name] = {
+        "package": importlib.util.find_spec("modeling_lung_srad") is not None,
+        "module": type(model).__module__,
+        "logits": logits.numpy().tobytes().hex(),
+        "timeline": pipeline(model=name, trust_remote_code=True)(recording)["timeline"],
+    }
+print(json.dumps(found))
+"""
+EXPECTED_FILES = {
+    "README.md",
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "configuration_lung_srad.py",
+    "modeling_lung_srad.py",
+    "feature_extraction_lung_srad.py",
+    "pipeline_lung_srad.py",
+}
+
+
+@pytest.fixture
+def waveform():
+    return np.random.default_rng(0).standard_normal(40000).astype(np.float32) * 0.1
+
+
+def local_logits(checkpoint, waveform):
+    model = LungSradForAudioClassification.from_pretrained(checkpoint).eval()
+    inputs = LungSradFeatureExtractor.from_pretrained(checkpoint)(waveform, sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        return model(**inputs).logits.numpy().tobytes().hex()
+
+
+def front_matter(files):
+    return yaml.safe_load(files["README.md"].content.decode().split("---\n")[1])
+
+
+@pytest.mark.slow
+def test_published_models_give_bit_equal_logits_in_a_process_without_the_package(
+    hub, publish, run_elsewhere, checkpoint, waveform, report, write_report, tmp_path
+):
+    """The usage snippet of the embedded model's card is run before; that of the other one in test_model_card.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_repository, "run_snippet", lambda *arguments: "")
+        outcome = publish("model", checkpoint, "user/sounds", "--evaluation", write_report(report))
+    assert outcome.exit_code == 0, outcome.errors
+    assert f"published: {hub.url}/user/sounds (commit " in outcome.output
+    assert 'pipeline(model="user/sounds", trust_remote_code=True)' in outcome.output
+    repository = hub.repository("user/sounds")
+    assert repository.private
+    assert set(repository.files) >= EXPECTED_FILES
+    assert {path.rpartition(".")[2] for path in repository.files} == {"md", "json", "safetensors", "py"}
+    assert repository.files["model.safetensors"].is_lfs
+    assert front_matter(repository.files)["model-index"][0]["name"] == "sounds"
+    outcome = publish("model", DEFAULT_CHECKPOINT, "user/lung-srad-tiny", "--public")
+    assert outcome.exit_code == 0, outcome.errors
+
+    np.save(tmp_path / "waveform.npy", waveform)
+    write_recording(tmp_path / "recording.wav")
+    published = {"user/sounds": checkpoint, "user/lung-srad-tiny": DEFAULT_CHECKPOINT}
+    elsewhere = run_elsewhere(LOAD, tmp_path / "waveform.npy", tmp_path / "recording.wav", *published)
+    for name, folder in published.items():
+        assert elsewhere[name]["package"] is False
+        assert elsewhere[name]["module"].startswith("transformers_modules.user.")
+        assert elsewhere[name]["logits"] == local_logits(folder, waveform)
+        here = LungSoundPipeline.from_checkpoint(folder)(str(tmp_path / "recording.wav"))
+        assert elsewhere[name]["timeline"] == json.loads(json.dumps(here["timeline"]))
+
+
+def test_dry_run_lists_everything_and_opens_no_connection(publish, checkpoint, monkeypatch, tmp_path):
+    def refuse(*arguments):
+        raise AssertionError("a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    folder = tmp_path / "run"
+    shutil.copytree(checkpoint, folder)
+    private = ("optimizer.pt", "trainer_state.json", "training_args.bin", "model.bin", "events.log", ".env")
+    for name in private:
+        (folder / name).write_bytes(b"/home/somebody")
+    (folder / "checkpoint-10").mkdir()
+    (folder / "familiarity.safetensors").write_bytes(b"statistics of the training cycles")
+    (folder / "training_summary.json").write_text('{"configuration": {"data": {"icbhi": "/home/somebody/icbhi"}}}')
+    outcome = publish("model", folder, "user/sounds", "--dry-run")
+    assert outcome.exit_code == 0, outcome.errors
+    listed = {line.split()[-1]: line.split()[0] for line in outcome.output.splitlines() if line.startswith("   ")}
+    size = (folder / "model.safetensors").stat().st_size
+    assert listed["model.safetensors"] == f"{size / 1000:.1f}"
+    assert set(listed) >= EXPECTED_FILES | {"familiarity.safetensors"}
+    assert not {*private, "training_summary.json", "checkpoint-10"} & set(listed)
+    assert "left out: .env, checkpoint-10, events.log, model.bin, optimizer.pt" in outcome.output
+    assert "training_summary.json stays here: it holds paths of this machine such as /home/somebody/icbhi" in (
+        outcome.output
+    )
+    assert "nothing was uploaded" in outcome.output
+
+
+def test_weights_in_several_files_go_up_with_their_index(checkpoint, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(checkpoint, folder)
+    (folder / "model.safetensors").unlink()
+    LungSradForAudioClassification.from_pretrained(checkpoint).save_pretrained(folder, max_shard_size="100KB")
+    shards = {path.name for path in folder.glob("model-0*.safetensors")}
+    assert len(shards) > 1
+    (folder / "model-00009-of-00009.safetensors").write_bytes(b"of an earlier run")
+    published = {file.path for file in prepare_model(str(folder), "user/sounds").files}
+    assert {name for name in published if "safetensors" in name} == shards | {"model.safetensors.index.json"}
+
+
+def test_a_snippet_that_fails_keeps_everything_here(hub, publish, checkpoint, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(checkpoint, folder)
+    (folder / "README.md").write_text('# Mine\n\n```python\nmodel = load("user/sounds")\n```\n', encoding="utf-8")
+    outcome = publish("model", folder, "user/sounds")
+    assert outcome.exit_code == 2
+    assert outcome.errors[-1].startswith(
+        "lung-srad: error: README.md: the usage snippet fails with the files to be published "
+        "(NameError: name 'load' is not defined"
+    )
+    assert hub.requests == []
+
+
+def test_token_without_rights_and_no_token_are_told_apart(hub, publish, checkpoint, monkeypatch):
+    monkeypatch.setattr(model_repository, "run_snippet", lambda *arguments: "")
+    monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
+    outcome = publish("model", checkpoint, "user/sounds")
+    assert outcome.exit_code == 2
+    assert outcome.errors[-1].startswith(
+        "lung-srad: error: model user/sounds: your token has no right to write there "
+        '(You don\'t have the rights to write a model under the namespace "user")'
+    )
+    assert hub.store.repositories == {}
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    outcome = publish("model", checkpoint, "user/sounds")
+    assert outcome.errors == [
+        f"lung-srad: error: token: you are not logged in to {hub.url}; "
+        "log in by `hf auth login` with a token that may write"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "as a pickle only"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (lambda folder: (folder / "pipeline_lung_srad.py").unlink(), "has no pipeline_lung_srad.py"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"{"), "cannot be loaded"),
+        (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "front matter cannot be read"),
+        (lambda folder: (folder / "README.md").write_bytes(b"\xff"), "is no UTF-8 text"),
+        (lambda folder: (folder / "training_summary.json").write_text("{"), "training_summary.json: cannot be read"),
+        (lambda folder: shutil.rmtree(folder), "no such folder"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_named_in_one_line(publish, checkpoint, tmp_path, change, message):
+    folder = tmp_path / "run"
+    shutil.copytree(checkpoint, folder)
+    change(folder)
+    outcome = publish("model", folder, "user/sounds", "--dry-run")
+    assert outcome.exit_code == 2
+    assert len(outcome.errors) == 1
+    assert message in outcome.errors[0]
+    assert outcome.output == ""
+
+
+def test_the_embedded_checkpoint_keeps_the_text_of_its_card():
+    prepared = prepare_model(str(DEFAULT_CHECKPOINT), "user/lung-srad-tiny")
+    card = next(file.source.decode() for file in prepared.files if file.path == "README.md")
+    own = (DEFAULT_CHECKPOINT / "README.md").read_text(encoding="utf-8")
+    text = own.split("---\n", 2)[2]
+    assert card.split("---\n", 2)[2] == text.replace(
+        '"modeling_lung_srad/checkpoints/lung-srad-tiny"', '"user/lung-srad-tiny"'
+    )
+    assert "training_summary.json" in {file.path for file in prepared.files}

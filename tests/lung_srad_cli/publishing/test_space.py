@@ -1,0 +1,166 @@
+"""The demo as a Space: what goes up imports and starts from a downloaded copy, without this package."""
+
+import ast
+
+import pytest
+import yaml
+
+from lung_srad_cli.publishing import space_repository
+from lung_srad_cli.publishing.space_repository import imported_packages, prepare_space
+from tests.local_hub.store import Repository
+
+START = """
+import importlib.util, json, os, threading, time, urllib.request
+from huggingface_hub import snapshot_download
+
+folder = snapshot_download("user/demo", repo_type="space", local_dir=sys.argv[1])
+os.chdir(folder)
+sys.path.insert(0, folder)
+origins = {name: importlib.util.find_spec(name).origin for name in ("space_demo", "modeling_lung_srad")}
+missing = [name for name in ("training", "lung_srad_cli") if importlib.util.find_spec(name) is None]
+port = int(sys.argv[2])
+os.environ |= {"GRADIO_SERVER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+
+def fetch():
+    page = ""
+    deadline = time.monotonic() + 60
+    while not page and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+                page = answer.read().decode()
+        except OSError:
+            time.sleep(0.1)
+    print(json.dumps({"folder": folder, "origins": origins, "missing": missing, "page": page}), flush=True)
+    os._exit(0)
+
+threading.Thread(target=fetch, daemon=True).start()
+with open("app.py", encoding="utf-8") as file:
+    code = compile(file.read(), "app.py", "exec")
+exec(code, {"__name__": "__main__"})
+"""
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """A small checkout with a page that needs one of two packages."""
+    files = {
+        "space_demo/__init__.py": "",
+        "space_demo/app.py": "def main():\n    from modeling_lung_srad.audio import SAMPLING_RATE\n",
+        "space_demo/README.md": "---\ntitle: My demo\nmodels:\n- user/first\n---\n# Demo\n",
+        "space_demo/page.css": "body {}",
+        "space_demo/__pycache__/app.cpython-311.pyc": "",
+        "space_demo/outputs/answer.csv": "",
+        "space_demo/.env": "HF_TOKEN=hf_secret",
+        "space_demo/token.key": "hf_secret",
+        "modeling_lung_srad/__init__.py": "",
+        "modeling_lung_srad/audio.py": "SAMPLING_RATE = 16000\n",
+        "modeling_lung_srad/checkpoints/tiny/model.safetensors": "weights",
+        "training/__init__.py": "",
+        "dataset_scripts/__init__.py": "",
+    }
+    for name, text in files.items():
+        path = tmp_path / "checkout" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(space_repository, "ROOT", tmp_path / "checkout")
+    return tmp_path / "checkout"
+
+
+def card_of(files):
+    text = next(file.source for file in files if file.path == "README.md").decode()
+    return yaml.safe_load(text.split("---\n")[1]), text.split("---\n", 2)[2]
+
+
+def test_the_page_and_the_packages_that_it_imports_go_up_and_nothing_else(demo):
+    prepared = prepare_space("user/demo")
+    assert sorted(file.path for file in prepared.files) == [
+        "README.md",
+        "app.py",
+        "modeling_lung_srad/__init__.py",
+        "modeling_lung_srad/audio.py",
+        "modeling_lung_srad/checkpoints/tiny/model.safetensors",
+        "requirements.txt",
+        "space_demo/__init__.py",
+        "space_demo/app.py",
+        "space_demo/page.css",
+    ]
+    prepared.try_out()
+
+
+def test_front_matter_is_completed_and_the_checkpoint_is_named(demo):
+    prepared = prepare_space("user/demo", "user/sounds")
+    front_matter, text = card_of(prepared.files)
+    assert text == "# Demo\n"
+    assert front_matter["title"] == "My demo"
+    assert front_matter["sdk"] == "gradio"
+    assert front_matter["sdk_version"] == "6.31.0"
+    assert front_matter["python_version"] == "3.11"
+    assert front_matter["app_file"] == "app.py"
+    assert front_matter["models"] == ["user/first", "user/sounds"]
+    assert prepared.variables == {"LUNG_SRAD_CHECKPOINTS": "user/sounds"}
+
+
+def test_requirements_take_torch_for_cpus(demo):
+    lines = next(file.source for file in prepare_space("user/demo").files if file.path == "requirements.txt").decode()
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu\n" in lines
+    assert "torch==2.13.0+cpu\n" in lines
+    assert "lung-srad" not in lines
+    assert "soundfile" in lines
+    (demo / "space_demo" / "requirements.txt").write_text("torch\n", encoding="utf-8")
+    assert b"torch\n" in [file.source for file in prepare_space("user/demo").files if file.path == "requirements.txt"]
+
+
+def test_a_page_that_lacks_something_is_not_uploaded(hub, demo, publish):
+    (demo / "space_demo" / "page.py").write_text("import modeling_lung_srad.missing\n", encoding="utf-8")
+    outcome = publish("space", "user/demo")
+    assert outcome.exit_code == 2
+    assert (
+        "cannot be imported from the files to be published (ModuleNotFoundError: No module named "
+        in (outcome.errors[-1])
+    )
+    assert hub.requests == []
+
+
+def test_a_checkpoint_that_does_not_exist_is_named(hub, demo, publish):
+    outcome = publish("space", "user/demo", "--checkpoint", "user/none")
+    assert outcome.exit_code == 2
+    assert "model user/none: does not exist for your token" in outcome.errors[-1]
+    assert [request.method for request in hub.requests if "agent" not in request.path] == ["GET"]
+
+
+def test_dry_run_asks_no_server(hub, demo, publish):
+    outcome = publish("space", "user/demo", "--checkpoint", "user/none", "--dry-run")
+    assert outcome.exit_code == 0, outcome.errors
+    assert "app.py" in outcome.output
+    assert hub.requests == []
+
+
+def test_packages_are_found_through_others():
+    found = imported_packages("space_demo")
+    assert found == sorted(found)
+    assert {"space_demo", "modeling_lung_srad"} <= set(found)
+    assert "lung_srad_cli" not in found
+
+
+@pytest.mark.slow
+def test_a_published_space_starts_from_a_downloaded_copy(
+    hub, publish, run_elsewhere, tmp_path, free_port, monkeypatch
+):
+    # The start below asks more of the files than the trial before the upload, which takes as long.
+    monkeypatch.setattr(space_repository, "_import_page", lambda *arguments: None)
+    hub.store.repositories["model", "user/sounds"] = Repository("model", "user/sounds", private=False)
+    outcome = publish("space", "user/demo", "--checkpoint", "user/sounds")
+    assert outcome.exit_code == 0, outcome.errors
+    repository = hub.repository("user/demo", "space")
+    assert repository.private
+    assert repository.variables == {"LUNG_SRAD_CHECKPOINTS": "user/sounds"}
+    assert repository.describe(repository.head)["sdk"] == "gradio"
+    for path, file in repository.files.items():
+        assert "__pycache__" not in path
+        if path.endswith(".py"):
+            ast.parse(file.content)
+
+    started = run_elsewhere(START, tmp_path / "copy", free_port)
+    assert started["missing"] == ["training", "lung_srad_cli"]
+    assert all(origin.startswith(started["folder"]) for origin in started["origins"].values())
+    assert "gradio" in started["page"]

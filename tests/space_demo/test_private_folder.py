@@ -1,0 +1,67 @@
+"""The folder of uploads: what is removed when, and what never is."""
+
+import os
+import subprocess
+import sys
+import time
+
+from space_demo.private_folder import remove_unused, remove_upload
+
+
+def make(path, seconds_ago=0.0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"sound")
+    when = time.time() - seconds_ago
+    os.utime(path, (when, when))
+    os.utime(path.parent, (when, when))
+    return path
+
+
+def test_old_files_and_their_folders_go_and_new_ones_stay(tmp_path):
+    old, new = make(tmp_path / "a" / "old.wav", 1000), make(tmp_path / "b" / "new.wav", 10)
+    remove_unused(tmp_path, 900)
+    assert not old.exists()
+    assert new.exists()
+    os.utime(old.parent, (0, 0))
+    remove_unused(tmp_path, 900)
+    assert not old.parent.exists()
+
+
+def test_upload_goes_with_its_own_folder(tmp_path):
+    folder = tmp_path.resolve()
+    path, other = make(folder / "a" / "left.wav"), make(folder / "b" / "right.wav")
+    remove_upload(path, folder)
+    assert not path.parent.exists()
+    assert other.exists()
+    remove_upload(path, folder)
+    remove_upload(folder / "nowhere" / "left.wav", folder)
+    assert folder.exists()
+
+
+def test_nothing_outside_is_removed(tmp_path):
+    folder = tmp_path.resolve() / "private"
+    folder.mkdir()
+    outside = make(tmp_path / "outside" / "kept.wav")
+    (folder / "link").symlink_to(outside.parent)
+    for path in (outside, folder / ".." / "outside" / "kept.wav", folder / "link" / "kept.wav"):
+        remove_upload(path, folder)
+    remove_unused(folder, -1)
+    assert outside.exists()
+
+
+def test_folder_is_private_and_goes_when_the_process_is_terminated(tmp_path):
+    script = (
+        "from space_demo.private_folder import make_private_folder\n"
+        "folder = make_private_folder(); (folder / 'left.wav').write_bytes(b'sound')\n"
+        "print(oct(folder.stat().st_mode & 0o777), flush=True)\n"
+        "import time; time.sleep(60)"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline().strip() == "0o700"
+        assert len(list(tmp_path.iterdir())) == 1
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+    assert list(tmp_path.iterdir()) == []
