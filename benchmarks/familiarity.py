@@ -25,7 +25,7 @@ from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassif
 from modeling_lung_srad.audio import SAMPLING_RATE, read_audio, resample
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
 from modeling_lung_srad.familiarity import Familiarity, fit_familiarity, log_mel_statistics
-from training.training_record import read_training_record
+from training.training_record import TrainingRecord, read_training_record
 
 BATCH_SIZE = 16
 FAMILIAR_KEPT = 0.95
@@ -44,11 +44,10 @@ class Described(NamedTuple):
 
 
 class Cycles(NamedTuple):
-    """Cycles of some patients, and the recordings that they are from."""
+    """Cycles and whose they are."""
 
     waveforms: list[np.ndarray]
     patients: list[str]
-    recordings: list[str]
 
 
 Score = Callable[[Described], np.ndarray]
@@ -100,18 +99,17 @@ def candidate_scores(training: Described, patients: Sequence[str]) -> dict[str, 
     }
 
 
-def load_cycles(folder: str, validation_patients: Sequence[str]) -> tuple[Cycles, Cycles, dict[str, Path]]:
-    """Training and validation cycles, and the files of the validation recordings."""
-    parts, files = (Cycles([], [], []), Cycles([], [], [])), {}
-    for row in load_icbhi(folder)["train"]:
-        is_validation = row["patient"] in validation_patients
-        waveforms, patients, recordings = parts[is_validation]
+def load_cycles(folder: str, record: TrainingRecord) -> tuple[Cycles, Cycles, list[Path]]:
+    """Training and validation cycles of a checkpoint, and the files of the validation recordings."""
+    training, validation, files = Cycles([], []), Cycles([], []), set()
+    for row in load_icbhi(folder, split=record.split)["train"]:
+        is_validation = row["patient"] in record.validation_patients
+        waveforms, patients = validation if is_validation else training
         waveforms.append(row["audio"]["array"])
         patients.append(row["patient"])
-        recordings.append(row["recording"])
         if is_validation:
-            files[row["recording"]] = Path(row["audio"]["path"].rpartition("#")[0] or row["audio"]["path"])
-    return *parts, files
+            files.add(Path(row["audio"]["path"]))
+    return training, validation, sorted(files)
 
 
 def foreign_sounds(validation: Cycles, sprsound: str | None, count: int) -> Iterator[tuple[str, list[np.ndarray]]]:
@@ -138,7 +136,7 @@ def measure(checkpoint: str, icbhi: str, sprsound: str | None, count: int) -> No
     if record is None or not record.validation_patients:
         raise ValueError(f"{checkpoint}: has no validation patients to be familiar with; name another checkpoint")
     model, feature_extractor = load_checkpoint(checkpoint)
-    training, validation, files = load_cycles(icbhi, record.validation_patients)
+    training, validation, files = load_cycles(icbhi, record)
     print(f"{len(training.waveforms)} training cycles, {len(validation.waveforms)} validation cycles\n")
     described = describe(model, feature_extractor, training.waveforms, "training")
     familiarity = fit_familiarity(described.statistics, training.patients)
@@ -173,19 +171,22 @@ def print_sounds(score: Score, threshold: float, sounds: dict[str, Described]) -
 
 
 def print_windows(
-    familiarity: Familiarity, feature_extractor: LungSradFeatureExtractor, files: dict[str, Path]
+    familiarity: Familiarity, feature_extractor: LungSradFeatureExtractor, files: Sequence[Path]
 ) -> None:
-    """How often windows of whole validation recordings are flagged, and what share of the recordings would be."""
-    shares, flags = [], []
-    for path in tqdm(files.values(), desc="recordings", unit="recording"):
-        windows = feature_extractor(_windows(path), sampling_rate=SAMPLING_RATE, return_tensors="pt")["input_values"]
-        flags.append(familiarity.is_unfamiliar(windows))
-        shares.append(flags[-1].mean())
-    flagged = np.concatenate(flags)
-    counts = ", ".join(f"{np.mean(np.array(shares) >= share):.3f} {share:.0%}" for share in (0.01, 0.25, 0.5))
+    """How often windows of whole validation recordings are unfamiliar, and how many recordings are flagged."""
+    flagged, largest, of_recordings = [], 0.0, 0
+    for path in tqdm(files, desc="recordings", unit="recording"):
+        windows, spans = _windows(path)
+        values = feature_extractor(windows, sampling_rate=SAMPLING_RATE, return_tensors="pt")["input_values"]
+        distances = familiarity.distance(values)
+        flagged.append(distances > familiarity.threshold)
+        largest = max(largest, flagged[-1].mean())
+        of_recordings += familiarity.flag(distances, spans) is not None
+    with_any = sum(one.any() for one in flagged)
     print(
-        f"\n{flagged.mean():.3f} of {len(flagged)} windows of {WINDOW_SECONDS} s are flagged; of {len(files)} "
-        f"validation recordings, these shares have as many such windows or more: {counts}"
+        f"\n{np.concatenate(flagged).mean():.3f} of the windows of {WINDOW_SECONDS} s of {len(files)} validation "
+        f"recordings are flagged: in {with_any} recordings, and up to {largest:.2f} of one. "
+        f"{of_recordings} recordings are flagged"
     )
 
 
@@ -196,10 +197,13 @@ def separation(familiar: np.ndarray, foreign: np.ndarray) -> tuple[float, float]
     return float(area), float((foreign <= np.quantile(familiar, FAMILIAR_KEPT)).mean())
 
 
-def _windows(path: Path) -> list[np.ndarray]:
+def _windows(path: Path) -> tuple[list[np.ndarray], list[tuple[float, float]]]:
+    """Windows over a recording, and their start and end in seconds."""
     waveform = read_audio(path)
     length, hop = WINDOW_SECONDS * SAMPLING_RATE, HOP_SECONDS * SAMPLING_RATE
-    return [waveform[first : first + length] for first in range(0, max(len(waveform) - length, 0) + 1, hop)]
+    starts = range(0, max(len(waveform) - length, 0) + 1, hop)
+    spans = [(start / SAMPLING_RATE, (start + length) / SAMPLING_RATE) for start in starts]
+    return [waveform[start : start + length] for start in starts], spans
 
 
 def _mixed(speech: np.ndarray, lung: np.ndarray) -> np.ndarray:

@@ -87,9 +87,11 @@ def attenuate(decibels: float) -> Callable:
 
 
 def cut_above(frequency: float, order: int | None = None) -> Callable:
-    """Takes everything above a frequency away, or lets a Butterworth filter do it."""
+    """Takes everything above a frequency away, or lets a Butterworth filter do it. A peak of at most 0.5 before it
+    leaves room for what a filter makes of clipped tops."""
 
     def spoil(waveform: np.ndarray, rate: int, generator: np.random.Generator) -> tuple[np.ndarray, int]:
+        waveform = waveform * min(1, 0.5 / np.abs(waveform).max())
         if order is not None:
             return as_16_bit(sosfilt(butter(order, frequency, fs=rate, output="sos"), waveform)), rate
         spectrum = np.fft.rfft(waveform)

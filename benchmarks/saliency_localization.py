@@ -181,8 +181,9 @@ def median_rise(
             [recording.waveform, recording.without_event], sampling_rate=SAMPLING_RATE, return_tensors="pt"
         )
         probabilities = torch.softmax(model(features["input_values"]).logits.double(), dim=-1)
-        target = [column for column, label in model.config.id2label.items() if label in recording.target]
-        log_odds = torch.logit(probabilities[:, target].sum(dim=-1))
+        labels = (model.config.id2label or {}).values()
+        in_target = torch.tensor([label in recording.target for label in labels])
+        log_odds = torch.logit(probabilities[:, in_target].sum(dim=-1))
         rises.setdefault(CLASS_NAMES[recording.event.label], []).append((log_odds[0] - log_odds[1]).item())
     return {name: statistics.median(values) for name, values in rises.items()}
 
@@ -216,8 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give at least 2 recordings and a positive level")
     rows = [localize_excess(recordings := simulate_recordings(options.recordings, options.level))]
     try:
-        for name, *loaded in _models(options.checkpoint or [str(DEFAULT_CHECKPOINT)]):
-            rows += localize(name, *loaded, recordings)
+        for name, model, feature_extractor in _models(options.checkpoint or [str(DEFAULT_CHECKPOINT)]):
+            rows += localize(name, model, feature_extractor, recordings)
     except CheckpointError as error:
         parser.error(str(error))
     print(f"{options.recordings} recordings, level {options.level:g}, {torch.get_num_threads()} threads\n")

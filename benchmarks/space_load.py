@@ -40,11 +40,15 @@ TIMEOUT_SECONDS = 600
 
 
 class Server(NamedTuple):
-    """A running page: its address, its process and the seconds from its start to its first page."""
+    """
+    A running page: its address, its process, and how long it took from its start to its first page, by the clock and
+    in time of a processor. Where both differ much, something else kept the processors busy.
+    """
 
     address: str
     process: subprocess.Popen
     seconds_to_first_page: float
+    processor_seconds_to_first_page: float
 
     def memory(self, field: str = "VmRSS") -> float:
         """Gigabytes (1e9 bytes) in memory now, or with `VmHWM` at most so far."""
@@ -67,7 +71,8 @@ def served(log: Path) -> Iterator[Server]:
             [sys.executable, "-m", "space_demo.app"], cwd=ROOT, env=environment, stdout=output, stderr=output
         )
     try:
-        yield Server(address, process, _wait_for_page(address, process, start, log))
+        _wait_for_page(address, process, log)
+        yield Server(address, process, time.perf_counter() - start, _processor_seconds(process))
     finally:
         process.terminate()
         process.wait()
@@ -119,18 +124,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(starts: int, requests: int, log: Path) -> None:
     """Prints what was measured and whether it keeps its limit."""
-    starting = []
+    starting, processor = [], []
     for _ in tqdm(range(starts - 1), desc="starts", leave=False):
         with served(log) as server:
             starting.append(server.seconds_to_first_page)
+            processor.append(server.processor_seconds_to_first_page)
     files = [simulated_file(RECORDING_SECONDS, seed) for seed in range(AT_ONCE)]
     with served(log) as server:
         starting.append(server.seconds_to_first_page)
+        processor.append(server.processor_seconds_to_first_page)
         _report(f"start to first page, median of {starts}", statistics.median(starting), "s", SECONDS_TO_FIRST_PAGE)
         _report("the slowest of them", max(starting), "s", SECONDS_TO_FIRST_PAGE)
+        print(f"time of a processor until then, median: {statistics.median(processor):.2f} s")
         _wait_until_ready(log, server)
         print(f"memory after warm-up: {server.memory():.2f} GB")
-        seconds, memory = [], []
+        seconds, memory, processor_start = [], [], _processor_seconds(server.process)
         for number in tqdm(range(requests), desc="requests", leave=False):
             seconds.append(_answer(server, files[number % AT_ONCE]))
             memory.append(server.memory())
@@ -141,6 +149,8 @@ def measure(starts: int, requests: int, log: Path) -> None:
             SECONDS_OF_ANSWER,
         )
         _report("the slowest of them", max(seconds), "s", SECONDS_OF_ANSWER)
+        used = (_processor_seconds(server.process) - processor_start) / requests
+        print(f"time of processors per request: {used:.2f} s")
         _report(f"memory after {requests} requests", memory[-1], "GB", GIGABYTES)
         growth = 1000 * (memory[-1] - memory[requests // 2 - 1])
         _report("growth over the second half of them", growth, "MB", MEGABYTES_OF_GROWTH)
@@ -163,11 +173,17 @@ def _answer(server: Server, content: bytes) -> float:
     return seconds
 
 
-def _wait_for_page(address: str, process: subprocess.Popen, start: float, log: Path) -> float:
+def _processor_seconds(process: subprocess.Popen) -> float:
+    """What the process has used so far, in its own code and in the system's."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def _wait_for_page(address: str, process: subprocess.Popen, log: Path) -> None:
     while process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(address, timeout=TIMEOUT_SECONDS).is_success:
-                return time.perf_counter() - start
+                return
         time.sleep(0.02)
     raise RuntimeError(f"the page did not start: {log.read_text(encoding='utf-8')}")
 

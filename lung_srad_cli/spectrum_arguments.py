@@ -12,7 +12,8 @@ Shows which spatial frequencies the layers of a model keep: the effective attent
 AST as matrices between the patches of the mel-time grid, and their spectral response |F M F^-1| (arXiv 2606.11922).
 
 What is measured in the windows of a recording is averaged first, then come the mean and the standard deviation over
-recordings. The dense matrices take memory: a grid of 8192 patches, the first stage of a full input, 2.5 GB."""
+recordings. The dense matrices take memory: 3 GB in all where a grid has 8192 patches, as the first stage of the
+large models."""
 EPILOG = """\
 examples:
   lung-srad spectrum modeling_lung_srad/checkpoints/lung-srad-tiny recordings/

@@ -37,6 +37,8 @@ SMOOTHED_FRAMES, SMOOTHED_BINS = 9, 9
 # Seconds and share of the mel bins: the first covers the clip, each other one the best of those before it.
 WINDOWS = ((0.5, 1.0), (0.25, 0.25), (0.125, 0.125))
 REFINED_WINDOWS = 2
+# Of normalised log-mel values; rounding alone is below.
+LEAST_EXCESS = 1e-3
 
 
 class SaliencyError(ValueError):
@@ -102,6 +104,7 @@ class SaliencyMap:
         return float(self.frequencies[self.peak[1]])
 
 
+@torch.inference_mode(False)
 def saliency_map(
     model: PreTrainedModel,
     feature_extractor: LungSradFeatureExtractor,
@@ -130,7 +133,22 @@ def saliency_map(
 
     Raises:
         SaliencyError: if a class or the method is unknown, or the clip is too long, silent or unusable otherwise.
-    """
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
+
+    >>> model = LungSradForAudioClassification(LungSradConfig.tiny())
+    >>> cycle = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+    >>> saliency = saliency_map(model, LungSradFeatureExtractor(num_frames=256), cycle, 16000, "wheeze", "gradient")
+    >>> saliency.values.shape
+    (32, 128)
+    >>> saliency.target
+    ('wheeze',)
+
+    ```"""
     if method not in METHODS:
         raise SaliencyError(f"method: {method!r} is not one; give {' or '.join(map(repr, METHODS))}")
     target = (target,) if isinstance(target, str) else tuple(target)
@@ -140,6 +158,8 @@ def saliency_map(
     times = frame_times(feature_extractor)
     own_frame, num_own_frames = _own_frames(times, duration, feature_extractor.padding_mode == "repeat")
     background = torch.minimum(input_values, input_values.median(dim=0).values)
+    if (input_values - background).max() < LEAST_EXCESS:
+        raise SaliencyError("clip: no sound stands out of its background; choose a moment with sound")
     with _left_as_it_is(model):
         log_odds, background_log_odds = _log_odds(model, torch.stack([input_values, background]), columns).tolist()
         if method == "gradient":
@@ -252,7 +272,7 @@ def _integrated_gradients(
     difference = input_values - background
     shares = (torch.arange(PATH_STEPS, device=input_values.device) + 0.5) / PATH_STEPS
     total = torch.zeros_like(input_values)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         for piece in shares.split(CLIPS_AT_ONCE):
             points = (background + piece[:, None, None] * difference).clone().requires_grad_()
             log_odds = _log_odds_of(model(points).logits, columns).sum()

@@ -54,6 +54,7 @@ class SpectralSummary:
         return self.high_share / (1 - self.zero_share) if self.zero_share < 1 else 0.0
 
 
+@torch.no_grad()
 def effective_attention(
     delta: torch.Tensor,
     A: torch.Tensor,
@@ -67,7 +68,7 @@ def effective_attention(
 ) -> torch.Tensor:
     r"""
     How much each position of the grid enters the output of the four-direction scan at each other one: averaged over
-    the channels, summed over the directions. The skip weights `D` are not part of it.
+    the channels, summed over the directions. The skip weights `D` are not part of it. Without gradients.
 
     In a direction, `M[t, s] = sum_n C[n, t] exp(S[n, t] - S[n, s]) B[n, s]` for `s <= t`, where `S` is the cumulative
     sum of step sizes times `A`. All exponents are at most 0, so that nothing overflows at any length.
@@ -108,13 +109,16 @@ def effective_attention(
     ```"""
     _check_shapes(delta, A, B, C, grid, delta_bias, definition)
     check_matrix_size(delta.shape[2], f"a grid of {grid[0]} x {grid[1]}", copies=len(delta))
-    matrices = _directional_matrices(delta, A, B, C, grid, delta_bias, delta_softplus, definition)
-    merged = next(matrices).contiguous()
-    for matrix in matrices:
-        merged += matrix
+    scans = list(_read_scans(delta, A, B, C, delta_bias, delta_softplus, definition))
+    merged, by_columns = scans[0].step.new_zeros(2, len(delta), delta.shape[2], delta.shape[2])
+    for direction, scan in enumerate(scans):
+        scan.add_to(by_columns if direction % 2 else merged)
+    rows_view, columns_view = _views(merged, by_columns, grid, definition)
+    rows_view += columns_view
     return min_max_normalize(merged) if normalize else merged
 
 
+@torch.no_grad()
 def directional_attention(
     delta: torch.Tensor,
     A: torch.Tensor,
@@ -139,9 +143,18 @@ def directional_attention(
     """
     _check_shapes(delta, A, B, C, grid, delta_bias, definition)
     check_matrix_size(delta.shape[2], f"a grid of {grid[0]} x {grid[1]}", copies=NUM_DIRECTIONS * len(delta))
-    return torch.stack(
-        list(_directional_matrices(delta, A, B, C, grid, delta_bias, delta_softplus, definition)), dim=1
-    )
+    scans = list(_read_scans(delta, A, B, C, delta_bias, delta_softplus, definition))
+    matrices = scans[0].step.new_zeros(len(delta), NUM_DIRECTIONS, delta.shape[2], delta.shape[2])
+    for direction, scan in enumerate(scans):
+        of_direction = matrices[:, direction]
+        if direction % 2 == 0:
+            scan.add_to(of_direction)
+            continue
+        by_columns = torch.zeros_like(of_direction)
+        scan.add_to(by_columns)
+        rows_view, columns_view = _views(of_direction, by_columns, grid, definition)
+        rows_view += columns_view
+    return matrices
 
 
 def min_max_normalize(matrix: torch.Tensor) -> torch.Tensor:
@@ -215,9 +228,11 @@ def response_magnitudes(matrix: torch.Tensor) -> torch.Tensor:
         raise SpectralError(f"matrix: has shape {tuple(matrix.shape)}; give a square one of at least 2 positions")
     if not torch.isfinite(matrix).all():
         raise SpectralError("matrix: has NaN or infinite entries; check the weights and the input that it is made of")
-    over_rows = torch.fft.rfft(matrix.detach().cpu().double(), dim=0)
-    rows = max(1, ELEMENTS_AT_ONCE // len(matrix))
-    return torch.cat([torch.fft.ifft(piece, dim=1).abs().mean(1) for piece in over_rows.split(rows)])
+    matrix, at_once = matrix.detach().cpu().double(), max(1, ELEMENTS_AT_ONCE // len(matrix))
+    over_rows = torch.empty(len(matrix) // 2 + 1, len(matrix), dtype=torch.complex128)
+    for columns, transformed in zip(matrix.split(at_once, dim=1), over_rows.split(at_once, dim=1), strict=True):
+        transformed.copy_(torch.fft.rfft(columns, dim=0))
+    return torch.cat([torch.fft.ifft(rows, dim=1).abs().mean(1) for rows in over_rows.split(at_once)])
 
 
 def normalize_response(magnitudes: torch.Tensor) -> torch.Tensor:
@@ -275,32 +290,55 @@ def check_matrix_size(positions: int, what: str, copies: int = 1) -> None:
         )
 
 
-def _directional_matrices(
-    delta, A, B, C, grid, delta_bias, delta_softplus: bool, definition: str
-) -> Iterator[torch.Tensor]:
-    """One matrix `(batch, positions, positions)` a direction, at row-major positions."""
+@dataclass(frozen=True)
+class _Scan:
+    """
+    One direction, all along positions of the row-major or, every second one, the column-major order.
+
+    Args:
+        step (`torch.Tensor` of shape `(batch, positions, channels)`): step sizes.
+        A (`torch.Tensor` of shape `(channels, state_size)`): decay rates.
+        entering (`torch.Tensor` of shape `(batch, positions, state_size)`): B.
+        leaving (`torch.Tensor` of shape `(batch, positions, state_size)`): C.
+        is_weighted (`bool`): whether what enters is multiplied by the step size.
+        is_reversed (`bool`): whether the scan goes from the last position to the first.
+    """
+
+    step: torch.Tensor
+    A: torch.Tensor
+    entering: torch.Tensor
+    leaving: torch.Tensor
+    is_weighted: bool
+    is_reversed: bool
+
+    def add_to(self, matrices: torch.Tensor) -> None:
+        """Adds the matrix of each sample to `(batch, positions, positions)`."""
+        channels, states = self.A.shape
+        at_once = max(1, ELEMENTS_AT_ONCE // (self.step.shape[1] * states))
+        for matrix, step, entering, leaving in zip(matrices, self.step, self.entering, self.leaving, strict=True):
+            for step_piece, A_piece in zip(step.split(at_once, dim=1), self.A.split(at_once), strict=True):
+                decay = step_piece.unsqueeze(-1) * A_piece
+                log_decay = (decay.flip(0).cumsum(0).flip(0) if self.is_reversed else decay.cumsum(0)).flatten(1)
+                weight = step_piece.unsqueeze(-1) if self.is_weighted else torch.ones_like(step_piece).unsqueeze(-1)
+                into = (weight * entering.unsqueeze(1)).flatten(1)
+                out = (leaving / channels).unsqueeze(1).expand_as(decay).flatten(1)
+                if self.is_reversed:
+                    # Backwards in time is the transposed matrix: what enters and what leaves change places.
+                    _add_decayed_products(matrix.T, -log_decay, out, into)
+                else:
+                    _add_decayed_products(matrix, log_decay, into, out)
+
+
+def _read_scans(delta, A, B, C, delta_bias, delta_softplus: bool, definition: str) -> Iterator[_Scan]:
+    """The four directions, in float64, those of the reversed scans turned round."""
     delta = delta.double() if delta_bias is None else delta.double() + delta_bias.double().unsqueeze(-1)
     step = (F.softplus(delta) if delta_softplus else delta).unflatten(1, (NUM_DIRECTIONS, -1)).mT
     A = A.double().unflatten(0, (NUM_DIRECTIONS, -1))
     for direction in range(NUM_DIRECTIONS):
-        matrices = [
-            _scan_matrix(step[sample, direction], A[direction], B[sample, direction], C[sample, direction], definition)
-            for sample in range(len(delta))
-        ]
-        yield _to_row_major(torch.stack(matrices), direction, grid, definition)
-
-
-def _scan_matrix(step: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, definition: str):
-    """Matrix of one scan in its own order, from `step` `(positions, channels)` and `B`, `C` `(states, positions)`."""
-    (positions, channels), states = step.shape, A.shape[1]
-    matrix = step.new_zeros(positions, positions)
-    at_once = max(1, ELEMENTS_AT_ONCE // (positions * states))
-    for step_piece, A_piece in zip(step.split(at_once, dim=1), A.split(at_once), strict=True):
-        log_decay = (step_piece.unsqueeze(-1) * A_piece).cumsum(0)
-        weight = step_piece.unsqueeze(-1) if definition == "exact" else torch.ones_like(step_piece).unsqueeze(-1)
-        entering, leaving = weight * B.T.double().unsqueeze(1), C.T.double().unsqueeze(1).expand_as(log_decay)
-        _add_decayed_products(matrix, log_decay.flatten(1), entering.flatten(1), leaving.flatten(1))
-    return matrix.div_(channels)
+        sequences = step[:, direction], B[:, direction].mT.double(), C[:, direction].mT.double()
+        is_reversed = direction >= 2
+        ordered_step, entering, leaving = (x.flip(1) if is_reversed else x for x in sequences)
+        yield _Scan(ordered_step, A[direction], entering, leaving, definition == "exact", is_reversed)
 
 
 def _add_decayed_products(matrix, log_decay, entering, leaving) -> None:
@@ -324,17 +362,13 @@ def _add_decayed_products(matrix, log_decay, entering, leaving) -> None:
         _add_decayed_products(matrix[half, half], log_decay[half], entering[half], leaving[half])
 
 
-def _to_row_major(matrix: torch.Tensor, direction: int, grid: tuple[int, int], definition: str) -> torch.Tensor:
-    """Reorders the rows and the columns of `(batch, positions, positions)` from the order of a direction."""
-    if direction >= 2:
-        matrix = matrix.flip(-2, -1)
-    if direction % 2 == 0:
-        return matrix
+def _views(by_rows: torch.Tensor, by_columns: torch.Tensor, grid: tuple[int, int], definition: str):
+    """Both `(batch, positions, positions)` in one order of axes, so that entries of the same positions meet."""
     rows, columns = grid
     # The reference implementation takes the sequence for rows although it goes down the columns.
     outer, inner = (rows, columns) if definition == "published" else (columns, rows)
-    batch, positions = matrix.shape[:2]
-    return matrix.view(batch, outer, inner, outer, inner).permute(0, 2, 1, 4, 3).reshape(batch, positions, positions)
+    view_of_columns = by_columns.unflatten(2, (outer, inner)).unflatten(1, (outer, inner)).permute(0, 2, 1, 4, 3)
+    return by_rows.unflatten(2, view_of_columns.shape[3:]).unflatten(1, view_of_columns.shape[1:3]), view_of_columns
 
 
 def _check_shapes(delta, A, B, C, grid, delta_bias, definition: str) -> None:

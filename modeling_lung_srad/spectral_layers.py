@@ -148,6 +148,8 @@ def _ss2d_matrices(model: Any, input_values, layers, definition: str, gaussian: 
         if gaussian == "included":
             matrix = _with_gaussian(block, matrix, grid)
         yield LayerMatrix(layer, grid, matrix)
+        # Not kept while the next one is made.
+        del matrix
 
 
 @torch.no_grad()

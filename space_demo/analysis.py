@@ -18,6 +18,7 @@ from space_demo.recordings import load_upload
 
 # Ten minutes at this hop are 1200 windows, a minute's work.
 SHORTEST_HOP_SECONDS = 0.5
+MOST_SPANS = 4
 HEADLINES = {
     "normal": "The model found no crackles or wheezes",
     "crackle": "The model found crackles",
@@ -25,7 +26,6 @@ HEADLINES = {
     "both": "The model found crackles and wheezes",
     None: "No answer: the model is not sure enough of any part",
 }
-FLAG_NAMES = {"far_from_training": "Unlike the training recordings"}
 
 
 @dataclass(frozen=True)
@@ -153,14 +153,20 @@ def _quality_html(quality: Sequence[QualityReport]) -> str:
 
 
 def _flag_name(flag: str) -> str:
-    return FLAG_NAMES.get(flag, flag.replace("_", " ").capitalize())
+    return flag.replace("_", " ").capitalize()
 
 
 def _spans(spans: Sequence[Sequence[float]]) -> str:
     if not spans:
         return ""
-    shown = ", ".join(f"{start:.1f}–{end:.1f} s" for start, end in spans[:4])
-    return f" ({shown}{', …' if len(spans) > 4 else ''})"
+    joined: list[list[float]] = []
+    for start, end in sorted(map(tuple, spans)):
+        if joined and start <= joined[-1][1]:
+            joined[-1][1] = max(joined[-1][1], end)
+        else:
+            joined.append([start, end])
+    shown = ", ".join(f"{start:.1f}–{end:.1f} s" for start, end in joined[:MOST_SPANS])
+    return f" ({shown}{', …' if len(joined) > MOST_SPANS else ''})"
 
 
 def _table_html(timeline: Sequence[Segment]) -> str:

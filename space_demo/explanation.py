@@ -65,10 +65,8 @@ def peak_sentence(saliency: SaliencyMap, part: Part) -> str:
     """In words, where the sound that matters most lies."""
     if saliency.values.max() <= 0:
         return f"No sound in this window speaks for “{part.label}”."
-    return (
-        f"The sound at {part.start + saliency.peak_time:.1f} s around {round(saliency.peak_frequency, -1):.0f} Hz speaks most "
-        f"for “{part.label}”."
-    )
+    time, frequency = part.start + saliency.peak_time, round(saliency.peak_frequency, -1)
+    return f"The sound at {time:.1f} s around {frequency:.0f} Hz speaks most for “{part.label}”."
 
 
 def plot_saliency(clip: np.ndarray, sampling_rate: int, saliency: SaliencyMap, part: Part) -> Figure:

@@ -1,10 +1,11 @@
 """The page: what is on it, and which function answers which button."""
 
+import json
 import sys
-import threading
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -14,10 +15,16 @@ from space_demo.private_folder import remove_upload
 from space_demo.recognizers import EMBEDDED, Recognizers
 from space_demo.texts import EMBEDDED_NOTE, EMPTY_ANSWER, HEADER, HINT, error_html
 
+if TYPE_CHECKING:
+    from space_demo.analysis import Answer
+
 EXAMPLE_NAMES = ("normal breathing", "crackles", "wheezes")
 # The page sends a recording again that the server has removed after the last answer.
 SEND = "(...inputs) => window.lungSounds.send(...inputs)"
+# An answer does not stay beside another recording.
+FORGET = f'() => [{json.dumps(EMPTY_ANSWER)}, "", {{ __type__: "update", visible: false }}]'
 WORKING: dict[str, Any] = {"concurrency_limit": MAX_AT_ONCE, "concurrency_id": "model", "show_progress": "minimal"}
+WINDOW_SECONDS, HOP_SECONDS, MIN_CONFIDENCE = DEFAULT_SETTINGS = (8.0, 4.0, 0.5)
 READY = "Ready"
 
 
@@ -33,7 +40,8 @@ class Page:
     def __init__(self, recognizers: Recognizers, folder: Path):
         self.recognizers = recognizers
         self.folder = folder
-        self._turn = threading.Lock()
+        # The model's thread keeps its memory from request to request, which gradio's changing threads would not.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
         with gr.Blocks(title="Lung-SRAD: lung sounds", analytics_enabled=False) as self.blocks:
             gr.HTML(HEADER, padding=False)
             with gr.Row():
@@ -44,37 +52,29 @@ class Page:
             self._connect()
 
     def warm_up_in_background(self) -> None:
-        """Imports and loads, in a thread, what the first answer needs, by answering an example."""
+        """Imports and loads what the first answer needs, by answering an example."""
 
         def warm_up() -> None:
-            path = self.example(EXAMPLE_NAMES[0])
             checkpoint = self.recognizers.default
             try:
-                with self._turn:
-                    self.recognizers.get(checkpoint)
+                self.recognizers.get(checkpoint)
             except ValueError as error:
                 print(error, file=sys.stderr)
                 checkpoint = EMBEDDED
-            self.answer(path, checkpoint, 8.0, 4.0, 0.5)
+            path = self._example(EXAMPLE_NAMES[0])
+            self._answer(path, checkpoint, *DEFAULT_SETTINGS)
+            self._remove(path)
             print(READY, flush=True)
 
-        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+        self._worker.submit(warm_up).add_done_callback(_tell_failure)
 
-    def finish(self, seconds: float) -> None:
-        """
-        Waits for the work in progress and begins none any more.
-
-        Args:
-            seconds (`float`): how long to wait at most. A thread that computes while Python ends would abort it.
-        """
-        self._turn.acquire(timeout=seconds)
+    def finish(self) -> None:
+        """Ends the work in progress and begins none any more; a thread that computes while Python ends aborts it."""
+        self._worker.shutdown(cancel_futures=True)
 
     def example(self, name: str) -> str:
         """A file with an example, for this request alone."""
-        with self._turn:
-            from space_demo.examples.simulate import write_example
-
-            return str(write_example(name, self.folder))
+        return self._worker.submit(self._example, name).result()
 
     def answer(
         self, path: str | None, checkpoint: str, window: float, hop: float, min_confidence: float
@@ -94,12 +94,9 @@ class Page:
             whether explanations are shown.
         """
         try:
-            with self._turn:
-                from space_demo.analysis import analyse
-
-                answer = analyse(path, self.folder, self.recognizers.get(checkpoint), window, hop, min_confidence)
+            answer = self._worker.submit(self._answer, path, checkpoint, window, hop, min_confidence).result()
         except Exception as error:
-            return self._problem(error), gr.Dropdown(choices=[]), "", gr.Column(visible=False)
+            return self._problem(error), gr.Dropdown(choices=[], value=None), "", gr.Column(visible=False)
         finally:
             self._remove(path)
         parts = gr.Dropdown(choices=answer.parts, value=answer.parts[0][1])
@@ -118,10 +115,7 @@ class Page:
             `str`: HTML.
         """
         try:
-            with self._turn:
-                from space_demo.explanation import explain
-
-                return explain(path, self.folder, self.recognizers.get(checkpoint), part)
+            return self._worker.submit(self._explain, path, checkpoint, part).result()
         except Exception as error:
             return self._problem(error)
         finally:
@@ -144,12 +138,20 @@ class Page:
             value=self.recognizers.default,
             label="Model",
             info=EMBEDDED_NOTE,
+            filterable=False,
         )
         with gr.Accordion("Windows and confidence", open=False):
-            self.window = gr.Slider(1, 10, 8, step=0.5, label="Window", info="seconds that are classified at once")
-            self.hop = gr.Slider(0.5, 10, 4, step=0.5, label="Hop", info="seconds from window to window")
+            self.window = gr.Slider(
+                1, 10, WINDOW_SECONDS, step=0.5, label="Window", info="seconds that are classified at once"
+            )
+            self.hop = gr.Slider(0.5, 10, HOP_SECONDS, step=0.5, label="Hop", info="seconds from window to window")
             self.min_confidence = gr.Slider(
-                0, 1, 0.5, step=0.05, label="Least confidence", info="below it there is no answer for a window"
+                0,
+                1,
+                MIN_CONFIDENCE,
+                step=0.05,
+                label="Least confidence",
+                info="below it there is no answer for a window",
             )
         self.ask = gr.Button("Classify", variant="primary", elem_id="classify")
 
@@ -157,16 +159,18 @@ class Page:
         self.result = gr.HTML(EMPTY_ANSWER, elem_id="answer", padding=False)
         with gr.Column(visible=False, elem_id="explain") as self.explaining:
             with gr.Row(equal_height=True):
-                self.part = gr.Dropdown([], label="Window to explain", elem_id="part", scale=2)
+                self.part = gr.Dropdown([], label="Window to explain", filterable=False, elem_id="part", scale=2)
                 self.ask_why = gr.Button("Show what made its class", elem_id="why", scale=1)
             self.explanation = gr.HTML(elem_id="explanation", padding=False)
 
     def _connect(self) -> None:
         settings = [self.window, self.hop, self.min_confidence]
+        answered = [self.result, self.part, self.explanation, self.explaining]
+        self.recording.change(None, None, [self.result, self.explanation, self.explaining], js=FORGET)
         self.ask.click(
             self.answer,
             [self.recording, self.checkpoint, *settings],
-            [self.result, self.part, self.explanation, self.explaining],
+            answered,
             js=SEND,
             api_name="classify",
             **WORKING,
@@ -182,6 +186,23 @@ class Page:
         for name, button in zip(EXAMPLE_NAMES, self.examples, strict=True):
             button.click(lambda name=name: self.example(name), None, self.recording, api_visibility="private")
 
+    # What follows imports torch, and so is not imported before the first page.
+
+    def _example(self, name: str) -> str:
+        from space_demo.examples.simulate import write_example
+
+        return str(write_example(name, self.folder))
+
+    def _answer(self, path: str | None, checkpoint: str, *settings: float) -> "Answer":
+        from space_demo.analysis import analyse
+
+        return analyse(path, self.folder, self.recognizers.get(checkpoint), *settings)
+
+    def _explain(self, path: str | None, checkpoint: str, part: str | None) -> str:
+        from space_demo.explanation import explain
+
+        return explain(path, self.folder, self.recognizers.get(checkpoint), part)
+
     def _problem(self, error: Exception) -> str:
         if is_about_input(error):
             return error_html(str(error))
@@ -191,3 +212,8 @@ class Page:
     def _remove(self, path: str | None) -> None:
         if path is not None:
             remove_upload(Path(path), self.folder)
+
+
+def _tell_failure(done: Future) -> None:
+    if not done.cancelled() and (error := done.exception()):
+        traceback.print_exception(error, file=sys.stderr)

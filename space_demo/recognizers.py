@@ -1,6 +1,5 @@
 """The checkpoints to choose from, loaded when they are first asked for."""
 
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ MAX_LOADED = 2
 
 class Recognizers:
     """
-    Pipelines by the name of their checkpoint. All methods may be called from several threads.
+    Pipelines by the name of their checkpoint, for one thread.
 
     Args:
         checkpoints (sequence of `str`): folders or ids on the Hub beside the embedded checkpoint.
@@ -27,7 +26,6 @@ class Recognizers:
         self.names = names
         self.default = names[0]
         self._loaded: OrderedDict[str, LungSoundPipeline] = OrderedDict()
-        self._lock = threading.Lock()
 
     def get(self, name: str) -> "LungSoundPipeline":
         """
@@ -45,10 +43,9 @@ class Recognizers:
 
         if name not in self.names:
             raise KeyError(name)
-        with self._lock:
-            if name not in self._loaded:
-                self._loaded[name] = LungSoundPipeline.from_checkpoint(None if name == EMBEDDED else name)
-            self._loaded.move_to_end(name)
-            while len(self._loaded) > MAX_LOADED:
-                self._loaded.popitem(last=False)
-            return self._loaded[name]
+        if name not in self._loaded:
+            self._loaded[name] = LungSoundPipeline.from_checkpoint(None if name == EMBEDDED else name)
+        self._loaded.move_to_end(name)
+        while len(self._loaded) > MAX_LOADED:
+            self._loaded.popitem(last=False)
+        return self._loaded[name]

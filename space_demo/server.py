@@ -10,7 +10,6 @@ from space_demo.limits import MAX_UPLOAD_BYTES, MAX_WAITING
 from space_demo.page import Page
 from space_demo.upload_guard import UploadGuard
 
-SECONDS_TO_FINISH = 20.0
 HERE = Path(__file__).resolve().parent
 # Fonts of the system only: nothing is fetched from elsewhere. Small text is darker than gradio's, for a contrast of
 # 4.5 to 1.
@@ -78,4 +77,4 @@ def serve(page: Page, folder: Path, host: str | None = None, port: int | None = 
         threading.Event().wait()
     finally:
         page.blocks.close(verbose=False)
-        page.finish(SECONDS_TO_FINISH)
+        page.finish()

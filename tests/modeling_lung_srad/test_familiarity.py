@@ -189,7 +189,7 @@ def test_constant_statistics_are_fitted():
     assert np.isfinite(fitted.whitening).all()
 
 
-def test_recording_is_flagged_where_half_of_its_windows_are_unfamiliar(familiarity):
+def test_recording_is_flagged_where_more_than_a_quarter_of_its_windows_are_unfamiliar(familiarity):
     near, far = 0.5 * familiarity.threshold, 2 * familiarity.threshold
     spans = [(0.0, 8.0), (4.0, 12.0), (8.0, 16.0), (12.0, 20.0)]
 

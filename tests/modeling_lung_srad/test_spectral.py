@@ -159,6 +159,14 @@ def test_samples_of_a_batch_are_apart():
     )
 
 
+def test_weights_that_learn_are_taken_without_gradients():
+    sequences = as_sequences(random_scan(GRID, CHANNELS, state_size=1), GRID)
+    expected = effective_attention(**sequences)
+    found = effective_attention(**(sequences | {"A": sequences["A"].clone().requires_grad_()}))
+    assert not found.requires_grad
+    assert torch.equal(found, expected)
+
+
 def test_constant_matrix_is_normalised_to_zero():
     assert not min_max_normalize(torch.full((2, 3, 3), 0.3)).any()
 

@@ -81,7 +81,7 @@ def visit(space, chromium):
     contexts = []
 
     def open_page(**options):
-        context = chromium.new_context(viewport={"width": 1280, "height": 900}, **options)
+        context = chromium.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
         context.set_default_timeout(TIMEOUT_MILLISECONDS)
         contexts.append(context)
         page = context.new_page()
@@ -115,7 +115,7 @@ class Visit:
         """Presses a button and returns the text that then appears."""
         self.page.evaluate("place => document.querySelector(`${place} section`)?.setAttribute('data-old', '')", place)
         self.page.get_by_role("button", name=button).click()
-        new = self.page.locator(f"{place} section:not([data-old])")
+        new = self.page.locator(f"{place} section:not([data-old], .lung-empty)")
         new.wait_for()
         return new.inner_text()
 

@@ -121,6 +121,8 @@ def test_summary_is_told_in_words(result):
 def test_quality_is_told_with_its_times(result):
     text = answer_html(result, "")
     assert "<strong>Clipping</strong> (5.0–6.5 s): Cut &lt;off&gt;; turn it down." in text
+    result["quality"][0]["spans"] = [[4.0, 12.0], [0.0, 8.0], [14.0, 15.0]]
+    assert "<strong>Clipping</strong> (0.0–12.0 s, 14.0–15.0 s): " in answer_html(result, "")
     result["quality"] = []
     assert "Nothing wrong was found." in answer_html(result, "")
 

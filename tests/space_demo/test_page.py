@@ -9,6 +9,7 @@ import soundfile
 
 from tests.space_demo.conftest import MISSING_CHECKPOINT, breath
 
+expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'").expect
 MAX_TABS = 60
 
 
@@ -45,12 +46,30 @@ def test_recording_is_asked_about_again_although_the_server_has_removed_it(visit
     visit.choose(recording)
     visit.ask()
     visit.page.get_by_role("button", name="Windows and confidence").click()
-    visit.page.get_by_label("number input for Window").fill("4")
-    visit.page.get_by_label("number input for Hop").fill("2")
-    visit.page.get_by_label("number input for Hop").press("Tab")
+    for name, seconds in (("Window", "4"), ("Hop", "2")):
+        visit.page.get_by_label(f"number input for {name}").fill(seconds)
+        visit.page.keyboard.press("Tab")
+        expect(visit.page.get_by_label(f"range slider for {name}")).to_have_value(seconds)
     visit.ask()
     assert visit.page.locator("#answer tbody tr").count() == 9
     visit.keep_screenshot("settings")
+
+
+def test_answer_goes_when_another_recording_is_taken(visit, recording):
+    visit = visit()
+    visit.choose(recording)
+    visit.ask()
+    visit.page.get_by_role("button", name="Clear").click()
+    visit.page.get_by_text("Which sounds were found and when").wait_for()
+    assert not visit.page.get_by_text("Window to explain").is_visible()
+
+
+def test_page_fits_a_narrow_screen(visit, recording):
+    visit = visit(viewport={"width": 390, "height": 844})
+    visit.choose(recording)
+    visit.ask()
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+    visit.keep_screenshot("narrow")
 
 
 def test_microphone_is_recorded_and_answered(visit):
