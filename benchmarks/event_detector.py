@@ -1,6 +1,6 @@
 """A tiny classifier of simulated events, for benchmarks that need a model which hears them.
 
-python -m benchmarks.event_detector FOLDER [--steps 450]
+python -m benchmarks.event_detector FOLDER [--steps 800]
 
 It has the features of the embedded checkpoint. It learns from recordings of [`simulate_event`] that no benchmark uses,
 each beside the same recording without its event, so that nothing but the event tells them apart. It knows nothing of
@@ -23,9 +23,9 @@ from modeling_lung_srad.saliency import frame_times
 
 SECONDS = 8.0
 NUM_FRAMES = 512
-NUM_RECORDINGS = 300
+NUM_RECORDINGS = 450
 SEED = 77
-LOUDEST_LEVEL = 4.0
+LOUDEST_LEVEL = 3.0
 INAUDIBLE_LEVEL = 1e-9
 # Two thirds of the events are crackles, which are harder to learn.
 EVENTS = (CLASS_NAMES.index("crackle"), CLASS_NAMES.index("crackle"), CLASS_NAMES.index("wheeze"))
@@ -80,13 +80,13 @@ class Example:
 
 
 def train_event_detector(
-    steps: int = 450,
+    steps: int = 800,
 ) -> tuple[LungSradForAudioClassification, LungSradFeatureExtractor]:
     """
-    Trains it from scratch, on the CPU, on 300 recordings of 8 s.
+    Trains it from scratch, on the CPU, on 450 recordings of 8 s.
 
     Args:
-        steps (`int`, *optional*, defaults to 450): number of batches.
+        steps (`int`, *optional*, defaults to 800): number of batches.
 
     Returns:
         `tuple[LungSradForAudioClassification, LungSradFeatureExtractor]`: the model in evaluation mode.
@@ -106,7 +106,7 @@ def train_event_detector(
 
 
 def simulate_example(feature_extractor: LungSradFeatureExtractor, index: int) -> Example:
-    """Training recording number `index`, whose event is one to four times as loud as usual."""
+    """Training recording number `index`, whose event is one to three times as loud as usual."""
     label = EVENTS[index % len(EVENTS)]
     level = float(LOUDEST_LEVEL ** np.random.default_rng([SEED, index]).random())
     rate = feature_extractor.sampling_rate
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", help="where the checkpoint goes")
-    parser.add_argument("--steps", type=int, default=450, help="(default: 450)")
+    parser.add_argument("--steps", type=int, default=800, help="(default: 800)")
     options = parser.parse_args(argv)
     if options.steps < 2:
         parser.error("give at least 2 steps")

@@ -1,11 +1,12 @@
 """How often the peak of a saliency map falls on the one event of a simulated recording.
 
 python -m benchmarks.event_detector runs/event_detector
-python -m benchmarks.saliency_localization [--checkpoint FOLDER_OR_HUB_ID ...] [--recordings 100] [--output FILE.json]
+python -m benchmarks.saliency_localization [--checkpoint FOLDER_OR_HUB_ID] [--recordings 100] [--seconds 8]
 
-Every recording is 8 s of normal breathing with heart sounds, sensor noise and one event (`simulate_event`): half of
-them have a burst of crackles, the others a wheeze. The map explains the log odds of crackle or both, or of wheeze or
-both. Its peak, the centre of the cell with the largest value, hits the event if it is
+Every recording is 8 s (or fewer, which reach the model repeated to 8 s) of normal breathing with heart sounds, sensor
+noise and one event (`simulate_event`): half of them have a burst of crackles, the others a wheeze. The map explains
+the log odds of crackle or both, or of wheeze or both. Its peak, the centre of the cell with the largest value, hits
+the event if it is
 
 - at most 100 ms before the event's start or after its end, and
 - at most 10 mel bins from its frequency: for crackles the one at which their power spectrum is largest; for a wheeze
@@ -44,7 +45,7 @@ TIME_TOLERANCE = 0.1
 BIN_TOLERANCE = 10.0
 REFERENCE_BINS = 128
 INAUDIBLE = 1e-9
-GOAL = 90
+EVENT_NAMES = ("crackle", "wheeze")
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,15 @@ class Localization:
     seconds: float
 
 
-def simulate_recordings(number: int, level: float = 1.0) -> list[Recording]:
+def simulate_recordings(number: int, level: float = 1.0, seconds: float = SECONDS) -> list[Recording]:
     """Crackles and wheezes in turn, seeded by their index."""
-    labels = [CLASS_NAMES.index("crackle"), CLASS_NAMES.index("wheeze")]
+    labels = [CLASS_NAMES.index(name) for name in EVENT_NAMES]
     recordings = []
     for index in range(number):
         label = labels[index % len(labels)]
-        waveform, event = simulate_event(label, SECONDS, SAMPLING_RATE, np.random.default_rng([SEED, index]), level)
+        waveform, event = simulate_event(label, seconds, SAMPLING_RATE, np.random.default_rng([SEED, index]), level)
         without_event, _ = simulate_event(
-            label, SECONDS, SAMPLING_RATE, np.random.default_rng([SEED, index]), INAUDIBLE
+            label, seconds, SAMPLING_RATE, np.random.default_rng([SEED, index]), INAUDIBLE
         )
         recordings.append(Recording(waveform, without_event, event))
     return recordings
@@ -136,10 +137,9 @@ def localize(
     model: LungSradForAudioClassification,
     feature_extractor: LungSradFeatureExtractor,
     recordings: Sequence[Recording],
-) -> list[Localization]:
+) -> Iterator[Localization]:
     """A row for each of `METHODS`."""
     rise = median_rise(model, feature_extractor, recordings)
-    rows = []
     for method in METHODS:
         peaks, seconds = [], []
         for recording in tqdm(recordings, desc=f"{name}, {method}", unit="recording", leave=False):
@@ -149,8 +149,7 @@ def localize(
             )
             seconds.append(time.perf_counter() - start)
             peaks.append((saliency.peak_time, saliency.peak_frequency))
-        rows.append(_count(name, method, recordings, peaks, rise, statistics.median(seconds)))
-    return rows
+        yield _count(name, method, recordings, peaks, rise, statistics.median(seconds))
 
 
 def localize_excess(recordings: Sequence[Recording]) -> Localization:
@@ -161,6 +160,8 @@ def localize_excess(recordings: Sequence[Recording]) -> Localization:
     for recording in recordings:
         start = time.perf_counter()
         log_mel = feature_extractor(recording.waveform, sampling_rate=SAMPLING_RATE)["input_values"][0]
+        # What comes later repeats the recording.
+        log_mel = log_mel[times < len(recording.waveform) / SAMPLING_RATE]
         excess = log_mel - np.median(log_mel, axis=0)
         frame, mel_bin = np.unravel_index(int(np.argmax(excess)), excess.shape)
         seconds.append(time.perf_counter() - start)
@@ -188,17 +189,18 @@ def median_rise(
     return {name: statistics.median(values) for name, values in rises.items()}
 
 
-def describe(rows: Sequence[Localization]) -> str:
-    """The figures as a Markdown table."""
-    classes = list(rows[0].recordings)
-    header = ["model", "method", *classes, "all", *(f"rise, {name}" for name in classes), "seconds a map"]
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    for row in rows:
-        hits = [f"{row.hits[name]} of {row.recordings[name]}" for name in classes]
-        rises = [f"{row.rise[name]:+.2f}" if row.rise else "" for name in classes]
-        total = f"**{sum(row.hits.values())} of {sum(row.recordings.values())}**"
-        lines.append("| " + " | ".join([row.model, row.method, *hits, total, *rises, f"{row.seconds:.2f}"]) + " |")
-    return "\n".join(lines)
+def describe(row: Localization) -> str:
+    """A line of a Markdown table, see [`header`]."""
+    hits = [f"{row.hits[name]} of {row.recordings[name]}" for name in EVENT_NAMES]
+    total = f"**{sum(row.hits.values())} of {sum(row.recordings.values())}**"
+    rises = [f"{row.rise[name]:+.2f}" if row.rise else "" for name in EVENT_NAMES]
+    return "| " + " | ".join([row.model, row.method, *hits, total, *rises, f"{row.seconds:.2f}"]) + " |"
+
+
+def header() -> str:
+    """The first two lines of that table."""
+    names = ["model", "method", *EVENT_NAMES, "all", *(f"rise, {name}" for name in EVENT_NAMES), "seconds a map"]
+    return f"| {' | '.join(names)} |\n| {' | '.join('---' for _ in names)} |"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -211,33 +213,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", action="append", help="(default: the embedded one; may be given repeatedly)")
     parser.add_argument("--recordings", type=int, default=100, help="(default: 100)")
     parser.add_argument("--level", type=float, default=1.0, help="factor on the event's amplitude (default: 1)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="length of a recording, 1 to 8 (default: 8)")
     parser.add_argument("--output", help="JSON file for the figures")
     options = parser.parse_args(argv)
-    if options.recordings < 2 or not options.level > 0:
-        parser.error("give at least 2 recordings and a positive level")
-    rows = [localize_excess(recordings := simulate_recordings(options.recordings, options.level))]
+    if options.recordings < 2 or not options.level > 0 or not 1 <= options.seconds <= SECONDS:
+        parser.error("give at least 2 recordings, a positive level and 1 to 8 seconds")
+    recordings = simulate_recordings(options.recordings, options.level, options.seconds)
+    lengths = f"{options.recordings} recordings of {options.seconds:g} s, level {options.level:g}"
+    print(f"{lengths}, {torch.get_num_threads()} threads\n\n{header()}", flush=True)
+    rows = []
     try:
-        for name, model, feature_extractor in _models(options.checkpoint or [str(DEFAULT_CHECKPOINT)]):
-            rows += localize(name, model, feature_extractor, recordings)
+        for row in _rows(options.checkpoint or [str(DEFAULT_CHECKPOINT)], recordings):
+            print(describe(row), flush=True)
+            rows.append(row)
     except CheckpointError as error:
         parser.error(str(error))
-    print(f"{options.recordings} recordings, level {options.level:g}, {torch.get_num_threads()} threads\n")
-    print(describe(rows))
     if options.output:
         figures = vars(options) | {"rows": [vars(row) for row in rows]}
         Path(options.output).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
-def _models(
-    checkpoints: Sequence[str],
-) -> Iterator[tuple[str, LungSradForAudioClassification, LungSradFeatureExtractor]]:
-    """The checkpoints, and the last one with random weights."""
+def _rows(checkpoints: Sequence[str], recordings: Sequence[Recording]) -> Iterator[Localization]:
+    """No model, the checkpoints, and the last one with random weights."""
+    yield localize_excess(recordings)
     for checkpoint in checkpoints:
         model, feature_extractor = load_checkpoint(checkpoint)
-        yield Path(checkpoint).name, model, feature_extractor
+        yield from localize(Path(checkpoint).name, model, feature_extractor, recordings)
     torch.manual_seed(0)
-    yield "random weights", LungSradForAudioClassification(model.config).eval(), feature_extractor
+    untrained = LungSradForAudioClassification(model.config).eval()
+    yield from localize("random weights", untrained, feature_extractor, recordings)
 
 
 def _count(

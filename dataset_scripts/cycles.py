@@ -71,7 +71,8 @@ def read_annotations(
     Raises:
         AnnotationError: naming file, line and field, where the file or one of its values cannot be used.
     """
-    cycles, line_of_span = [], {}
+    cycles: list[Cycle] = []
+    line_of_span: dict[tuple[float, float], int] = {}
     for number, line in enumerate(_read_text(path).splitlines(), start=1):
         if not line.strip():
             continue

@@ -98,14 +98,12 @@ def _plant_crackles(
     for start, crackle in zip(starts, crackles, strict=True):
         sounds[start : start + len(crackle)] += crackle
     power = np.sum([np.abs(np.fft.rfft(crackle, sampling_rate)) ** 2 for crackle in crackles], axis=0)
-    start, end = starts.min(), max(start + len(crackle) for start, crackle in zip(starts, crackles, strict=True))
+    end = max(start + len(crackle) for start, crackle in zip(starts, crackles, strict=True))
     # With as many points as a second has samples, the transform's index is the frequency in Hz.
     frequencies = np.full((len(starts), 1), float(np.argmax(power)))
     times = np.sort(starts) / sampling_rate
-    event = SimulatedEvent(
-        CLASS_NAMES.index("crackle"), start / sampling_rate, end / sampling_rate, times, frequencies
-    )
-    return sounds, event
+    label = CLASS_NAMES.index("crackle")
+    return sounds, SimulatedEvent(label, float(times[0]), float(end / sampling_rate), times, frequencies)
 
 
 def _plant_wheeze(

@@ -3,7 +3,6 @@
 import base64
 import html
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from modeling_lung_srad import LungSoundPipeline
@@ -28,23 +27,9 @@ HEADLINES = {
 }
 
 
-@dataclass(frozen=True)
-class Answer:
-    """
-    What the page shows for a recording.
-
-    Args:
-        html (`str`): the answer.
-        parts (`list[tuple[str, str]]`): text and value of the parts that can be explained, the strongest first.
-    """
-
-    html: str
-    parts: list[tuple[str, str]]
-
-
 def analyse(
     path: str | None, folder: Path, lung_sounds: LungSoundPipeline, window: float, hop: float, min_confidence: float
-) -> Answer:
+) -> str:
     """
     Classifies a recording.
 
@@ -57,7 +42,7 @@ def analyse(
         min_confidence (`float`): probability below which there is no answer.
 
     Returns:
-        [`Answer`]
+        `str`: the answer as HTML.
 
     Raises:
         UploadError, AudioError: for a recording that cannot be used.
@@ -70,7 +55,7 @@ def analyse(
     untitled = result.copy()
     untitled["file"] = None
     figure = image_html(plot_recording(recording.waveform, untitled, recording.sampling_rate), figure_text(result))
-    return Answer(answer_html(result, figure), choices(result))
+    return answer_html(result, figure)
 
 
 def answer_html(result: RecordingResult, figure: str) -> str:
@@ -98,6 +83,7 @@ def answer_html(result: RecordingResult, figure: str) -> str:
   <h3>Windows</h3>
   {_table_html(result["timeline"])}
   <p><a class="lung-download" download="lung_sounds.csv" href="{address}">Download the windows as CSV</a></p>
+  <p class="lung-part"><label for="lung-part">Window to explain</label> {_parts_html(result)}</p>
 </section>"""
 
 
@@ -139,6 +125,13 @@ def _shares_html(summary: Summary) -> str:
     )
     items = "".join(f"<div><dt>{name}</dt><dd>{share:.0%}</dd><dd>of the time</dd></div>" for name, share in shares)
     return f'<dl class="lung-shares">{items}</dl>'
+
+
+def _parts_html(result: RecordingResult) -> str:
+    options = "".join(
+        f'<option value="{html.escape(value)}">{html.escape(text)}</option>' for text, value in choices(result)
+    )
+    return f'<select id="lung-part">{options}</select>'
 
 
 def _quality_html(quality: Sequence[QualityReport]) -> str:

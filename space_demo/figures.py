@@ -19,7 +19,7 @@ def image_html(figure: Figure, alternative: str) -> str:
         `str`: an `img` element that holds the image.
     """
     buffer = io.BytesIO()
-    # Compressed less than usual, which halves the time.
-    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
+    # A tenth of the size of a png.
+    figure.savefig(buffer, format="webp", pil_kwargs={"quality": 90, "method": 2})
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img class="lung-figure" alt="{html.escape(alternative)}" src="data:image/png;base64,{data}">'
+    return f'<img class="lung-figure" alt="{html.escape(alternative)}" src="data:image/webp;base64,{data}">'

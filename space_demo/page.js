@@ -26,7 +26,11 @@ window.lungSounds = (() => {
     return [recording, ...settings];
   }
 
-  return { send };
+  async function sendPart(recording, checkpoint) {
+    return send(recording, checkpoint, document.querySelector("#lung-part")?.value ?? null);
+  }
+
+  return { send, sendPart };
 })();
 
 // Voice control finds buttons by the words on them, which gradio leaves out of some names.

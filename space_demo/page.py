@@ -5,7 +5,7 @@ import sys
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -15,12 +15,10 @@ from space_demo.private_folder import remove_upload
 from space_demo.recognizers import EMBEDDED, Recognizers
 from space_demo.texts import EMBEDDED_NOTE, EMPTY_ANSWER, HEADER, HINT, error_html
 
-if TYPE_CHECKING:
-    from space_demo.analysis import Answer
-
 EXAMPLE_NAMES = ("normal breathing", "crackles", "wheezes")
 # The page sends a recording again that the server has removed after the last answer.
 SEND = "(...inputs) => window.lungSounds.send(...inputs)"
+SEND_PART = "(...inputs) => window.lungSounds.sendPart(...inputs)"
 # An answer does not stay beside another recording.
 FORGET = f'() => [{json.dumps(EMPTY_ANSWER)}, "", {{ __type__: "update", visible: false }}]'
 WORKING: dict[str, Any] = {"concurrency_limit": MAX_AT_ONCE, "concurrency_id": "model", "show_progress": "minimal"}
@@ -78,7 +76,7 @@ class Page:
 
     def answer(
         self, path: str | None, checkpoint: str, window: float, hop: float, min_confidence: float
-    ) -> tuple[str, Any, str, Any]:
+    ) -> tuple[str, str, Any]:
         """
         Classifies a recording and removes it.
 
@@ -90,17 +88,15 @@ class Page:
             min_confidence (`float`): probability below which there is no answer.
 
         Returns:
-            `tuple[str, Any, str, Any]`: the answer as HTML, the parts that can be explained, an empty explanation, and
-            whether explanations are shown.
+            `tuple[str, str, Any]`: the answer as HTML, an empty explanation, and whether one can be asked for.
         """
         try:
             answer = self._worker.submit(self._answer, path, checkpoint, window, hop, min_confidence).result()
         except Exception as error:
-            return self._problem(error), gr.Dropdown(choices=[], value=None), "", gr.Column(visible=False)
+            return self._problem(error), "", gr.Column(visible=False)
         finally:
             self._remove(path)
-        parts = gr.Dropdown(choices=answer.parts, value=answer.parts[0][1])
-        return answer.html, parts, "", gr.Column(visible=True)
+        return answer, "", gr.Column(visible=True)
 
     def explain(self, path: str | None, checkpoint: str, part: str | None) -> str:
         """
@@ -133,12 +129,11 @@ class Page:
         gr.HTML(HINT.format(megabytes=MAX_MEGABYTES, minutes=MAX_MINUTES, bytes=MAX_UPLOAD_BYTES), padding=False)
         with gr.Row(elem_id="examples"):
             self.examples = [gr.Button(f"Simulated {name}", size="sm", min_width=90) for name in EXAMPLE_NAMES]
-        self.checkpoint = gr.Dropdown(
+        self.checkpoint = gr.Radio(
             self.recognizers.names,
             value=self.recognizers.default,
             label="Model",
             info=EMBEDDED_NOTE,
-            filterable=False,
         )
         with gr.Accordion("Windows and confidence", open=False):
             self.window = gr.Slider(
@@ -158,15 +153,15 @@ class Page:
     def _build_answer(self) -> None:
         self.result = gr.HTML(EMPTY_ANSWER, elem_id="answer", padding=False)
         with gr.Column(visible=False, elem_id="explain") as self.explaining:
-            with gr.Row(equal_height=True):
-                self.part = gr.Dropdown([], label="Window to explain", filterable=False, elem_id="part", scale=2)
-                self.ask_why = gr.Button("Show what made its class", elem_id="why", scale=1)
+            # The part that is chosen in the answer; the script of the page fills it in.
+            self.part = gr.Textbox(visible=False, label="Part")
+            self.ask_why = gr.Button("Show what made its class", elem_id="why")
             self.explanation = gr.HTML(elem_id="explanation", padding=False)
 
     def _connect(self) -> None:
         settings = [self.window, self.hop, self.min_confidence]
-        answered = [self.result, self.part, self.explanation, self.explaining]
-        self.recording.change(None, None, [self.result, self.explanation, self.explaining], js=FORGET)
+        answered = [self.result, self.explanation, self.explaining]
+        self.recording.change(None, None, answered, js=FORGET)
         self.ask.click(
             self.answer,
             [self.recording, self.checkpoint, *settings],
@@ -179,7 +174,7 @@ class Page:
             self.explain,
             [self.recording, self.checkpoint, self.part],
             self.explanation,
-            js=SEND,
+            js=SEND_PART,
             api_name="explain",
             **WORKING,
         )
@@ -193,7 +188,7 @@ class Page:
 
         return str(write_example(name, self.folder))
 
-    def _answer(self, path: str | None, checkpoint: str, *settings: float) -> "Answer":
+    def _answer(self, path: str | None, checkpoint: str, *settings: float) -> str:
         from space_demo.analysis import analyse
 
         return analyse(path, self.folder, self.recognizers.get(checkpoint), *settings)

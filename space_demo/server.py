@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import gradio as gr
+from gradio.state_holder import SessionState, StateHolder
 from starlette.middleware import Middleware
 
 from space_demo.limits import MAX_UPLOAD_BYTES, MAX_WAITING
@@ -39,6 +40,18 @@ THEME = gr.themes.Base(
 )
 
 
+class NothingKept(StateHolder):
+    """
+    Starts each request with an empty state.
+
+    Gradio's own keeps the last answer of every visitor, with its figures and the name of the file, in memory for as
+    long as the server runs. This page has nothing to remember.
+    """
+
+    def __getitem__(self, session_id: str) -> SessionState:
+        return SessionState(self.blocks)
+
+
 def serve(page: Page, folder: Path, host: str | None = None, port: int | None = None) -> None:
     """
     Serves the page until this is interrupted.
@@ -71,6 +84,8 @@ def serve(page: Page, folder: Path, host: str | None = None, port: int | None = 
         app_kwargs={"middleware": [Middleware(UploadGuard, folder=folder)]},
         prevent_thread_lock=True,
     )
+    page.blocks.app.state_holder = NothingKept()
+    page.blocks.app.state_holder.set_blocks(page.blocks)
     print(f"Listening on {page.blocks.local_url}", flush=True)
     page.warm_up_in_background()
     try:

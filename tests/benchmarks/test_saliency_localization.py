@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import event_detector, saliency_localization
-from benchmarks.saliency_localization import describe, is_hit, localize, localize_excess, simulate_recordings
+from benchmarks.saliency_localization import describe, header, is_hit, localize, localize_excess, simulate_recordings
 from dataset_scripts.simulated_events import SimulatedEvent
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.saliency import mel_frequencies
@@ -84,14 +84,14 @@ def test_rows_count_the_hits_of_each_method():
     torch.manual_seed(0)
     feature_extractor = LungSradFeatureExtractor(num_frames=128, num_mel_bins=32)
     model = LungSradForAudioClassification(tiny_config(num_mel_bins=32)).eval()
-    rows = localize("untrained", model, feature_extractor, simulate_recordings(2))
-    assert [row.method for row in rows] == ["occlusion", "gradient"]
+    rows = list(localize("untrained", model, feature_extractor, simulate_recordings(2)))
+    assert [row.method for row in rows] == ["gradient", "occlusion"]
     for row in rows:
         assert row.recordings == {"crackle": 1, "wheeze": 1}
         assert all(abs(rise) < 0.5 for rise in row.rise.values())
-    table = describe(rows).splitlines()
-    assert table[0].startswith("| model | method | crackle | wheeze | all |")
-    assert all(line.startswith("| untrained | ") for line in table[2:])
+        assert describe(row).startswith(f"| untrained | {row.method} | {row.hits['crackle']} of 1 | ")
+        assert describe(row).count("|") == header().splitlines()[0].count("|")
+    assert header().startswith("| model | method | crackle | wheeze | all |")
 
 
 def test_command_measures_a_checkpoint_and_the_same_network_untrained(tmp_path, capsys):
@@ -104,7 +104,9 @@ def test_command_measures_a_checkpoint_and_the_same_network_untrained(tmp_path, 
     assert "| small | gradient |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--recordings", "1"], ["--level", "0"], ["--checkpoint", "/nowhere/model"]])
+@pytest.mark.parametrize(
+    "arguments", [["--recordings", "1"], ["--level", "0"], ["--seconds", "9"], ["--checkpoint", "/nowhere/model"]]
+)
 def test_wrong_arguments_end_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         saliency_localization.main(["--recordings", "2", *arguments])

@@ -184,6 +184,8 @@ def test_sounds_unlike_those_of_training_are_flagged(model, feature_extractor, t
     assert flag["value"] == 1
     assert flag["spans"] == [[0, 8], [4, 12], [8, 16]]
     assert all("unfamiliar" in segment["flags"] for segment in result["timeline"])
+    lung_sounds.save_pretrained(tmp_path / "again")
+    assert LungSoundPipeline.from_checkpoint(tmp_path / "again")(tone) == result
 
 
 @pytest.mark.parametrize(

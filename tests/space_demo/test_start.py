@@ -69,3 +69,16 @@ def test_checkpoint_that_is_not_offered_is_not_loaded(loaded):
     with pytest.raises(KeyError):
         Recognizers(["a/b"]).get("../../etc")
     assert loaded == []
+
+
+def test_no_visitor_is_remembered():
+    gradio = pytest.importorskip("gradio")
+    from space_demo.server import NothingKept
+
+    with gradio.Blocks() as blocks:
+        text = gradio.HTML("at first")
+    holder = NothingKept()
+    holder.set_blocks(blocks)
+    holder["visitor"]._update_value_in_config(text._id, "the answer")
+    assert "visitor" not in holder
+    assert "the answer" not in str(holder["visitor"].config_values)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from transformers.utils import cached_file
 
 from .quality import QualityFlag
@@ -29,8 +29,8 @@ SHRINKAGE = 0.3
 FAMILIAR_SHARE = 0.99
 NUM_FOLDS = 5
 SMALLEST_DEVIATION = 1e-6
-# Up to two thirds of the windows of a familiar recording may lie beyond the threshold by themselves.
-UNFAMILIAR_SHARE = 0.5
+# Of 29 validation recordings, 3 have unfamiliar windows, and none has a quarter of them.
+UNFAMILIAR_SHARE = 0.25
 
 
 class FamiliarityError(ValueError):
@@ -57,7 +57,7 @@ class Familiarity:
 
     def distance(self, input_values: torch.Tensor) -> np.ndarray:
         """
-        Distances from the training cycles; about 8 for a familiar sound.
+        Distances from the training cycles; about 4.5 for cycles of other patients, with the embedded checkpoint.
 
         Args:
             input_values (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`): what the network is given.
@@ -90,10 +90,10 @@ class Familiarity:
 
         Returns:
             `QualityFlag` or `None`: `unfamiliar`, with the share of windows beyond the threshold as its value and
-            these windows as its spans, where they are at least half of the windows.
+            these windows as its spans, where they are more than a quarter of the windows.
         """
         beyond = np.asarray(distances) > self.threshold
-        if not len(beyond) or beyond.mean() < UNFAMILIAR_SHARE:
+        if not len(beyond) or beyond.mean() <= UNFAMILIAR_SHARE:
             return None
         message = (
             f"{beyond.sum()} of {len(beyond)} windows are unlike the lung sounds that the model was trained on, so "
@@ -117,7 +117,8 @@ class Familiarity:
             "shrinkage": str(SHRINKAGE),
             "familiar_share": str(FAMILIAR_SHARE),
         }
-        save_file(tensors, path, metadata=about)
+        # The library's own `save_file` lets nobody but the owner read the file.
+        path.write_bytes(save(tensors, metadata=about))
         return path
 
 

@@ -124,6 +124,18 @@ class LungSoundPipeline(Pipeline):
         results = (self._classify(recording, **kwargs) for recording in inputs)
         return list(results) if isinstance(inputs, Sequence) else results
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """
+        Saves all that the pipeline needs: model, feature extractor, code, and what it knows of the training cycles.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): folder to make or to add to.
+            kwargs: as of `transformers.Pipeline.save_pretrained`.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        if self._familiarity is not None:
+            self._familiarity.save(save_directory)
+
     def _classify(self, recording: Any, **kwargs: Any) -> RecordingResult:
         batch_size = kwargs.pop("batch_size", None)
         if batch_size is not None:
