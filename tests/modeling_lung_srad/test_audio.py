@@ -245,3 +245,12 @@ def test_a_named_pipe_is_an_error_instead_of_a_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(AudioError, match="no regular file"):
         read_audio(tmp_path / "pipe.wav")
+
+
+@pytest.mark.parametrize("rate", [4000, 10000, 44100, 48000])
+@pytest.mark.parametrize("samples_at_once", [1, 1000, 4097])
+def test_resampling_in_pieces_changes_nothing(monkeypatch, rate, samples_at_once):
+    waveform = np.random.default_rng(0).standard_normal(9000).astype(np.float32)
+    whole = resample(waveform, rate, 16000)
+    monkeypatch.setattr("modeling_lung_srad.audio.SAMPLES_AT_ONCE", samples_at_once)
+    np.testing.assert_allclose(resample(waveform, rate, 16000), whole, atol=1e-6)

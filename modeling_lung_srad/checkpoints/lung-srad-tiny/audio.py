@@ -27,6 +27,8 @@ UNKNOWN_RIFF_LENGTHS = (0, 0xFFFFFFFF)
 MP3_LENGTH_TOLERANCE_SECONDS = 0.1
 # A file is read in blocks of this many frames: memory grows with what is in it, not with what its header says.
 BLOCK_FRAMES = 2**20
+# A longer waveform is resampled in pieces of this many samples, which are small beside it.
+SAMPLES_AT_ONCE = 2**24
 
 
 class AudioError(ValueError):
@@ -191,17 +193,21 @@ def resample(waveform: np.ndarray, source_rate: int, sampling_rate: int) -> np.n
     taps = np.arange(-half_width, half_width + 1)
 
     num_samples = math.ceil(len(waveform) * num_phases / source_step)
-    num_steps = math.ceil(num_samples / num_phases)
-    padded = np.pad(waveform, (half_width, half_width + source_step))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps))
-    resampled = np.zeros((num_steps, num_phases), dtype=np.float32)
-    for phase in range(num_phases):
-        first, remainder = divmod(phase * source_step, num_phases)
-        distance = np.clip((taps - remainder / num_phases) * cutoff, -zero_crossings, zero_crossings)
-        hann = np.cos(distance * np.pi / (2 * zero_crossings)) ** 2
-        kernel = (np.sinc(distance) * hann * cutoff).astype(np.float32)
-        phase_windows = windows[first::source_step][:num_steps]
-        resampled[: len(phase_windows), phase] = phase_windows @ kernel
+    resampled = np.zeros((math.ceil(num_samples / num_phases), num_phases), dtype=np.float32)
+    steps_at_once = max(1, SAMPLES_AT_ONCE // source_step)
+    for begin in range(0, len(resampled), steps_at_once):
+        steps = resampled[begin : begin + steps_at_once]
+        # What a piece needs of its neighbours, or of the silence around the recording, lies half a kernel beyond it.
+        low, high = begin * source_step - half_width, (begin + len(steps) + 1) * source_step + half_width
+        piece = waveform[max(low, 0) : high]
+        padded = np.pad(piece, (max(-low, 0), high - max(low, 0) - len(piece)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps))
+        for phase in range(num_phases):
+            first, remainder = divmod(phase * source_step, num_phases)
+            distance = np.clip((taps - remainder / num_phases) * cutoff, -zero_crossings, zero_crossings)
+            hann = np.cos(distance * np.pi / (2 * zero_crossings)) ** 2
+            kernel = (np.sinc(distance) * hann * cutoff).astype(np.float32)
+            steps[:, phase] = windows[first::source_step][: len(steps)] @ kernel
     return resampled.reshape(-1)[:num_samples]
 
 
@@ -282,14 +288,15 @@ def _decode(file: BinaryIO, name: str | os.PathLike, allow_silence: bool) -> tup
         if sound.channels > MAX_CHANNELS:
             raise AudioError(name, f"has {sound.channels} channels", "export one channel (mono) or two (stereo)")
         try:
-            mixed = []
+            waveform = np.zeros(0, dtype=np.float32)
             while len(block := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                # In place: to join blocks in the end would take twice the memory of a long recording.
+                waveform.resize(len(waveform) + len(block), refcheck=False)
                 # Two huge samples of float32 have a mean, but no sum.
-                mixed.append(block.mean(axis=1, dtype=np.float64).astype(np.float32))
+                waveform[-len(block) :] = block.mean(axis=1, dtype=np.float64)
         except soundfile.LibsndfileError as error:
             problem = f"is truncated or damaged ({error.error_string.strip(' .')})"
             raise AudioError(name, problem, "copy or export the file again") from error
-    waveform = np.concatenate(mixed) if mixed else np.zeros(0, dtype=np.float32)
     # The length of an mp3 file is an estimate where its encoder did not store it.
     tolerance = MP3_LENGTH_TOLERANCE_SECONDS * source_rate if file_format in ("MP3", "MPEG") else 0
     if frames - len(waveform) > tolerance:
