@@ -91,15 +91,17 @@ class Localization:
     seconds: float
 
 
-def simulate_recordings(number: int, level: float = 1.0, seconds: float = SECONDS) -> list[Recording]:
-    """Crackles and wheezes in turn, seeded by their index."""
+def simulate_recordings(
+    number: int, level: float = 1.0, seconds: float = SECONDS, seed: int = SEED
+) -> list[Recording]:
+    """Crackles and wheezes in turn, each seeded by `seed` and its index."""
     labels = [CLASS_NAMES.index(name) for name in EVENT_NAMES]
     recordings = []
     for index in range(number):
         label = labels[index % len(labels)]
-        waveform, event = simulate_event(label, seconds, SAMPLING_RATE, np.random.default_rng([SEED, index]), level)
+        waveform, event = simulate_event(label, seconds, SAMPLING_RATE, np.random.default_rng([seed, index]), level)
         without_event, _ = simulate_event(
-            label, seconds, SAMPLING_RATE, np.random.default_rng([SEED, index]), INAUDIBLE
+            label, seconds, SAMPLING_RATE, np.random.default_rng([seed, index]), INAUDIBLE
         )
         recordings.append(Recording(waveform, without_event, event))
     return recordings
@@ -214,12 +216,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recordings", type=int, default=100, help="(default: 100)")
     parser.add_argument("--level", type=float, default=1.0, help="factor on the event's amplitude (default: 1)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="length of a recording, 1 to 8 (default: 8)")
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help="of the recordings; not 77, that of training (default: 6)"
+    )
     parser.add_argument("--output", help="JSON file for the figures")
     options = parser.parse_args(argv)
-    if options.recordings < 2 or not options.level > 0 or not 1 <= options.seconds <= SECONDS:
-        parser.error("give at least 2 recordings, a positive level and 1 to 8 seconds")
-    recordings = simulate_recordings(options.recordings, options.level, options.seconds)
-    lengths = f"{options.recordings} recordings of {options.seconds:g} s, level {options.level:g}"
+    if options.recordings < 2 or not options.level > 0 or not 1 <= options.seconds <= SECONDS or options.seed < 0:
+        parser.error("give at least 2 recordings, a positive level, 1 to 8 seconds and no negative seed")
+    recordings = simulate_recordings(options.recordings, options.level, options.seconds, options.seed)
+    lengths = f"{options.recordings} recordings of {options.seconds:g} s, seed {options.seed}, level {options.level:g}"
     print(f"{lengths}, {torch.get_num_threads()} threads\n\n{header()}", flush=True)
     rows = []
     try:

@@ -27,6 +27,7 @@ FREQUENCY_TICKS = (100, 250, 500, 1000, 2000, 4000, 8000)
 DECIBELS_PER_NATURAL_LOGARITHM = 10 / np.log(10)
 CHUNK_SECONDS = 60
 MAX_COLUMNS = 8000
+MOST_EDGED_BARS = 80
 FLAG_COLOR = "#b3261e"
 ABSTAINED_HATCH = "////"
 LONGEST_TITLE = 90
@@ -156,12 +157,10 @@ def _draw_spectrogram(figure: Figure, axes: Axes, waveform: np.ndarray, sampling
 def _draw_rows(axes: Axes, timeline: Sequence[Segment], flags: Sequence[QualityReport], is_annotated: bool) -> None:
     rows = ["predicted"] + ["annotated"] * is_annotated + [flag["flag"].replace("_", " ") for flag in flags]
     _draw_predicted(axes, timeline)
-    for segment in timeline:
-        if "reference" in segment:
-            _draw_bar(axes, 1, segment["start"], segment["end"], facecolors=CLASS_COLORS[segment["reference"]])
+    annotated = [segment for segment in timeline if "reference" in segment]
+    _draw_bars(axes, 1, [(item["start"], item["end"], CLASS_COLORS[item["reference"]]) for item in annotated])
     for row, flag in enumerate(flags, start=1 + is_annotated):
-        for start, end in flag["spans"]:
-            _draw_bar(axes, row, start, end, facecolors=FLAG_COLOR)
+        _draw_bars(axes, row, [(start, end, FLAG_COLOR) for start, end in flag["spans"]])
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -173,14 +172,30 @@ def _draw_predicted(axes: Axes, timeline: Sequence[Segment]) -> None:
     abstained = [segment for segment in timeline if segment["abstained"]]
     for segments, style in ((abstained, {"hatch": ABSTAINED_HATCH, "alpha": 0.4}), (answered, {})):
         times, probabilities = mean_probabilities(segments)
-        for start, end, values in zip(times[:-1], times[1:], probabilities, strict=True):
-            if values.any():
-                name = CLASS_NAMES[int(values.argmax())]
-                _draw_bar(axes, 0, start, end, facecolors=CLASS_COLORS[name], **style)
+        steps = zip(times[:-1], times[1:], probabilities, strict=True)
+        colors = [
+            (start, end, CLASS_COLORS[CLASS_NAMES[int(values.argmax())]])
+            for start, end, values in steps
+            if values.any()
+        ]
+        _draw_bars(axes, 0, colors, **style)
 
 
-def _draw_bar(axes: Axes, row: int, start: float, end: float, **style: Any) -> None:
-    axes.broken_barh([(start, end - start)], (row - 0.4, 0.8), edgecolors="white", **style)
+def _draw_bars(axes: Axes, row: int, bars: Sequence[tuple[float, float, str]], **style: Any) -> None:
+    """Bars of start, end and colour."""
+    if not bars:
+        return
+    spans = [(start, end - start) for start, end, _ in bars]
+    # Edges tell a few bars apart; of very many, they would be all that is seen.
+    edges = 0.7 if len(bars) <= MOST_EDGED_BARS else 0
+    axes.broken_barh(
+        spans,
+        (row - 0.4, 0.8),
+        facecolors=[color for *_, color in bars],
+        edgecolors="white",
+        linewidth=edges,
+        **style,
+    )
 
 
 def _draw_probabilities(axes: Axes, timeline: Sequence[Segment]) -> None:

@@ -1,11 +1,11 @@
 """Starts the page: `python -m space_demo.app` in a clone, `python app.py` at the root of the Space."""
 
-import contextlib
 import os
 from collections.abc import Sequence
 
 from space_demo.gradio_import import import_gradio
 from space_demo.private_folder import make_private_folder, sweep_in_background
+from space_demo.signals import stopped_by_signals
 
 # Further checkpoints to choose from: ids on the Hub or folders, separated by commas.
 CHECKPOINTS_VARIABLE = "LUNG_SRAD_CHECKPOINTS"
@@ -28,6 +28,7 @@ def main(checkpoints: Sequence[str] = (), host: str | None = None, port: int | N
     Raises:
         OSError: where the port is taken.
     """
+    stopped = stopped_by_signals()
     folder = make_private_folder()
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -42,8 +43,7 @@ def main(checkpoints: Sequence[str] = (), host: str | None = None, port: int | N
     offered = [name.strip() for name in os.environ.get(CHECKPOINTS_VARIABLE, "").split(",")]
     page = Page(Recognizers([*checkpoints, *filter(None, offered)], preferred=len(checkpoints) > 0), folder)
     sweep_in_background(folder)
-    with contextlib.suppress(KeyboardInterrupt):
-        serve(page, folder, host, port)
+    serve(page, folder, stopped, host, port)
 
 
 if __name__ == "__main__":

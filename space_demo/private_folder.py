@@ -2,7 +2,6 @@
 
 import atexit
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -14,11 +13,9 @@ SWEEP_SECONDS = 60.0
 
 
 def make_private_folder() -> Path:
-    """Makes the folder. It is removed when the process exits, also where it is terminated."""
+    """Makes the folder. It is removed when the process exits."""
     folder = Path(tempfile.mkdtemp(prefix="lung-srad-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _exit)
     return folder
 
 
@@ -61,7 +58,3 @@ def remove_upload(path: Path, folder: Path) -> None:
         path.unlink(missing_ok=True)
         if path.parent.resolve() != folder and path.parent.is_dir() and not any(path.parent.iterdir()):
             path.parent.rmdir()
-
-
-def _exit(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)

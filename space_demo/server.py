@@ -52,44 +52,47 @@ class NothingKept(StateHolder):
         return SessionState(self.blocks)
 
 
-def serve(page: Page, folder: Path, host: str | None = None, port: int | None = None) -> None:
+def serve(
+    page: Page, folder: Path, stopped: threading.Event, host: str | None = None, port: int | None = None
+) -> None:
     """
-    Serves the page until this is interrupted.
+    Serves the page.
 
     Args:
         page ([`Page`]): the page.
         folder (`Path`): the private folder.
+        stopped (`threading.Event`): ends it.
         host (`str`, *optional*): address to listen on.
         port (`int`, *optional*): port to listen on.
 
     Raises:
-        KeyboardInterrupt: as the way to end it.
         OSError: where the port is taken.
     """
-    page.blocks.queue(max_size=MAX_WAITING)
-    page.blocks.launch(
-        server_name=host,
-        server_port=port,
-        max_file_size=MAX_UPLOAD_BYTES,
-        share=False,
-        ssr_mode=False,
-        pwa=False,
-        enable_monitoring=False,
-        quiet=True,
-        run_history=False,
-        footer_links=[],
-        theme=THEME,
-        css_paths=[HERE / "page.css"],
-        head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
-        app_kwargs={"middleware": [Middleware(UploadGuard, folder=folder)]},
-        prevent_thread_lock=True,
-    )
-    page.blocks.app.state_holder = NothingKept()
-    page.blocks.app.state_holder.set_blocks(page.blocks)
-    print(f"Listening on {page.blocks.local_url}", flush=True)
-    page.warm_up_in_background()
     try:
-        threading.Event().wait()
+        page.blocks.queue(max_size=MAX_WAITING)
+        page.blocks.launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=MAX_UPLOAD_BYTES,
+            share=False,
+            ssr_mode=False,
+            pwa=False,
+            enable_monitoring=False,
+            quiet=True,
+            run_history=False,
+            footer_links=[],
+            theme=THEME,
+            css_paths=[HERE / "page.css"],
+            head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
+            app_kwargs={"middleware": [Middleware(UploadGuard, folder=folder)]},
+            prevent_thread_lock=True,
+        )
+        page.blocks.app.state_holder = NothingKept()
+        page.blocks.app.state_holder.set_blocks(page.blocks)
+        print(f"Listening on {page.blocks.local_url}", flush=True)
+        page.warm_up_in_background()
+        stopped.wait()
     finally:
         page.blocks.close(verbose=False)
+        # Before Python ends, since no thread may be started then, and loading a model starts some.
         page.finish()

@@ -52,9 +52,11 @@ def test_nothing_outside_is_removed(tmp_path):
 def test_folder_is_private_and_goes_when_the_process_is_terminated(tmp_path):
     script = (
         "from space_demo.private_folder import make_private_folder\n"
+        "from space_demo.signals import stopped_by_signals\n"
+        "stopped = stopped_by_signals()\n"
         "folder = make_private_folder(); (folder / 'left.wav').write_bytes(b'sound')\n"
         "print(oct(folder.stat().st_mode & 0o777), flush=True)\n"
-        "import time; time.sleep(60)"
+        "stopped.wait(60)"
     )
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(
@@ -63,5 +65,5 @@ def test_folder_is_private_and_goes_when_the_process_is_terminated(tmp_path):
         assert process.stdout.readline().strip() == "0o700"
         assert len(list(tmp_path.iterdir())) == 1
         process.terminate()
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=30) == 0
     assert list(tmp_path.iterdir()) == []
