@@ -40,7 +40,10 @@ def add_classify(commands: Any) -> None:
         help="a recording, or a folder or zip of wav, flac, ogg and mp3 files",
     )
     parser.add_argument(
-        "--checkpoint", metavar="DIR_OR_HUB_ID", help="the model (default: lung-srad-tiny, part of the package)"
+        "--checkpoint",
+        type=path,
+        metavar="DIR_OR_HUB_ID",
+        help="the model (default: lung-srad-tiny, part of the package)",
     )
     parser.add_argument(
         "--annotations",

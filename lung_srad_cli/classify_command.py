@@ -16,13 +16,13 @@ from tqdm import tqdm
 from dataset_scripts.cycles import AnnotationError, Cycle, read_annotations
 from lung_srad_cli.argument_types import INPUT_ERROR
 from lung_srad_cli.errors import UsageError, report, reported
-from lung_srad_cli.journal import Journal
+from lung_srad_cli.journal import SUFFIX, Journal
 from lung_srad_cli.processes import Processes, join_processes, leave_processes
 from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
-from modeling_lung_srad.output_files import check_output, replaced_when_complete
+from modeling_lung_srad.output_files import OutputError, check_output, replaced_when_complete
 from modeling_lung_srad.pipeline_lung_srad import DEFAULT_MIN_CONFIDENCE, DEFAULT_WINDOW_SECONDS
 from modeling_lung_srad.recording import Recording, load_recording
 from modeling_lung_srad.recording_files import ArchivedRecording, find_annotations, find_recordings
@@ -31,19 +31,15 @@ from modeling_lung_srad.timeline import RecordingResult, check_window
 
 
 class Job(NamedTuple):
-    """A recording to classify, its annotation file and where its plot goes."""
+    """
+    A recording to classify, its annotation file and where its plot goes. The key names recording and annotations in
+    the state that they are found in.
+    """
 
     recording: Path | ArchivedRecording
     annotations: Path | None
     plot: Path | None
-
-    @property
-    def key(self) -> str:
-        """Names the recording and its annotations in the state in which they are."""
-        file = self.recording.archive if isinstance(self.recording, ArchivedRecording) else self.recording
-        files = [file, self.annotations]
-        stamps = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file and file.exists()]
-        return f"{os.path.realpath(self.recording)} {stamps}"
+    key: str
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,18 +70,41 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     if not jobs:
         return INPUT_ERROR
     output_format = _choose_format(arguments)
-    is_annotated = arguments.annotations is not None
-    if arguments.output is None:
+    if arguments.output is None or _is_special(Path(arguments.output)):
         if processes.count > 1:
-            raise UsageError("several processes need --output, the file that they write together; name one")
-        bar = _progress_bar(jobs, processes, arguments)
-        results = (result for _, result in classify_jobs(bar, load_pipeline(arguments), failures))
-        for piece in FORMATS[output_format](results, is_annotated):
-            print(piece, end="", flush=True)
-        return INPUT_ERROR if failures else 0
+            raise UsageError("several processes need --output, a file that they write together; name one")
+        return _run_to_stream(arguments, jobs, output_format, processes, failures)
     if not processes.is_main:
         failures.clear()
     return _run_to_file(arguments, jobs, output_format, processes, failures)
+
+
+def _is_special(output: Path) -> bool:
+    """Whether it is a pipe, a terminal or a device, where nothing can be kept and replaced."""
+    return output.exists() and not output.is_file()
+
+
+def _run_to_stream(
+    arguments: argparse.Namespace,
+    jobs: list[Job],
+    output_format: str,
+    processes: Processes,
+    failures: list[Exception],
+) -> int:
+    """Writes each result to standard output, or to a pipe or device, as soon as it is there."""
+    bar = _progress_bar(jobs, processes, arguments)
+    results = (result for _, result in classify_jobs(bar, load_pipeline(arguments), failures))
+    is_annotated = arguments.annotations is not None
+    if output_format == PARQUET:
+        write_parquet(Path(arguments.output), results, is_annotated)
+        return INPUT_ERROR if failures else 0
+    with contextlib.ExitStack() as stack:
+        stream = sys.stdout
+        if arguments.output is not None:
+            stream = stack.enter_context(open(arguments.output, "w", encoding="utf-8", errors="backslashreplace"))
+        for piece in FORMATS[output_format](results, is_annotated):
+            print(piece, end="", flush=True, file=stream)
+    return INPUT_ERROR if failures else 0
 
 
 def _run_to_file(
@@ -99,7 +118,7 @@ def _run_to_file(
     lung_sounds = load_pipeline(arguments)
     output, is_annotated = Path(arguments.output), arguments.annotations is not None
     with Journal(output, describe_settings(lung_sounds, arguments), processes.index) as journal:
-        todo = [job for job in jobs[processes.index :: processes.count] if job.key not in journal]
+        todo = [job for job in jobs[processes.index :: processes.count] if not _is_done(job, journal)]
         if processes.is_main and len(journal):
             print(f"{journal.path}: goes on after {len(journal)} recordings that were done before", file=sys.stderr)
         try:
@@ -112,12 +131,21 @@ def _run_to_file(
         num_failures = processes.total(len(failures))
         if processes.is_main:
             journal.read()
-            keys = [job.key for job in jobs]
-            if any(key in journal for key in keys):
-                _write_output(output, output_format, journal.results(keys), is_annotated)
+            done = [job.key for job in jobs if job.key in journal]
+            if len(done) + num_failures < len(jobs):
+                raise OutputError(
+                    f"{output}: recordings changed while other processes began; start the same command again, which "
+                    f"goes on from {journal.path}"
+                )
+            if done:
+                _write_output(output, output_format, journal.results(done), is_annotated)
             journal.remove()
         processes.total(0)
     return INPUT_ERROR if num_failures and processes.is_main else 0
+
+
+def _is_done(job: Job, journal: Journal) -> bool:
+    return job.key in journal and (job.plot is None or job.plot.exists())
 
 
 def _write_output(output: Path, output_format: str, results: Iterator[RecordingResult], is_annotated: bool) -> None:
@@ -137,14 +165,16 @@ def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[
     for path in arguments.paths:
         with reported(failures):
             for recording in find_recordings(path):
-                found.setdefault(os.path.realpath(recording), recording)
+                found.setdefault(_place(recording), recording)
     recordings = list(found.values())
     annotations: list[Path | None] = [None] * len(recordings)
     plots: list[Path | None] = [None] * len(recordings)
     if arguments.annotations is not None:
         annotations = [*find_annotations(arguments.annotations, recordings)]
     if arguments.output is not None:
-        check_output(arguments.output, [Path(path) for path in (*recordings, *filter(None, annotations))])
+        inputs = [*map(_file_of, recordings), *filter(None, annotations)]
+        for name in (arguments.output, f"{arguments.output}{SUFFIX}"):
+            check_output(name, inputs)
     if arguments.plot is not None:
         from modeling_lung_srad.plots import plot_paths
 
@@ -152,13 +182,32 @@ def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[
         plots = [*targets]
         if arguments.output is not None and Path(arguments.output).resolve() in {plot.resolve() for plot in targets}:
             raise UsageError(f"{arguments.output}: is named by --output and by --plot; give the plot another name")
-    return [Job(*job) for job in zip(recordings, annotations, plots, strict=True)]
+    return [
+        Job(recording, annotation, plot, f"{place} {_stamps(_file_of(recording), annotation)}")
+        for (place, recording), annotation, plot in zip(found.items(), annotations, plots, strict=True)
+    ]
+
+
+def _file_of(recording: Path | ArchivedRecording) -> Path:
+    return recording.archive if isinstance(recording, ArchivedRecording) else recording
+
+
+def _place(recording: Path | ArchivedRecording) -> str:
+    """The same for two names of one recording."""
+    place = os.path.realpath(_file_of(recording))
+    return f"{place}/{recording.member}" if isinstance(recording, ArchivedRecording) else place
+
+
+def _stamps(*files: Path | None) -> list[tuple[int, int]]:
+    """Size and time of those files that exist."""
+    found = [file.stat() for file in files if file is not None and file.exists()]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in found]
 
 
 def load_pipeline(arguments: argparse.Namespace) -> LungSoundPipeline:
     """Loads the checkpoint and checks the windows against it."""
     lung_sounds = LungSoundPipeline.from_checkpoint(
-        arguments.checkpoint or DEFAULT_CHECKPOINT,
+        DEFAULT_CHECKPOINT if arguments.checkpoint is None else arguments.checkpoint,
         batch_size=arguments.batch_size,
         min_confidence=DEFAULT_MIN_CONFIDENCE if arguments.min_confidence is None else arguments.min_confidence,
         window=arguments.window,
@@ -172,10 +221,14 @@ def load_pipeline(arguments: argparse.Namespace) -> LungSoundPipeline:
 
 def describe_settings(lung_sounds: LungSoundPipeline, arguments: argparse.Namespace) -> dict[str, Any]:
     """What results depend on, besides the recordings: the model, its features, and how it is asked."""
-    digest = hashlib.sha256(lung_sounds.feature_extractor.to_json_string().encode("utf-8"))
-    digest.update(str(lung_sounds.model.config.temperature).encode("utf-8"))
+    digest = hashlib.sha256()
+    for settings in (lung_sounds.model.config, lung_sounds.feature_extractor):
+        digest.update(settings.to_json_string().encode("utf-8"))
     for name, tensor in lung_sounds.model.state_dict().items():
         digest.update(name.encode("utf-8") + tensor.cpu().numpy().tobytes())
+    familiarity = lung_sounds.familiarity
+    if familiarity is not None:
+        digest.update(familiarity.mean.tobytes() + familiarity.whitening.tobytes() + b"%r" % familiarity.threshold)
     chosen = {name: getattr(arguments, name) for name in ("window", "hop", "min_confidence")}
     return {"model": digest.hexdigest(), "annotations": arguments.annotations is not None, **chosen}
 

@@ -12,10 +12,19 @@ class UsageError(ValueError):
 
 
 def report(problem: object) -> None:
-    """Says in one line what is wrong; a progress bar is kept whole."""
+    """Says in one line what is wrong; a progress bar is kept whole, and no file name can control the terminal."""
     from tqdm import tqdm
 
-    tqdm.write(f"lung-srad: error: {' '.join(str(problem).splitlines())}", file=sys.stderr)
+    line = " ".join(_describe(problem).splitlines())
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+    tqdm.write(f"lung-srad: error: {shown}", file=sys.stderr)
+
+
+def _describe(problem: object) -> str:
+    if not isinstance(problem, OSError) or problem.strerror is None:
+        return str(problem)
+    name = f"{problem.filename}: " if problem.filename else ""
+    return f"{name}{problem.strerror}; check the path, its permissions and the space on its disk"
 
 
 def is_for_users(error: Exception) -> bool:

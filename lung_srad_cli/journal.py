@@ -1,24 +1,27 @@
 """Keeps the results of a long run beside its output until all are there, so that a killed run can go on."""
 
-import glob
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from modeling_lung_srad.output_files import OutputError
 
 SUFFIX = ".partial"
+HEAD = b'{"settings": '
 
 
 class Journal:
     """
     Results by key, a line of JSON each, in files beside the output: one for each process that writes.
 
-    A line that was cut off by a kill is left out, and its result is computed again. Only keys and places of lines are
-    held in memory.
+    A line that was cut off by a kill, or damaged, is left out, and its result is computed again. Only keys and places
+    of lines are held in memory.
 
     Args:
         output (`Path`): the file that the results are for.
@@ -26,7 +29,8 @@ class Journal:
         process (`int`, *optional*, defaults to 0): number of this process.
 
     Raises:
-        OutputError: where there are results of a run with other settings.
+        OutputError: where there are results of a run with other settings, another run is writing to them, or a file
+            of that name is something else.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], process: int = 0):
@@ -34,8 +38,20 @@ class Journal:
         self.settings = settings
         self.path = output.with_name(f"{output.name}{SUFFIX}" + (f"-{process}" if process else ""))
         self._places: dict[str, tuple[Path, int]] = {}
-        self.read()
-        self._file = self.path.open("ab")
+        self._lock = FileLock(f"{self.path}.lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise OutputError(
+                f"{self.path}: another run is writing there; wait until it ends, or give another --output"
+            ) from None
+        try:
+            self._recover()
+            self.read()
+            self._file = self.path.open("ab")
+        except BaseException:
+            self._unlock()
+            raise
         if not self._file.tell():
             self._write({"settings": settings})
 
@@ -44,6 +60,7 @@ class Journal:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._file.close()
+        self._unlock()
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -54,8 +71,8 @@ class Journal:
     @property
     def paths(self) -> list[Path]:
         """The files of all processes."""
-        name = glob.escape(self.output.name + SUFFIX)
-        return sorted(path for pattern in (name, f"{name}-*") for path in self.output.parent.glob(pattern))
+        name = re.compile(re.escape(self.output.name + SUFFIX) + r"(-\d+)?")
+        return sorted(path for path in self.output.parent.iterdir() if name.fullmatch(path.name))
 
     def add(self, key: str, result: Any) -> None:
         """Keeps a result; it is on the disk when this returns."""
@@ -67,21 +84,14 @@ class Journal:
         """Finds the results that all processes have kept so far."""
         for path in self.paths:
             with path.open("rb") as file:
-                end = 0
+                place = 0
                 for line in file:
+                    if place == 0:
+                        self._check_head(path, line)
                     record = _parse(line)
-                    if record is None:
-                        break
-                    if end == 0 and record.get("settings") != json.loads(json.dumps(self.settings)):
-                        raise OutputError(
-                            f"{path}: holds the results of an unfinished run with another checkpoint or other "
-                            "settings; remove it, or give another --output"
-                        )
                     if "key" in record:
-                        self._places[record["key"]] = (path, end)
-                    end += len(line)
-            if path == self.path and end < path.stat().st_size:
-                os.truncate(path, end)
+                        self._places[record["key"]] = (path, place)
+                    place += len(line)
 
     def results(self, keys: Iterable[str]) -> Iterator[Any]:
         """The results of those of `keys` that have one, in their order, read from the disk one at a time."""
@@ -98,18 +108,43 @@ class Journal:
         for path in self.paths:
             path.unlink()
 
+    def _unlock(self) -> None:
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+    def _check_head(self, path: Path, line: bytes) -> None:
+        """Whether the first line of a file says that it has results of these settings."""
+        settings = _parse(line).get("settings")
+        if settings is None:
+            raise OutputError(f"{path}: is there, and is no journal of lung-srad; move it, or give another --output")
+        if settings != json.loads(json.dumps(self.settings)):
+            raise OutputError(
+                f"{path}: holds the results of an unfinished run with another checkpoint or other settings; "
+                "remove it, or give another --output"
+            )
+
+    def _recover(self) -> None:
+        """Cuts off the end of a line that was being written when the process was killed."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        end = content.rfind(b"\n") + 1
+        if end == 0 and not content.startswith(HEAD[: len(content)]):
+            return
+        if end < len(content):
+            os.truncate(self.path, end)
+
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record).encode("utf-8") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """The record of a whole line."""
-    if not line.endswith(b"\n"):
-        return None
+def _parse(line: bytes) -> dict[str, Any]:
+    """The record of a line: settings, or a key with its result; an empty one where the line is damaged."""
     try:
         record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(record, dict) or not line.endswith(b"\n"):
+        return {}
+    is_result = isinstance(record.get("key"), str) and "result" in record
+    return record if is_result or isinstance(record.get("settings"), dict) else {}

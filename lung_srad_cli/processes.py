@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
+from lung_srad_cli.errors import UsageError
+
 LONGEST_WAIT = timedelta(days=7)
 
 
@@ -35,7 +37,10 @@ class Processes:
 
 def join_processes() -> Processes:
     """Joins the processes that `accelerate launch` or `torchrun` started; one alone where neither did."""
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+    count = os.environ.get("WORLD_SIZE") or "1"
+    if not count.isdecimal():
+        raise UsageError(f"WORLD_SIZE: {count!r} is no number of processes; unset it, or use accelerate launch")
+    if int(count) <= 1:
         return Processes(0, 1)
     import torch
     from accelerate import PartialState

@@ -1,12 +1,40 @@
 """Lung-SRAD model configuration."""
 
-import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 CLASS_NAMES = ("normal", "crackle", "wheeze", "both")
+
+MAX_BLOCKS, MAX_WIDTH = 1000, 65536
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
+
+
+class LabelError(ValueError):
+    """Labels other than the four classes; the message says which."""
+
+
+def class_columns(id2label: Mapping, what: str) -> list[int]:
+    """
+    Columns of the logits in the order of `CLASS_NAMES`.
+
+    Args:
+        id2label (`Mapping`): label of each column, in any order.
+        what (`str`): what messages call the model.
+
+    Raises:
+        LabelError: where the columns 0 to 3 do not have the four classes.
+    """
+    columns = {str(name): int(column) for column, name in id2label.items()}
+    if sorted(columns) != sorted(CLASS_NAMES) or sorted(columns.values()) != list(range(len(CLASS_NAMES))):
+        shown = ", ".join(f"{column}: {name}" for column, name in list(id2label.items())[:4])
+        raise LabelError(
+            f"{what}: has {len(id2label)} labels ({shown}{', ...' if len(id2label) > 4 else ''}) where classification "
+            f"needs the four {', '.join(CLASS_NAMES)} in the columns 0 to 3; fine-tune it by `lung-srad train`"
+        )
+    return [columns[name] for name in CLASS_NAMES]
 
 
 @strict
@@ -144,8 +172,16 @@ class LungSradConfig(PreTrainedConfig):
         for name in ("ssm_state_size", "ssm_ratio", "mlp_ratio", "num_mel_bins"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise ValueError(f"`temperature` must be positive and finite, or None, got {self.temperature}.")
+        if sum(self.depths) > MAX_BLOCKS or max(self.dims) > MAX_WIDTH:
+            raise ValueError(
+                f"`depths` may have {MAX_BLOCKS} blocks in all and `dims` {MAX_WIDTH} channels, got {self.depths} and "
+                f"{self.dims}."
+            )
+        if self.temperature is not None and not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
+            raise ValueError(
+                f"`temperature` must be None, or {LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE}, got "
+                f"{self.temperature}."
+            )
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` must be in [0, 1), got {self.drop_path_rate}.")
 

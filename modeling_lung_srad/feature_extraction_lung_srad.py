@@ -19,6 +19,8 @@ HOP_SECONDS = 0.010
 PREEMPHASIS = 0.97
 LOWEST_FREQUENCY = 20.0
 LARGEST_SAMPLE = 2.0**31
+# What a settings file may ask for: an hour, and as many frames as that has.
+MAX_CYCLE_SECONDS, MAX_FRAMES = 3600.0, 360_000
 LOG_FLOOR = torch.finfo(torch.float32).eps
 
 Waveform = np.ndarray | torch.Tensor | Sequence[float]
@@ -88,11 +90,13 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
             if not value > 0 or (name != "std" and value != int(value)):
                 kind = "positive" if name == "std" else "a positive whole number"
                 raise ValueError(f"`{name}` must be {kind}, got {value}.")
-        if cycle_seconds < FRAME_SECONDS or not 0 <= fade_seconds <= cycle_seconds:
+        if not FRAME_SECONDS <= cycle_seconds <= MAX_CYCLE_SECONDS or not 0 <= fade_seconds <= cycle_seconds:
             raise ValueError(
-                f"`cycle_seconds` must be at least {FRAME_SECONDS} and `fade_seconds` between 0 and it, got "
-                f"{cycle_seconds} and {fade_seconds}."
+                f"`cycle_seconds` must be {FRAME_SECONDS} to {MAX_CYCLE_SECONDS} and `fade_seconds` between 0 and it, "
+                f"got {cycle_seconds} and {fade_seconds}."
             )
+        if num_frames > MAX_FRAMES:
+            raise ValueError(f"`num_frames` may be {MAX_FRAMES}, got {num_frames}.")
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.num_mel_bins = num_mel_bins
         self.cycle_seconds = cycle_seconds

@@ -17,6 +17,7 @@ from .configuration_lung_srad import CLASS_NAMES
 from .feature_extraction_lung_srad import FRAME_SECONDS, HOP_SECONDS, LOWEST_FREQUENCY, kaldi_fbank
 from .output_files import OutputError, check_output, replaced_when_complete
 from .recording_files import ArchivedRecording
+from .result_formats import printable
 from .timeline import QualityReport, RecordingResult, Segment, mean_probabilities
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
@@ -63,7 +64,7 @@ def plot_recording(waveform: np.ndarray, result: RecordingResult, sampling_rate:
         whole_height = spectrogram.get_xaxis_transform()
         spectrogram.vlines(edges, 0, 1, transform=whole_height, colors="white", linewidth=0.7, linestyles=":")
     # A file name is no formula, whatever signs it has.
-    spectrogram.set_title(_shortened(Path(result["file"] or "").name), parse_math=False)
+    spectrogram.set_title(_shortened(printable(Path(result["file"] or "").name)), parse_math=False)
     probabilities.set_xlim(0, result["duration"])
     probabilities.set_xlabel("Time (s)")
     probabilities.xaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))

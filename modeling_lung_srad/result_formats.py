@@ -15,6 +15,20 @@ COLUMNS = ("file", "start", "end", "label", *CLASS_NAMES, "abstained", "flags")
 SECONDS_DIGITS = 6
 PROBABILITY_DIGITS = 6
 FLAG_SEPARATOR = ";"
+FORMULA_SIGNS = ("=", "+", "-", "@")
+
+
+def printable(name: str) -> str:
+    """A file name with what controls a terminal or breaks a line, and bytes that are no text, written escaped."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+
+
+def shown_file(result: RecordingResult) -> str | None:
+    """The file of a result as all formats write it; `./` keeps spreadsheets from taking a name for a formula."""
+    if result["file"] is None:
+        return None
+    name = printable(result["file"])
+    return f"./{name}" if name.startswith(FORMULA_SIGNS) else name
 
 
 def csv_text(results: Iterable[RecordingResult], with_reference: bool = False) -> Iterator[str]:
@@ -52,7 +66,7 @@ def json_text(results: Iterable[RecordingResult], with_reference: bool = False) 
     """
     separator = "["
     for result in results:
-        head = {name: value for name, value in result.items() if name != "timeline"}
+        head = {name: value for name, value in result.items() if name != "timeline"} | {"file": shown_file(result)}
         segments = ",\n    ".join(json.dumps(_rounded(segment)) for segment in result["timeline"])
         yield f'{separator}\n  {json.dumps(_rounded(head))[:-1]}, "timeline": [\n    {segments}\n  ]}}'
         separator = ","
@@ -105,7 +119,7 @@ def write_parquet(path: Path, results: Iterable[RecordingResult], with_reference
     with parquet.ParquetWriter(path, schema) as writer:
         for result in results:
             rows = [
-                row | {"file": _as_text(row["file"]), "flags": segment["flags"]}
+                row | {"flags": segment["flags"]}
                 for row, segment in zip(_rows(result, with_reference), result["timeline"], strict=True)
             ]
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
@@ -118,7 +132,7 @@ def _columns(with_reference: bool) -> list[str]:
 def _rows(result: RecordingResult, with_reference: bool) -> Iterator[dict[str, Any]]:
     for segment in result["timeline"]:
         row = {
-            "file": result["file"] or "",
+            "file": shown_file(result) or "",
             "start": round(segment["start"], SECONDS_DIGITS),
             "end": round(segment["end"], SECONDS_DIGITS),
             "label": segment["label"],
@@ -137,11 +151,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
     return value
-
-
-def _as_text(file: str) -> str:
-    """Bytes of a file name that are no text, which a column of strings cannot hold, are written escaped."""
-    return file.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def _table_lines(result: RecordingResult, with_reference: bool) -> Iterator[str]:
@@ -167,7 +176,9 @@ def _head(result: RecordingResult, with_reference: bool) -> str:
     if abstained := sum(segment["abstained"] for segment in timeline):
         parts.append(f"{abstained} unsure")
     unit = ("cycle" if result["cycles_given"] else "window") + ("" if len(timeline) == 1 else "s")
-    line = f"{result['file'] or 'recording'}: {result['duration']:.1f} s, {len(timeline)} {unit}: {', '.join(parts)}"
+    line = (
+        f"{shown_file(result) or 'recording'}: {result['duration']:.1f} s, {len(timeline)} {unit}: {', '.join(parts)}"
+    )
     line += f"; crackle in {summary['crackle_share']:.0%}, wheeze in {summary['wheeze_share']:.0%} of the time"
     if with_reference:
         matches = sum(segment["label"] == segment.get("reference") for segment in timeline)

@@ -206,7 +206,7 @@ def mel_frequencies(feature_extractor: LungSradFeatureExtractor) -> np.ndarray:
 
 def _columns(model: PreTrainedModel, target: tuple[str, ...]) -> list[int]:
     """Logits of the target."""
-    labels = list((model.config.id2label or {}).values())
+    labels = [name for _, name in sorted((model.config.id2label or {}).items())]
     for name in target:
         if name not in labels:
             raise SaliencyError(f"target: {name!r} is not a class of this model; give one of {', '.join(labels)}")

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import zipfile
 
 import numpy as np
@@ -370,3 +371,72 @@ def test_two_processes_write_what_one_writes(checkpoint, write_recording, tmp_pa
     assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
     assert len((tmp_path / "one.csv").read_text().splitlines()) > 20
     assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_a_recording_touched_during_the_run_stays_in_the_output(classify, write_recording, monkeypatch, tmp_path):
+    recordings = [write_recording(name) for name in ("a.wav", "b.wav")]
+
+    def touch(job, *arguments):
+        os.utime(recordings[0], (1, 1))
+        return classify_recording(job, *arguments)
+
+    monkeypatch.setattr("lung_srad_cli.classify_command.classify_recording", touch)
+    assert classify(*recordings, "--output", tmp_path / "out.csv").exit_code == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+
+
+def test_the_output_is_not_the_zip_that_is_read(classify, write_recording, tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(write_recording("a.wav"), "a.wav")
+    content = (tmp_path / "all.zip").read_bytes()
+    outcome = classify(tmp_path / "all.zip", "--output", tmp_path / "all.zip")
+    assert outcome.exit_code == 2
+    assert "is one of the inputs" in outcome.errors[0]
+    assert (tmp_path / "all.zip").read_bytes() == content
+
+
+def test_a_plot_that_is_missing_is_drawn_when_the_run_goes_on(classify, write_recording, monkeypatch, tmp_path):
+    recordings = [write_recording(name) for name in ("a.wav", "b.wav")]
+
+    def interrupt(job, *arguments):
+        if job.recording.name == "b.wav":
+            raise KeyboardInterrupt
+        return classify_recording(job, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lung_srad_cli.classify_command.classify_recording", interrupt)
+        assert classify(*recordings, "--output", tmp_path / "out.csv").exit_code == 130
+    outcome = classify(*recordings, "--output", tmp_path / "out.csv", "--plot", tmp_path / "plots")
+    assert outcome.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["a.png", "b.png"]
+
+
+def test_names_control_no_terminal_no_spreadsheet_and_no_line(classify, write_recording, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = ["=cmd|' x.wav", "esc\x1b[31m.wav", "line\rfeed\n.wav", "ok.wav"]
+    for name in names:
+        write_recording(name)
+    shown = ["./=cmd|' x.wav", "esc\\x1b[31m.wav", "line\\rfeed\\n.wav", "ok.wav"]
+    outcome = classify(*names, "--format", "csv")
+    assert [row["file"] for row in outcome.rows] == shown
+    assert [result["file"] for result in json.loads(classify(*names, "--format", "json").output)] == shown
+    assert "\x1b" not in classify(*names).output
+    errors = classify("missing\x1b[31m.wav").errors
+    assert errors[0].startswith("lung-srad: error: missing\\x1b[31m.wav: no such file")
+
+
+def test_a_pipe_gets_results_and_nothing_is_kept_beside_it(classify, write_recording, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    received = []
+    reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    assert classify(write_recording("a.wav"), "--output", tmp_path / "pipe", "--format", "csv").exit_code == 0
+    reader.join()
+    assert received[0].startswith(HEADER)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "pipe"]
+
+
+def test_an_empty_checkpoint_is_not_the_embedded_one(run, write_recording):
+    outcome = run("classify", write_recording("a.wav"), "--checkpoint", "")
+    assert outcome.exit_code == 2
+    assert "the path is empty" in outcome.errors[0]

@@ -74,3 +74,35 @@ def test_files_of_other_outputs_are_left_alone(output):
     with Journal(output, SETTINGS) as journal:
         journal.remove()
     assert len(list(output.parent.iterdir())) == 2
+
+
+def test_damaged_lines_are_left_out_and_the_others_kept(output):
+    with Journal(output, SETTINGS) as journal:
+        for key in "abcd":
+            journal.add(key, key * 3)
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    lines[2:4] = [b"\0\1 no JSON\n", b'{"key": "c"}\n', b'{"key": [1], "result": 2}\n', b"[" * 5000 + b"\n"]
+    journal.path.write_bytes(b"".join(lines))
+    with Journal(output, SETTINGS) as journal:
+        assert list(journal.results("abcd")) == ["aaa", "ddd"]
+
+
+@pytest.mark.parametrize("content", [b"my notes\n", b"my notes", b'{"key": "a", "result": 1}\n'])
+def test_a_file_that_is_no_journal_is_refused_and_kept(output, content):
+    path = output.with_name(f"{output.name}.partial")
+    path.write_bytes(content)
+    with pytest.raises(OutputError, match="is no journal of lung-srad; move it"):
+        Journal(output, SETTINGS)
+    assert path.read_bytes() == content
+    assert list(output.parent.iterdir()) == [path]
+
+
+def test_a_second_run_on_the_same_output_is_refused(output):
+    with Journal(output, SETTINGS) as journal:
+        journal.add("a", 1)
+        with pytest.raises(OutputError, match="another run is writing there; wait"):
+            Journal(output, SETTINGS)
+        journal.add("b", 2)
+        assert list(journal.results("ab")) == [1, 2]
+        journal.remove()
+    assert list(output.parent.iterdir()) == []

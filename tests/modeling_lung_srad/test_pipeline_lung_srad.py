@@ -12,7 +12,7 @@ from transformers import pipeline
 from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.audio import AudioError, resample
 from modeling_lung_srad.checkpoint_loading import CheckpointError
-from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES, LabelError
 from modeling_lung_srad.familiarity import fit_familiarity, log_mel_statistics
 from modeling_lung_srad.pipeline_lung_srad import TASK, SettingError
 from modeling_lung_srad.timeline import WindowError, summarize
@@ -153,6 +153,29 @@ def test_columns_follow_the_class_names_whatever_the_order_of_the_labels(model, 
     np.testing.assert_allclose([found["probabilities"][name] for name in names], straight, atol=1e-6)
 
 
+def test_labels_in_any_order_of_the_configuration_keep_their_columns(model, feature_extractor, lung_sounds):
+    reordered = LungSradForAudioClassification(
+        tiny_config(id2label={3: "both", 1: "crackle", 2: "wheeze", 0: "normal"})
+    ).eval()
+    reordered.load_state_dict(model.state_dict())
+    found = LungSoundPipeline(model=reordered, feature_extractor=feature_extractor)(noise(2))
+    assert rows(found) == rows(lung_sounds(noise(2)))
+
+
+def test_numbers_of_numpy_and_cycles_of_a_generator_are_taken(lung_sounds):
+    result = lung_sounds(noise(6), window=np.float32(4), hop=np.int64(2), num_workers=2)
+    assert json.loads(json.dumps(result)) == result
+    several = lung_sounds([noise(6), noise(6, seed=1)], cycles=((start, start + 1) for start in range(3)))
+    assert [len(result["timeline"]) for result in several] == [3, 3]
+
+
+def test_a_model_that_gives_no_numbers_is_named(model, feature_extractor):
+    broken = LungSradForAudioClassification(tiny_config()).eval()
+    torch.nn.init.constant_(broken.head.bias, float("nan"))
+    with pytest.raises(SettingError, match="NaN or infinite logits; "):
+        LungSoundPipeline(model=broken, feature_extractor=feature_extractor)(noise(2))
+
+
 def test_quality_flags_touch_the_windows_that_they_are_about(lung_sounds):
     waveform = noise(20)
     waveform[: 9 * RATE] = 0
@@ -195,8 +218,12 @@ def test_sounds_unlike_those_of_training_are_flagged(model, feature_extractor, t
         ({"window": 2, "hop": 3}, WindowError, "a hop of 3 s is not possible; give"),
         ({"cycles": [(1, 9)]}, WindowError, "does not lie in the recording"),
         ({"min_confidence": 1.5}, SettingError, "min_confidence: 1.5 is no probability; give 0 to 1"),
-        ({"batch_size": 0}, SettingError, "batch_size: 0 is too small; give 1 or more"),
+        ({"batch_size": 0}, SettingError, "batch_size: 0 is no number of windows; give 1 or more"),
         ({"windows": 2}, SettingError, "windows: is no setting of this pipeline; known are window, hop"),
+        ({"window": "8"}, SettingError, "window: '8' is no number; give one"),
+        ({"min_confidence": "a"}, SettingError, "min_confidence: 'a' is no number"),
+        ({"batch_size": 2.5}, SettingError, "batch_size: 2.5 is no number of windows; give 1 or more"),
+        ({"cycles": 5}, SettingError, "cycles: 5 is no list of cycles; give"),
     ],
 )
 def test_settings_out_of_range_are_named_with_the_remedy(lung_sounds, settings, error, said):
@@ -213,7 +240,7 @@ def test_bad_recordings_are_named(lung_sounds, tmp_path):
 
 def test_a_model_for_other_classes_is_refused(feature_extractor):
     model = LungSradForAudioClassification(tiny_config(num_labels=2))
-    with pytest.raises(SettingError, match="model: has the labels"):
+    with pytest.raises(LabelError, match="model: has 2 labels"):
         LungSoundPipeline(model=model, feature_extractor=feature_extractor)
 
 

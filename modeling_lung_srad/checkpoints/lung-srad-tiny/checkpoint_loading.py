@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_lung_srad import CLASS_NAMES
+from .configuration_lung_srad import LabelError, class_columns
 from .feature_extraction_lung_srad import LungSradFeatureExtractor
 from .modeling_lung_srad import LungSradForAudioClassification
 
@@ -83,7 +83,10 @@ def load_from_folder(
     except LOADING_ERRORS as error:
         problem = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{checkpoint}: cannot be loaded ({problem}); save or download it again") from error
-    _check_labels(list((model.config.id2label or {}).values()), checkpoint)
+    try:
+        class_columns(model.config.id2label or {}, str(checkpoint))
+    except LabelError as error:
+        raise CheckpointError(str(error)) from None
     for what in ("missing", "unexpected", "mismatched"):
         keys = sorted(key if isinstance(key, str) else str(key[0]) for key in report[f"{what}_keys"])
         if keys:
@@ -124,8 +127,14 @@ def _read_weights(model_class: type[Classifier], folder: Path) -> tuple[Classifi
 
 
 def _checkpoint_folder(checkpoint: str | os.PathLike) -> Path:
-    folder = Path(checkpoint).expanduser()
-    if folder.is_dir():
+    if not os.fspath(checkpoint):
+        raise CheckpointError("the name of the checkpoint is empty; name a folder or an id of the Hub")
+    try:
+        folder = Path(checkpoint).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint}: is no path ({error}); check it") from error
+    if is_folder:
         return folder
     if folder.exists():
         raise CheckpointError(
@@ -169,16 +178,6 @@ def _check_files(folder: Path, checkpoint: str | os.PathLike) -> None:
         )
 
 
-def _check_labels(labels: list[str], checkpoint: str | os.PathLike) -> None:
-    if sorted(map(str, labels)) == sorted(CLASS_NAMES):
-        return
-    shown = ", ".join(map(str, labels[:4])) + (", ..." if len(labels) > 4 else "")
-    raise CheckpointError(
-        f"{checkpoint}: has {len(labels)} labels ({shown}) where classification needs the four "
-        f"{', '.join(CLASS_NAMES)}; fine-tune it by `lung-srad train`"
-    )
-
-
 def _read_config(folder: Path, checkpoint: str | os.PathLike) -> dict:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -186,7 +185,7 @@ def _read_config(folder: Path, checkpoint: str | os.PathLike) -> dict:
         raise CheckpointError(
             f"{checkpoint}: has no config.json; name a folder that save_pretrained or `lung-srad convert` wrote"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{checkpoint}: config.json cannot be read ({error}); save or download it again"
         ) from error

@@ -4,14 +4,16 @@ The pipeline is saved with checkpoints, so that `transformers.pipeline(model=...
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 from transformers import Pipeline
 
-from .configuration_lung_srad import CLASS_NAMES
+from .configuration_lung_srad import CLASS_NAMES, class_columns
 from .familiarity import load_familiarity
 from .quality import QualityFlag, assess_recording
 from .recording import Recording, cut_cycle, fade_recording, load_recording
@@ -24,6 +26,7 @@ DEFAULT_MIN_CONFIDENCE = 0.5
 DEFAULT_BATCH_SIZE = 16
 # Of a window that is silent up to this share, there is nothing to answer about.
 SILENT_SHARE = 0.9
+NUMBERS = ("window", "hop", "min_confidence")
 
 
 class SettingError(ValueError):
@@ -75,11 +78,8 @@ class LungSoundPipeline(Pipeline):
         kwargs.setdefault("task", TASK)
         super().__init__(*args, **kwargs)
         self.model.eval()
-        labels = list((self.model.config.id2label or {}).values())
-        if sorted(map(str, labels)) != sorted(CLASS_NAMES):
-            raise SettingError(f"model: has the labels {labels}, not {', '.join(CLASS_NAMES)}; fine-tune it for these")
-        self._columns = [labels.index(name) for name in CLASS_NAMES]
-        self._familiarity = load_familiarity(self.model.config.name_or_path)
+        self._columns = class_columns(self.model.config.id2label or {}, "model")
+        self.familiarity = load_familiarity(self.model.config.name_or_path)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | os.PathLike | None = None, **kwargs: Any) -> "LungSoundPipeline":
@@ -119,10 +119,13 @@ class LungSoundPipeline(Pipeline):
             WindowError: a window, hop or cycle that does not fit.
             SettingError: another setting that is out of range.
         """
-        if isinstance(inputs, str | os.PathLike | Mapping | bytes | bytearray | np.ndarray | torch.Tensor | Recording):
+        if kwargs.get("cycles") is not None:
+            kwargs["cycles"] = _listed(kwargs["cycles"])
+        is_sequence = isinstance(inputs, list | tuple | Dataset)
+        if not is_sequence and not isinstance(inputs, Iterator):
             return self._classify(inputs, **kwargs)
         results = (self._classify(recording, **kwargs) for recording in inputs)
-        return list(results) if isinstance(inputs, Sequence) else results
+        return list(results) if is_sequence else results
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """
@@ -133,18 +136,19 @@ class LungSoundPipeline(Pipeline):
             kwargs: as of `transformers.Pipeline.save_pretrained`.
         """
         super().save_pretrained(save_directory, **kwargs)
-        if self._familiarity is not None:
-            self._familiarity.save(save_directory)
+        if self.familiarity is not None:
+            self.familiarity.save(save_directory)
 
     def _classify(self, recording: Any, **kwargs: Any) -> RecordingResult:
-        batch_size = kwargs.pop("batch_size", None)
-        if batch_size is not None:
-            kwargs["windows_at_once"] = batch_size
+        batch_size = kwargs.pop("batch_size", self._batch_size)
+        # Stock pipelines take it; recordings are read one at a time here, and their windows make the batches.
+        kwargs.pop("num_workers", None)
         preprocess, forward, postprocess = self._sanitize_parameters(**kwargs)
+        forward["windows_at_once"] = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
         return self.run_single(
             recording,
             self._preprocess_params | preprocess,
-            {"windows_at_once": self._batch_size or DEFAULT_BATCH_SIZE} | self._forward_params | forward,
+            self._forward_params | forward,
             self._postprocess_params | postprocess,
         )
 
@@ -153,14 +157,16 @@ class LungSoundPipeline(Pipeline):
             "window": "preprocess",
             "hop": "preprocess",
             "cycles": "preprocess",
-            "windows_at_once": "forward",
             "on_progress": "forward",
             "min_confidence": "postprocess",
         }
         parameters: dict[str, dict[str, Any]] = {"preprocess": {}, "forward": {}, "postprocess": {}}
         for name, value in kwargs.items():
             if name not in known:
-                raise SettingError(f"{name}: is no setting of this pipeline; known are {', '.join(known)}")
+                names = ", ".join((*known, "batch_size"))
+                raise SettingError(f"{name}: is no setting of this pipeline; known are {names}")
+            if name in NUMBERS:
+                value = _number(name, value)
             parameters[known[name]][name] = value
         return parameters["preprocess"], parameters["forward"], parameters["postprocess"]
 
@@ -190,8 +196,8 @@ class LungSoundPipeline(Pipeline):
         windows_at_once: int = DEFAULT_BATCH_SIZE,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
-        if windows_at_once < 1:
-            raise SettingError(f"batch_size: {windows_at_once} is too small; give 1 or more")
+        if not isinstance(windows_at_once, int) or windows_at_once < 1:
+            raise SettingError(f"batch_size: {windows_at_once!r} is no number of windows; give 1 or more")
         recording, spans = input_tensors["recording"], input_tensors["spans"]
         rate = recording.sampling_rate
         faded = fade_recording(recording.waveform, rate)
@@ -201,24 +207,28 @@ class LungSoundPipeline(Pipeline):
             clips = [cut_cycle(faded, rate, start, end) for start, end in batch]
             input_values = self.feature_extractor(clips, sampling_rate=rate, return_tensors="pt")["input_values"]
             logits.append(self.model(input_values.to(self.device)).logits.float().cpu())
-            if self._familiarity is not None:
-                distances.append(self._familiarity.distance(input_values))
+            if self.familiarity is not None:
+                distances.append(self.familiarity.distance(input_values))
             if on_progress is not None:
                 on_progress(first + len(batch), len(spans))
         return input_tensors | {"logits": torch.cat(logits), "distances": np.concatenate(distances)}
 
     def postprocess(  # type: ignore[override]
-        self, model_outputs: dict[str, Any], min_confidence: float = DEFAULT_MIN_CONFIDENCE
+        self, model_outputs: dict[str, Any], min_confidence: float | None = None
     ) -> RecordingResult:
         """Makes the timeline, its summary and the quality flags."""
+        if min_confidence is None:
+            min_confidence = DEFAULT_MIN_CONFIDENCE
         if not 0 <= min_confidence <= 1:
             raise SettingError(f"min_confidence: {min_confidence:g} is no probability; give 0 to 1")
         recording: Recording = model_outputs["recording"]
         temperature = self.model.config.temperature
         logits = model_outputs["logits"][:, self._columns] / (temperature or 1.0)
+        if not torch.isfinite(logits).all():
+            raise SettingError("model: gives NaN or infinite logits; load it in float32, or train it again")
         spans, quality = model_outputs["spans"], list(model_outputs["quality"])
-        if self._familiarity is not None:
-            unfamiliar = self._familiarity.flag(model_outputs["distances"], spans)
+        if self.familiarity is not None:
+            unfamiliar = self.familiarity.flag(model_outputs["distances"], spans)
             quality += [] if unfamiliar is None else [unfamiliar]
         timeline = [
             _segment(span, row, quality, min_confidence)
@@ -242,6 +252,20 @@ class LungSoundPipeline(Pipeline):
             ],
             "timeline": timeline,
         }
+
+
+def _listed(cycles: Any) -> list[Any]:
+    if not isinstance(cycles, Iterable) or isinstance(cycles, str):
+        raise SettingError(f"cycles: {cycles!r} is no list of cycles; give (start, end) of each, in s")
+    return list(cycles)
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise SettingError(f"{name}: {value!r} is no number; give one, or leave it out")
+    return float(value)
 
 
 def _segment(
