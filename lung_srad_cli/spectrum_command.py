@@ -17,6 +17,7 @@ from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.plots import save_figure
 from modeling_lung_srad.recording import cut_cycle, fade_recording, load_recording
 from modeling_lung_srad.recording_files import ArchivedRecording, find_recordings
+from modeling_lung_srad.result_formats import printable
 from modeling_lung_srad.spectral import SpectralError
 from modeling_lung_srad.spectral_figures import (
     AttentionMap,
@@ -281,7 +282,7 @@ def draw_attention(
             weights = found.matrix[0, row * columns + column].reshape(rows, columns).numpy()
             maps.append(AttentionMap(subject.name, found.layer, row, column, weights))
     start, end = position.window
-    title = f"{Path(recording.file).name}, {start:.1f} s to {end:.1f} s: what {position.seconds:.2f} s,"
+    title = f"{printable(Path(recording.file).name)}, {start:.1f} s to {end:.1f} s: what {position.seconds:.2f} s,"
     figure = plot_attention_maps(
         maps,
         inputs[0][0].numpy(),

@@ -6,6 +6,9 @@ The module is saved with checkpoints, where arrays are classified without soundf
 import io
 import math
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,12 +21,16 @@ except ImportError:
 
 SAMPLING_RATE = 16000
 MIN_SOURCE_RATE = 2000
+# Twice the rate of the fastest sound cards. Only a broken header says more, and from 100 MHz resampling takes minutes.
+MAX_SOURCE_RATE = 768000
 MIN_SECONDS = 0.025
 MAX_CHANNELS = 2
 # A float file may have any scale, but no recording is louder than full scale of 32 bit.
 LARGEST_SAMPLE = 2.0**31
 # Length that writers put into a RIFF header when they stream and cannot know it.
 UNKNOWN_RIFF_LENGTHS = (0, 0xFFFFFFFF)
+# Writers put a handful of chunks before the audio. A damaged file can have millions of empty ones.
+MAX_CHUNKS = 10000
 MP3_LENGTH_TOLERANCE_SECONDS = 0.1
 # A file is read in blocks of this many frames: memory grows with what is in it, not with what its header says.
 BLOCK_FRAMES = 2**20
@@ -36,6 +43,20 @@ class AudioError(ValueError):
 
     def __init__(self, name: str | os.PathLike, problem: str, remedy: str):
         super().__init__(f"{name}: {problem}; {remedy}")
+
+
+@contextmanager
+def memory_checked(name: str | os.PathLike) -> Iterator[None]:
+    """
+    Runs what takes memory for one recording, so that too long a recording does not stop the others.
+
+    Raises:
+        AudioError: in place of a `MemoryError`.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise AudioError(name, "does not fit into memory", "cut it into shorter files") from error
 
 
 def read_audio(path: str | os.PathLike, sampling_rate: int = SAMPLING_RATE, allow_silence: bool = False) -> np.ndarray:
@@ -53,9 +74,11 @@ def read_audio(path: str | os.PathLike, sampling_rate: int = SAMPLING_RATE, allo
 
     Raises:
         AudioError: for a file that is missing, empty, truncated, not audio, silent, shorter than 25 ms, under
-            2 kHz, with more than two channels or with NaN or infinite samples.
+            2 kHz or above 768 kHz, with more than two channels, with NaN or infinite samples or too long for the
+            memory.
     """
-    return resample(*read_source(path, allow_silence), sampling_rate)
+    with memory_checked(path):
+        return resample(*read_source(path, allow_silence), sampling_rate)
 
 
 def read_source(path: str | os.PathLike, allow_silence: bool = False) -> tuple[np.ndarray, int]:
@@ -69,7 +92,7 @@ def read_source(path: str | os.PathLike, allow_silence: bool = False) -> tuple[n
         AudioError: as [`read_audio`].
     """
     path = _existing_file(path)
-    with path.open("rb") as file:
+    with path.open("rb") as file, memory_checked(path):
         _check_complete(file, path)
         file.seek(0)
         # An open file and not its name, since soundfile takes only names that are text.
@@ -94,7 +117,8 @@ def decode_audio(
     Raises:
         AudioError: as [`read_audio`].
     """
-    return resample(*decode_source(data, name, allow_silence), sampling_rate)
+    with memory_checked(name):
+        return resample(*decode_source(data, name, allow_silence), sampling_rate)
 
 
 def decode_source(data: bytes, name: str = "audio bytes", allow_silence: bool = False) -> tuple[np.ndarray, int]:
@@ -109,8 +133,9 @@ def decode_source(data: bytes, name: str = "audio bytes", allow_silence: bool = 
     """
     if not data:
         raise AudioError(name, "is empty (0 bytes)", "record or export it again")
-    _check_complete(io.BytesIO(data), name)
-    return _decode(io.BytesIO(data), name, allow_silence)
+    with memory_checked(name):
+        _check_complete(io.BytesIO(data), name)
+        return _decode(io.BytesIO(data), name, allow_silence)
 
 
 def check_waveform(waveform: np.ndarray, sampling_rate: int, name: str | os.PathLike, allow_silence: bool) -> None:
@@ -118,12 +143,19 @@ def check_waveform(waveform: np.ndarray, sampling_rate: int, name: str | os.Path
     Checks a mono waveform of shape `(samples,)`, wherever it comes from.
 
     Raises:
-        AudioError: where its rate is under 2 kHz, or it is shorter than 25 ms, not finite, too large or silent.
+        AudioError: where its rate is under 2 kHz or above 768 kHz, or it is shorter than 25 ms, not finite, too
+            large or silent.
     """
+    if sampling_rate > MAX_SOURCE_RATE:
+        raise AudioError(
+            name,
+            f"has a sampling rate above {MAX_SOURCE_RATE} Hz",
+            "correct the rate that it states, or export it at 44100 Hz",
+        )
     if sampling_rate < MIN_SOURCE_RATE:
         raise AudioError(
             name,
-            f"has a sampling rate of {sampling_rate:g} Hz",
+            f"has a sampling rate of {sampling_rate} Hz",
             f"lung sounds need at least {MIN_SOURCE_RATE} Hz, record or export it at a higher rate",
         )
     if len(waveform) < MIN_SECONDS * sampling_rate:
@@ -214,18 +246,22 @@ def resample(waveform: np.ndarray, source_rate: int, sampling_rate: int) -> np.n
 def _existing_file(path: str | os.PathLike) -> Path:
     path = Path(path)
     try:
-        if path.is_dir():
-            raise AudioError(path, "is a folder", "name an audio file")
-        if path.exists() and not path.is_file():
-            raise AudioError(path, "is no regular file", "save the audio to one first")
-        size = path.stat().st_size
-        with path.open("rb"):
-            pass
+        status = path.stat()
+        # To open a named pipe would wait for its writer.
+        if stat.S_ISREG(status.st_mode):
+            with path.open("rb"):
+                pass
     except FileNotFoundError:
         raise AudioError(path, "no such file", "check the path") from None
     except OSError as error:
         raise AudioError(path, f"cannot be opened ({error.strerror})", "check the path and its permissions") from error
-    if size == 0:
+    except ValueError as error:
+        raise AudioError(path, f"is no name of a file ({error})", "check the path") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise AudioError(path, "is a folder", "name an audio file")
+    if not stat.S_ISREG(status.st_mode):
+        raise AudioError(path, "is no regular file", "save the audio to one first")
+    if status.st_size == 0:
         raise AudioError(path, "is empty (0 bytes)", "record or export it again")
     return path
 
@@ -247,7 +283,9 @@ def _check_complete(file: BinaryIO, name: str | os.PathLike) -> None:
 
 def _check_complete_wav(file: BinaryIO, size: int, name: str | os.PathLike) -> None:
     offset, bytes_per_second, long_length = 12, 0, 0
-    while offset + 8 <= size:
+    for _ in range(MAX_CHUNKS):
+        if offset + 8 > size:
+            return
         file.seek(offset)
         chunk, length = file.read(4), int.from_bytes(file.read(4), "little")
         if chunk == b"fmt ":
@@ -267,6 +305,7 @@ def _check_complete_wav(file: BinaryIO, size: int, name: str | os.PathLike) -> N
                 )
             return
         offset += 8 + length + length % 2
+    raise AudioError(name, f"has {MAX_CHUNKS} chunks and no audio among them", "copy or export the file again")
 
 
 def _open(file: BinaryIO, name: str | os.PathLike) -> "soundfile.SoundFile":

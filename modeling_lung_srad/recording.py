@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .audio import SAMPLING_RATE, AudioError, check_waveform, decode_source, read_source, resample
+from .audio import SAMPLING_RATE, AudioError, check_waveform, decode_source, memory_checked, read_source, resample
 
 FADE_SECONDS = 1 / 16
 ADDRESS_PREFIXES = ("http://", "https://")
@@ -51,7 +51,7 @@ def load_recording(source: Any, sampling_rate: int = SAMPLING_RATE, allow_silenc
         source (`str`, `os.PathLike`, `bytes`, `np.ndarray`, `torch.Tensor`, `dict` or [`Recording`]):
             An audio file; its content; a mono waveform of shape `(samples,)` at `sampling_rate`; or a mapping with
             `"raw"` or `"array"` (a waveform) and `"sampling_rate"`, or with `"bytes"` or `"path"`, as `datasets` has.
-            Integer waveforms are scaled to [-1, 1] by the range of their type.
+            Integer waveforms of 8, 16 or 32 bit are scaled to [-1, 1] by the range of their type.
         sampling_rate (`int`, *optional*, defaults to 16000): rate in Hz to resample to.
         allow_silence (`bool`, *optional*, defaults to `False`): whether nothing but zeros is accepted.
 
@@ -68,9 +68,10 @@ def load_recording(source: Any, sampling_rate: int = SAMPLING_RATE, allow_silenc
     if isinstance(source, bytes | bytearray | memoryview):
         return _resampled(*decode_source(bytes(source), allow_silence=allow_silence), sampling_rate)
     if isinstance(source, str | os.PathLike):
-        if str(source).startswith(ADDRESS_PREFIXES):
-            raise AudioError(source, "is an address, and nothing is downloaded here", "download it and name the file")
-        return _resampled(*read_source(source, allow_silence), sampling_rate, os.fspath(source))
+        path = os.fsdecode(source)
+        if path.lower().startswith(ADDRESS_PREFIXES):
+            raise AudioError(path, "is an address, and nothing is downloaded here", "download it and name the file")
+        return _resampled(*read_source(path, allow_silence), sampling_rate, path)
     return _load_array(source, sampling_rate, sampling_rate, allow_silence)
 
 
@@ -119,16 +120,20 @@ def cut_cycle(waveform: np.ndarray, sampling_rate: int, start: float, end: float
 
 
 def _load_mapping(source: Mapping[str, Any], sampling_rate: int, allow_silence: bool) -> Recording:
-    array = source.get("raw", source.get("array"))
-    file = source.get("path") or source.get("file")
-    name = os.fspath(file) if file else "audio array"
+    path = _first_given(source, "path", "file")
+    if not isinstance(path, str | os.PathLike | None):
+        raise AudioError("audio", f"has a path of type {type(path).__name__}", "give the name of a file as text")
+    file = os.fsdecode(path) if path else None
+    name = file or "audio array"
+    array, content = _first_given(source, "raw", "array"), source.get("bytes")
     if array is not None:
-        rate = source.get("sampling_rate")
-        if not isinstance(rate, int | float | np.number) or isinstance(rate, bool) or not np.isfinite(rate):
-            raise AudioError(name, f"has the sampling_rate {rate!r}", 'give its rate in Hz as "sampling_rate"')
-        return _load_array(array, int(rate), sampling_rate, allow_silence, name if file else None)
-    if source.get("bytes"):
-        return _resampled(*decode_source(source["bytes"], name, allow_silence), sampling_rate, name if file else None)
+        return _load_array(array, _whole_rate(source.get("sampling_rate"), name), sampling_rate, allow_silence, file)
+    if content is not None:
+        if not isinstance(content, bytes | bytearray | memoryview):
+            raise AudioError(
+                name, f'has "bytes" of type {type(content).__name__}', "give the content of an audio file"
+            )
+        return _resampled(*decode_source(bytes(content), file or "audio bytes", allow_silence), sampling_rate, file)
     if file:
         return load_recording(file, sampling_rate, allow_silence)
     raise AudioError(
@@ -138,21 +143,55 @@ def _load_mapping(source: Mapping[str, Any], sampling_rate: int, allow_silence: 
     )
 
 
+def _first_given(source: Mapping[str, Any], *keys: str) -> Any:
+    return next((source[key] for key in keys if source.get(key) is not None), None)
+
+
+def _whole_rate(rate: Any, name: str) -> int:
+    is_whole = isinstance(rate, int | np.integer) or (
+        isinstance(rate, float | np.floating) and float(rate).is_integer()
+    )
+    if not is_whole or isinstance(rate, bool):
+        raise AudioError(name, f"has the sampling_rate {rate!r}", 'give its whole rate in Hz as "sampling_rate"')
+    return int(rate)
+
+
 def _load_array(
     array: Any, source_rate: int, sampling_rate: int, allow_silence: bool, file: str | None = None
 ) -> Recording:
     name = file or "audio array"
-    waveform = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-    if waveform.ndim != 1:
-        raise AudioError(name, f"has the shape {waveform.shape}", "give one mono waveform of shape (samples,)")
-    if np.issubdtype(waveform.dtype, np.signedinteger):
-        waveform = waveform / -float(np.iinfo(waveform.dtype).min)
-    elif not np.issubdtype(waveform.dtype, np.floating):
-        raise AudioError(name, f"has samples of type {waveform.dtype}", "give floats in [-1, 1] or signed integers")
-    waveform = waveform.astype(np.float32)
-    check_waveform(waveform, source_rate, name, allow_silence)
+    with memory_checked(name):
+        waveform = _float_waveform(array, name)
+        check_waveform(waveform, source_rate, name, allow_silence)
     return _resampled(waveform, source_rate, sampling_rate, file)
 
 
+def _float_waveform(array: Any, name: str) -> np.ndarray:
+    try:
+        waveform = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        # Ragged lists, and tensors that numpy has no like of: bfloat16, sparse or without data.
+        problem = " ".join(str(error).split())[:100]
+        raise AudioError(
+            name, f"is not readable as an array ({problem})", "give one mono waveform of float32 or int16"
+        ) from error
+    if waveform.ndim == 0:
+        raise AudioError(name, f"is of type {type(array).__name__}", "give a file, its bytes or a mono waveform")
+    if waveform.ndim > 1:
+        raise AudioError(name, f"has the shape {waveform.shape}", "give one mono waveform of shape (samples,)")
+    if np.issubdtype(waveform.dtype, np.signedinteger):
+        # Whole numbers become 64 bit without anyone asking, and then their type does not tell their full scale.
+        if waveform.dtype.itemsize > 4:
+            raise AudioError(name, "has 64-bit integers", "give int16 or int32, or floats in [-1, 1]")
+        waveform = waveform / -float(np.iinfo(waveform.dtype).min)
+    elif not np.issubdtype(waveform.dtype, np.floating):
+        raise AudioError(name, f"has samples of type {waveform.dtype}", "give floats in [-1, 1] or signed integers")
+    # What is too large for float32 becomes infinite, which is found later.
+    with np.errstate(over="ignore"):
+        return waveform.astype(np.float32)
+
+
 def _resampled(waveform: np.ndarray, source_rate: int, sampling_rate: int, file: str | None = None) -> Recording:
-    return Recording(resample(waveform, source_rate, sampling_rate), sampling_rate, waveform, source_rate, file)
+    with memory_checked(file or "audio"):
+        resampled = resample(waveform, source_rate, sampling_rate)
+    return Recording(resampled, sampling_rate, waveform, source_rate, file)

@@ -1,16 +1,24 @@
 """Finds the recordings that a user names, and the annotation files that belong to them."""
 
+import io
 import os
+import shutil
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-# A recording inside a zip is decompressed in memory; 24 hours at 16 kHz and 16 bit are 2.8 GB.
-LARGEST_ARCHIVED_BYTES = 3 * 10**9
+from .audio import AudioError, memory_checked
+
+# A recording inside a zip is decompressed in memory; 24 hours at 4 kHz and 16 bit are 0.7 GB.
+LARGEST_ARCHIVED_BYTES = 10**9
+# With the others zipfile decompresses some kilobytes at once whatever comes of it: 2 GB out of 1.5 kB of bzip2.
+BOUNDED_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+# An mp3 file begins with ID3, or else with the eleven set bits of its first frame.
+AUDIO_SIGNATURES = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3")
 
 
 class RecordingsError(ValueError):
@@ -40,19 +48,37 @@ class ArchivedRecording:
         The content of the recording.
 
         Raises:
-            RecordingsError: where the zip or its member is damaged, encrypted or too large.
+            RecordingsError: where the zip or its member is damaged, encrypted, too large, empty, no audio or
+                compressed by anything but deflate.
+            AudioError: where it does not fit into memory.
         """
         try:
-            with zipfile.ZipFile(self.archive) as archive, archive.open(self.member) as file:
-                content = file.read(LARGEST_ARCHIVED_BYTES + 1)
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, KeyError, EOFError) as error:
-            problem = " ".join(str(error).split())[:200]
+            with memory_checked(self), zipfile.ZipFile(self.archive) as archive:
+                return self._read_member(archive)
+        except (RecordingsError, AudioError):
+            raise
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
+            problem = " ".join(str(error).split())[:200] or type(error).__name__
             raise RecordingsError(f"{self}: cannot be read ({problem}); unpack the zip and name its folder") from error
-        if len(content) > LARGEST_ARCHIVED_BYTES:
+
+    def _read_member(self, archive: zipfile.ZipFile) -> bytes:
+        member = archive.getinfo(self.member)
+        if member.compress_type not in BOUNDED_COMPRESSIONS:
+            raise RecordingsError(f"{self}: is not compressed by deflate; unpack the zip and name its folder")
+        # No more than this size is read, even where it is a lie.
+        if member.file_size > LARGEST_ARCHIVED_BYTES:
             raise RecordingsError(
                 f"{self}: is larger than {LARGEST_ARCHIVED_BYTES / 1e9:g} GB; unpack the zip and name its folder"
             )
-        return content
+        if not member.file_size:
+            raise RecordingsError(f"{self}: is empty (0 bytes); record or export it again")
+        content = io.BytesIO()
+        with archive.open(member) as file:
+            content.write(file.read(4))
+            if not _begins_like_audio(content.getvalue()):
+                raise RecordingsError(f"{self}: is not readable audio; convert it to wav, flac, ogg or mp3")
+            shutil.copyfileobj(file, content)
+        return content.getvalue()
 
     def __str__(self) -> str:
         return f"{self.archive}/{self.member}"
@@ -69,7 +95,8 @@ def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecord
     Hidden files are left out. Any other path is returned as it is, whatever its name.
 
     Raises:
-        RecordingsError: where a folder or zip holds no recording or cannot be read.
+        RecordingsError: where a folder or zip holds no recording or cannot be read, or a recording in a zip has an
+            absolute name, one with `..` or that of another.
     """
     if not str(path):
         raise RecordingsError("the path of a recording is empty; name a file or a folder")
@@ -92,12 +119,29 @@ def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecord
 def _find_archived(path: Path) -> list[ArchivedRecording]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if _is_audio_name(PurePosixPath(name).name))
-    except (zipfile.BadZipFile, OSError) as error:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise RecordingsError(f"{path}: is no readable zip ({error}); copy or download it again") from error
+    # The names of folders end in a slash.
+    names = sorted(name for name in members if name[-1:] != "/" and _is_audio_name(PurePosixPath(name).name))
     if not names:
         raise RecordingsError(f"{path}: holds no {', '.join(AUDIO_SUFFIXES)} file; check the path")
+    for name, count in Counter(names).items():
+        if _leads_outside(name):
+            raise RecordingsError(f"{path}/{name}: leads out of the zip; pack it again with names inside one folder")
+        if count > 1:
+            raise RecordingsError(f"{path}/{name}: is in the zip {count} times; pack it again with different names")
     return [ArchivedRecording(path, name) for name in names]
+
+
+def _leads_outside(name: str) -> bool:
+    # Of Windows, since its paths are split at both kinds of slashes.
+    path = PureWindowsPath(name)
+    return bool(path.root) or ".." in path.parts
+
+
+def _begins_like_audio(content: bytes) -> bool:
+    return content.startswith(AUDIO_SIGNATURES) or (content[:1] == b"\xff" and content[1:2] >= b"\xe0")
 
 
 def _is_audio_name(name: str) -> bool:

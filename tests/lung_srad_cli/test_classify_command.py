@@ -252,19 +252,30 @@ def test_a_zip_is_read_without_being_unpacked(classify, write_recording, tmp_pat
         write_recording(name)
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for name in ("b.wav", "deep/a.flac"):
-            archive.write(tmp_path / name, f"../{name}")
+            archive.write(tmp_path / name, name)
         archive.writestr("notes.txt", "no recording")
         archive.writestr("z.wav", "no audio")
     outcome = classify(tmp_path / "all.zip", "--format", "csv")
     assert outcome.exit_code == 2
     assert [row["file"] for row in outcome.rows] == [
-        f"{tmp_path}/all.zip/../b.wav",
-        f"{tmp_path}/all.zip/../deep/a.flac",
+        f"{tmp_path}/all.zip/b.wav",
+        f"{tmp_path}/all.zip/deep/a.flac",
     ]
     expected = [classify(tmp_path / name, "--format", "csv").rows[0] for name in ("b.wav", "deep/a.flac")]
     assert [probabilities(row) for row in outcome.rows] == [probabilities(row) for row in expected]
     assert len(outcome.errors) == 1
     assert "all.zip/z.wav: is not readable audio" in outcome.errors[0]
+
+
+def test_a_zip_whose_names_lead_out_of_it_is_refused_and_the_others_are_done(classify, write_recording, tmp_path):
+    recording = write_recording("a.wav")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(recording, "../b.wav")
+    outcome = classify(tmp_path / "all.zip", recording, "--format", "csv")
+    assert outcome.exit_code == 2
+    assert [row["file"] for row in outcome.rows] == [str(recording)]
+    assert len(outcome.errors) == 1
+    assert "all.zip/../b.wav: leads out of the zip; pack it again" in outcome.errors[0]
     assert not (tmp_path.parent / "b.wav").exists()
 
 

@@ -145,6 +145,10 @@ def make_bad_file(kind, path):
         content = bytearray(path.read_bytes())
         content[22:24] = b"\0\0"
         path.write_bytes(content)
+    elif kind == "99.999989 MHz":
+        write_wav(path, np.tile(tone(), 400), 99999989)
+    elif kind == "empty chunks":
+        path.write_bytes(b"RIFF\xff\xff\xff\x7fWAVE" + bytes(8 * 10**5))
     elif kind == "1 kHz":
         write_wav(path, tone(1000, frequency=100), 1000)
     elif kind == "zeros":
@@ -169,6 +173,8 @@ def make_bad_file(kind, path):
         ("8 channels", "has 8 channels; export one channel"),
         ("0 channels", "is not readable audio"),
         ("1 kHz", "has a sampling rate of 1000 Hz; .*at least 2000 Hz"),
+        ("99.999989 MHz", "has a sampling rate above 768000 Hz; correct the rate"),
+        ("empty chunks", "has 10000 chunks and no audio among them; copy or export"),
         ("zeros", "is silent"),
         ("nan", "has NaN or infinite samples"),
         ("infinite", "has NaN or infinite samples"),
@@ -199,6 +205,24 @@ def test_wav_whose_writer_did_not_know_the_length_is_read(tmp_path):
     content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
     (tmp_path / "a.wav").write_bytes(content)
     assert len(read_audio(tmp_path / "a.wav")) == 8000
+
+
+@pytest.mark.parametrize("name", ["a\0b.wav", "\ud800.wav"])
+def test_a_name_that_no_file_can_have_is_an_error(name):
+    with pytest.raises(AudioError, match=r"is no name of a file .*; check the path"):
+        read_audio(name)
+
+
+@pytest.mark.parametrize("step", ["_decode", "resample"])
+@pytest.mark.parametrize("read", [read_audio, lambda path: decode_audio(path.read_bytes(), str(path))])
+def test_a_recording_that_does_not_fit_into_memory_is_an_error(monkeypatch, tmp_path, step, read):
+    def exhaust_memory(*arguments):
+        raise MemoryError
+
+    write_wav(tmp_path / "a.wav", tone())
+    monkeypatch.setattr(f"modeling_lung_srad.audio.{step}", exhaust_memory)
+    with pytest.raises(AudioError, match=r"a\.wav: does not fit into memory; cut it into shorter files"):
+        read(tmp_path / "a.wav")
 
 
 def test_silence_is_read_where_it_is_allowed(tmp_path):

@@ -65,8 +65,9 @@ def test_a_bare_waveform_has_the_rate_of_the_model(make):
     assert recording.source_rate == 16000
 
 
-def test_integers_are_scaled_by_their_range():
-    recording = load_recording({"raw": np.full(1000, -16384, dtype=np.int16), "sampling_rate": 16000})
+@pytest.mark.parametrize(("bits", "value"), [(8, -64), (16, -16384), (32, -(2**30))])
+def test_integers_are_scaled_by_their_range(bits, value):
+    recording = load_recording({"raw": np.full(1000, value, dtype=f"int{bits}"), "sampling_rate": 16000.0})
     assert set(recording.waveform.tolist()) == {-0.5}
 
 
@@ -79,7 +80,12 @@ def test_a_recording_is_returned_as_it_is():
     ("source", "said"),
     [
         ("https://example.org/a.wav", "is an address"),
+        ("HTTP://example.org/a.wav", "HTTP://example.org/a.wav: is an address"),
         ("missing.wav", "no such file"),
+        ("a\0b.wav", "is no name of a file"),
+        (None, "is of type NoneType"),
+        (5, "is of type int"),
+        (np.float32(1), "is of type float32"),
         (Path("."), "is a folder"),
         (b"", "is empty"),
         (b"RIFF", "not readable audio"),
@@ -90,6 +96,21 @@ def test_a_recording_is_returned_as_it_is():
         (np.ones(100), "lasts 6.2 ms"),
         (np.ones(16000, dtype=np.uint8), "samples of type uint8"),
         (np.array(["a"] * 1000), "samples of type"),
+        (np.full(1000, 16384), "has 64-bit integers"),
+        ([16384] * 1000, "has 64-bit integers"),
+        (np.full(1000, 1e300), "NaN or infinite"),
+        (torch.ones(1000, dtype=torch.bfloat16), "not readable as an array .*BFloat16"),
+        (torch.ones(1000).to_sparse(), "not readable as an array"),
+        (torch.ones(1000, device="meta"), "not readable as an array"),
+        ({"raw": [[0.1, 0.2], [0.3]], "sampling_rate": 16000}, "not readable as an array"),
+        ({"bytes": "text"}, '"bytes" of type str'),
+        ({"path": 5}, "has a path of type int"),
+        ({"raw": waveform_of(), "sampling_rate": 16000.9}, r"sampling_rate 16000\.9"),
+        ({"raw": waveform_of(), "sampling_rate": np.float32(np.inf)}, "sampling_rate .*inf"),
+        ({"raw": waveform_of(), "sampling_rate": float("nan")}, "sampling_rate nan"),
+        ({"raw": waveform_of(), "sampling_rate": True}, "sampling_rate True"),
+        ({"raw": waveform_of(), "sampling_rate": 10**30}, "sampling rate above 768000 Hz"),
+        ({"raw": waveform_of(), "sampling_rate": 10**400}, "sampling rate above 768000 Hz"),
         ({"raw": waveform_of(), "sampling_rate": 1000}, "sampling rate of 1000 Hz"),
         ({"raw": waveform_of()}, "sampling_rate None"),
         ({"raw": waveform_of(), "sampling_rate": "16k"}, "sampling_rate '16k'"),
@@ -100,6 +121,20 @@ def test_a_recording_is_returned_as_it_is():
 def test_what_cannot_be_used_is_named_with_the_remedy(source, said):
     with pytest.raises(AudioError, match=f"{said}.*; "):
         load_recording(source)
+
+
+def test_empty_bytes_are_no_reason_to_read_the_path(wav_file):
+    with pytest.raises(AudioError, match=r"a\.wav: is empty \(0 bytes\)"):
+        load_recording({"bytes": b"", "path": str(wav_file)})
+
+
+def test_a_recording_that_does_not_fit_into_memory_is_named(monkeypatch):
+    def exhaust_memory(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("modeling_lung_srad.recording.resample", exhaust_memory)
+    with pytest.raises(AudioError, match=r"^b\.wav: does not fit into memory; cut it into shorter files$"):
+        load_recording({"raw": waveform_of(), "sampling_rate": 4000, "path": "b.wav"})
 
 
 def test_silence_can_be_allowed():
