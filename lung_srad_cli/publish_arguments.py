@@ -28,6 +28,7 @@ Recordings of people are uploaded only with --with-audio and --i-may-redistribut
 
 REPOSITORY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 MAX_ID_LENGTH = 96
+LICENSE_ID = re.compile(r"[a-z0-9.-]+")
 
 
 def repository_id(text: str) -> str:
@@ -36,6 +37,15 @@ def repository_id(text: str) -> str:
     if not REPOSITORY_ID.fullmatch(text) or forbidden or len(text) > MAX_ID_LENGTH:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not the id of a repository; write USER/NAME with letters, digits, '-', '_' and '.'"
+        )
+    return text
+
+
+def license_id(text: str) -> str:
+    """A `type` for arguments: what may be the identifier of a licence on the Hub."""
+    if not LICENSE_ID.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the identifier of a licence; write it as on the Hub, such as apache-2.0 or cc-by-4.0"
         )
     return text
 
@@ -100,7 +110,7 @@ def _add_repository(parser: Parser) -> None:
 
 def _add_license(parser: Parser, default: str) -> None:
     parser.add_argument(
-        "--license", type=path, metavar="ID", help=f"licence, by its identifier on the Hub (default: {default})"
+        "--license", type=license_id, metavar="ID", help=f"licence, by its identifier on the Hub (default: {default})"
     )
 
 

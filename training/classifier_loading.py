@@ -26,7 +26,7 @@ def load_classifier(checkpoint: str | os.PathLike) -> tuple[PreTrainedModel, Lun
     Raises:
         CheckpointError: where it is missing, incomplete, of another kind or for other classes.
     """
-    folder = Path(checkpoint).expanduser()
+    folder = Path(os.path.expanduser(checkpoint))
     if _read_json(folder / "config.json").get("model_type") == AST_MODEL_TYPE:
         return _load_ast(folder)
     return load_checkpoint(checkpoint)

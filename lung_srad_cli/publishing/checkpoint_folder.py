@@ -1,19 +1,26 @@
 """The folder of a checkpoint, read and checked before anything of it is published."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lung_srad_cli.publishing.repository_files import PublishError
+import torch
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from lung_srad_cli.publishing.repository_files import PublishError, read_card
 from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
+from modeling_lung_srad.familiarity import load_familiarity
 
 CONFIG, EXTRACTOR_CONFIG = "config.json", "preprocessor_config.json"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 TRAINING_SUMMARY, CARD = "training_summary.json", "README.md"
 # What a path on someone's machine looks like: /home/..., ~/..., C:\...
 LOCAL_PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/])")
+# How settings name a class: its module in the folder, and its name there.
+CLASS_REFERENCE = re.compile(r"([A-Za-z_]\w*)\.[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class CheckpointFolder:
 
     Args:
         path (`Path`): the folder.
-        settings (`dict`): of `config.json`.
+        settings (`dict`): of `config.json`, with the defaults that it leaves out.
         extractor_settings (`dict`): of `preprocessor_config.json`.
         num_parameters (`int`): of the model.
         weights (`tuple[str, ...]`): names of the safetensors files, and of their index if there are several.
@@ -46,7 +53,7 @@ class CheckpointFolder:
 
 def read_checkpoint_folder(checkpoint: str) -> CheckpointFolder:
     """
-    Reads a folder that `save_pretrained` wrote, and loads the model once to see that it is whole.
+    Reads a folder that `save_pretrained` wrote, and loads all of it once to see that it is whole.
 
     Args:
         checkpoint (`str`): the folder.
@@ -56,55 +63,85 @@ def read_checkpoint_folder(checkpoint: str) -> CheckpointFolder:
 
     Raises:
         CheckpointError: a checkpoint that is incomplete, damaged, without its code or has pickles only.
+        FamiliarityError: statistics of the training cycles that are damaged or of another number of mel bins.
         PublishError: a card or a training summary that cannot be read.
     """
-    path = Path(checkpoint).expanduser()
+    path = Path(os.path.expanduser(checkpoint))
     # An absolute path is never taken for an id on the Hub, which would need the network.
     model, _ = load_checkpoint(path.absolute())
+    familiarity = load_familiarity(path.absolute())
+    if familiarity is not None:
+        familiarity.distance(torch.zeros(1, 2, model.config.num_mel_bins))
     settings, extractor_settings = (
         json.loads((path / name).read_text(encoding="utf-8")) for name in (CONFIG, EXTRACTOR_CONFIG)
     )
     code = tuple(sorted(file.name for file in path.glob("*.py") if file.is_file()))
-    _check_code(settings, extractor_settings, code, checkpoint)
+    _check_code(settings, extractor_settings, path, checkpoint)
     summary = _read_summary(path / TRAINING_SUMMARY)
     hidden_path = next((text for text in _strings(summary) if LOCAL_PATH.match(text)), None)
     return CheckpointFolder(
         path,
-        settings,
+        model.config.to_dict() | settings,
         extractor_settings,
         model.num_parameters(),
-        _weight_files(path),
+        _weight_files(path, checkpoint),
         code,
         summary if hidden_path is None else None,
         hidden_path,
-        _read_card(path / CARD),
+        read_card(path / CARD) if (path / CARD).is_file() else None,
     )
 
 
-def _check_code(
-    settings: dict[str, Any], extractor_settings: dict[str, Any], code: tuple[str, ...], checkpoint: str
-) -> None:
-    """Every class that a stranger's process would import must have its file."""
-    classes, extractor_classes = (given.get("auto_map") or {} for given in (settings, extractor_settings))
+def _check_code(settings: dict[str, Any], extractor_settings: dict[str, Any], path: Path, checkpoint: str) -> None:
+    """Every class that a stranger's process would import must have its file, and all files that this one imports."""
+    classes = _mapping(settings, "auto_map", f"{checkpoint}: {CONFIG}")
+    extractor_classes = _mapping(extractor_settings, "auto_map", f"{checkpoint}: {EXTRACTOR_CONFIG}")
+    tasks = _mapping(settings, "custom_pipelines", f"{checkpoint}: {CONFIG}")
     if "AutoModelForAudioClassification" not in classes or "AutoFeatureExtractor" not in extractor_classes:
         raise CheckpointError(
             f"{checkpoint}: config.json or preprocessor_config.json has no auto_map, so that it loads only where this "
             "package is installed; load and save both with this package"
         )
-    references = [str(value) for value in (*classes.values(), *extractor_classes.values())]
-    references += [str(task.get("impl")) for task in (settings.get("custom_pipelines") or {}).values()]
-    for reference in references:
-        name = f"{reference.partition('.')[0]}.py"
-        if name not in code:
-            raise CheckpointError(f"{checkpoint}: has no {name}, which config.json asks for; save the model again")
+    references = {f"{CONFIG}: auto_map: {name}": value for name, value in classes.items()}
+    references |= {f"{EXTRACTOR_CONFIG}: auto_map: {name}": value for name, value in extractor_classes.items()}
+    for name, task in tasks.items():
+        references[f"{CONFIG}: custom_pipelines: {name}"] = task.get("impl") if isinstance(task, dict) else None
+    for field, reference in references.items():
+        parts = CLASS_REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
+        if parts is None:
+            raise CheckpointError(f"{checkpoint}: {field}: names no class as module.Class; save the model again")
+        _check_module(path / f"{parts[1]}.py", checkpoint)
 
 
-def _weight_files(path: Path) -> tuple[str, ...]:
+def _mapping(settings: dict[str, Any], field: str, file: str) -> dict[str, Any]:
+    value = settings.get(field)
+    if value is not None and not isinstance(value, dict):
+        raise CheckpointError(f"{file}: {field}: is not a mapping; save the model again")
+    return value or {}
+
+
+def _check_module(file: Path, checkpoint: str) -> None:
+    try:
+        get_relative_import_files(file)
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise CheckpointError(
+            f"{checkpoint}: has no {missing}, which its settings or its code ask for; save the model again"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file}: it or a file that it imports cannot be read; save the model again") from error
+
+
+def _weight_files(path: Path, checkpoint: str) -> tuple[str, ...]:
     """The file, or the index and its files; one of the two is there when the checkpoint has loaded."""
     if (path / WEIGHTS).is_file():
         return (WEIGHTS,)
     index = json.loads((path / WEIGHTS_INDEX).read_text(encoding="utf-8"))
-    return (WEIGHTS_INDEX, *sorted(set(index["weight_map"].values())))
+    files = sorted(set(index["weight_map"].values()))
+    for name in files:
+        if Path(name).name != name:
+            raise CheckpointError(f"{checkpoint}: {WEIGHTS_INDEX}: names {name!r} outside; save the model again")
+    return (WEIGHTS_INDEX, *files)
 
 
 def _read_summary(file: Path) -> dict[str, Any] | None:
@@ -112,11 +149,26 @@ def _read_summary(file: Path) -> dict[str, Any] | None:
         return None
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PublishError(f"{file}: cannot be read ({error}); correct it, or take it out of the folder") from error
     if not isinstance(summary, dict):
         raise PublishError(f"{file}: is no training summary; take it out of the folder")
+    if not _has_counts(summary):
+        raise PublishError(
+            f"{file}: cycles: is not a mapping of parts to data sets to numbers; correct it, or take it out of the "
+            "folder"
+        )
     return summary
+
+
+def _has_counts(summary: dict[str, Any]) -> bool:
+    """Whether the numbers of training cycles, which a summary may lack, can stand in a table."""
+    parts = summary.get("cycles") or {}
+    sources = (parts.get("training") or {}) if isinstance(parts, dict) else None
+    return isinstance(sources, dict) and all(
+        name.isprintable() and isinstance(counts, dict) and all(type(number) is int for number in counts.values())
+        for name, counts in sources.items()
+    )
 
 
 def _strings(value: Any) -> list[str]:
@@ -126,12 +178,3 @@ def _strings(value: Any) -> list[str]:
     if isinstance(value, list):
         return [text for part in value for text in _strings(part)]
     return [value] if isinstance(value, str) else []
-
-
-def _read_card(file: Path) -> str | None:
-    if not file.is_file():
-        return None
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise PublishError(f"{file}: is no UTF-8 text; save it as UTF-8") from error

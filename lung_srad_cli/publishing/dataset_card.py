@@ -114,13 +114,13 @@ def audio_card(own_card: str, repo_id: str, database: Database | None, license_n
 def _with_front_matter(text: str, database: Database | None, title: str | None, license_name: str | None) -> str:
     try:
         card = DatasetCard(text if text.startswith("---") else f"---\n{{}}\n---\n\n{text}")
+        data: Any = card.data
+        data.tags = list(dict.fromkeys([*(data.get("tags") or []), *TAGS, *([] if database else ["simulated"])]))
     except (yaml.YAMLError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PublishError(f"README.md: its front matter cannot be read ({reason}); correct it") from error
-    data: Any = card.data
     data.pretty_name = data.pretty_name or title
     data.task_categories = data.task_categories or [TASK]
-    data.tags = list(dict.fromkeys([*(data.get("tags") or []), *TAGS, *([] if database else ["simulated"])]))
     if license_name or database is None:
         data.license = license_name or "apache-2.0"
     else:

@@ -1,10 +1,17 @@
 """Collects the files of a data set repository: a card that points to the source, and audio only where it may go."""
 
 import json
+import os
 from pathlib import Path
 
 from lung_srad_cli.publishing.dataset_card import DATABASES, audio_card, pointer_card
-from lung_srad_cli.publishing.repository_files import PreparedRepository, PublishError, RepositoryFile
+from lung_srad_cli.publishing.repository_files import (
+    PreparedRepository,
+    PublishError,
+    RepositoryFile,
+    read_card,
+    refuse_links_to_outside,
+)
 
 CARD = "README.md"
 # What `lung-srad prepare` writes beside `data/`; `dataset_scripts.cycle_dataset.PREPARED_INFO` without its imports.
@@ -34,9 +41,10 @@ def prepare_dataset(
         [`PreparedRepository`]
 
     Raises:
-        PublishError: audio without the statement, or a source that is neither a known database nor a prepared folder.
+        PublishError: audio without the statement, a source that is neither a known database nor a prepared folder, or
+            a link to a file elsewhere.
     """
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     database_name = source if source in DATABASES and not folder.is_dir() else _prepared_database(folder, source)
     database = DATABASES.get(database_name)
     if database is not None and with_audio and not may_redistribute:
@@ -51,7 +59,8 @@ def prepare_dataset(
     if not folder.is_dir():
         raise PublishError(f"{source}: --with-audio needs a folder of audio; make it by `lung-srad prepare {source}`")
     parquet = _parquet_files(folder, source)
-    card = audio_card((folder / CARD).read_text(encoding="utf-8"), repo_id, database, license_name)
+    refuse_links_to_outside([*parquet, folder / PREPARED_INFO, folder / CARD], folder)
+    card = audio_card(read_card(folder / CARD), repo_id, database, license_name)
     files = [RepositoryFile(file.relative_to(folder).as_posix(), file) for file in parquet]
     files.append(RepositoryFile(PREPARED_INFO, folder / PREPARED_INFO))
     files.append(RepositoryFile(CARD, card.encode("utf-8")))
@@ -67,7 +76,7 @@ def _prepared_database(folder: Path, source: str) -> str:
         raise PublishError(
             f"{source}: is neither {' nor '.join(DATABASES)} nor a folder of `lung-srad prepare`; name one of them"
         ) from None
-    if database != SIMULATED and database not in DATABASES:
+    if database not in (SIMULATED, *DATABASES):
         raise PublishError(f"{folder / PREPARED_INFO}: source {database!r} is not known; prepare the folder again")
     return database
 

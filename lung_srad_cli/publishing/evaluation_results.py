@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from dataset_scripts.simulated import DEVICE as SIMULATED_DEVICE
+from lung_srad_cli.publishing.evaluation_fields import wrong_field
 from lung_srad_cli.publishing.repository_files import PublishError
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 from training.metrics.icbhi_score.icbhi_measure import RATES
@@ -28,7 +29,6 @@ EPOCHS = {
     "last": "The last epoch was kept; nothing was chosen.",
     "test": "The epoch was chosen on the test part.",
 }
-NEEDED = {"part": str, "data_notes": list, "cycles": int, "recordings": int, "patients": int, "confusion_matrix": list}
 
 
 def read_evaluation(source: str | os.PathLike, checkpoint: Path) -> dict[str, Any]:
@@ -45,19 +45,18 @@ def read_evaluation(source: str | os.PathLike, checkpoint: Path) -> dict[str, An
     Raises:
         PublishError: where it cannot be read, is no report, or is about a checkpoint with other weights.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     file = path / REPORT_JSON if path.is_dir() else path
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        missing = [key for key, kind in NEEDED.items() if not isinstance(report.get(key), kind)]
-        missing += [rate for rate in RATES if rate not in report or rate not in report.get("intervals_95", {})]
     except FileNotFoundError:
         raise PublishError(f"{source}: has no {REPORT_JSON}; write one by `lung-srad evaluate ... --output`") from None
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PublishError(f"{file}: cannot be read ({error}); evaluate again") from error
-    if missing:
-        raise PublishError(f"{file}: is no report of `lung-srad evaluate`, it lacks {missing[0]}; evaluate again")
-    evaluated = Path(str(report.get("checkpoint"))).expanduser()
+    problem = wrong_field(report)
+    if problem is not None:
+        raise PublishError(f"{file}: {problem}; evaluate again by `lung-srad evaluate ... --output`")
+    evaluated = _named_checkpoint(report)
     if _is_other_checkpoint(evaluated, checkpoint):
         raise PublishError(
             f"{file}: is about {evaluated}, whose weights are others than those of {checkpoint}; evaluate the latter"
@@ -67,7 +66,7 @@ def read_evaluation(source: str | os.PathLike, checkpoint: Path) -> dict[str, An
 
 def is_certainly_about(report: dict[str, Any], checkpoint: Path) -> bool:
     """Whether the checkpoint that a report names is at hand and has the same weights."""
-    named = Path(str(report.get("checkpoint"))).expanduser() / WEIGHTS
+    named = _named_checkpoint(report) / WEIGHTS
     return named.is_file() and (checkpoint / WEIGHTS).is_file() and _hash(named) == _hash(checkpoint / WEIGHTS)
 
 
@@ -132,8 +131,13 @@ def is_simulated(report: dict[str, Any]) -> bool:
 
 
 def _cycles_by_device(report: dict[str, Any]) -> dict[str, int]:
-    devices = report.get("subgroups", {}).get("device", {})
+    devices = (report.get("subgroups") or {}).get("device") or {}
     return {name: figures["cycles"] for name, figures in devices.items()}
+
+
+def _named_checkpoint(report: dict[str, Any]) -> Path:
+    # Unlike `Path.expanduser`, it leaves the home of an unknown user as it is.
+    return Path(os.path.expanduser(str(report.get("checkpoint"))))
 
 
 def _is_other_checkpoint(evaluated: Path, checkpoint: Path) -> bool:

@@ -145,16 +145,16 @@ def _with_front_matter(
 ) -> str:
     try:
         card = ModelCard(text if text.startswith("---") else f"---\n{{}}\n---\n\n{text}")
+        data: Any = card.data
+        data.tags = _united(data.tags, TAGS)
+        trained_on = [DATASETS.get(name, name) for name in _training_counts(summary)]
+        data.datasets = _united(data.datasets, trained_on) or None
     except (yaml.YAMLError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PublishError(f"README.md: its front matter cannot be read ({reason}); correct it") from error
-    data: Any = card.data
     data.library_name = data.library_name or LIBRARY
     data.pipeline_tag = data.pipeline_tag or PIPELINE_TAG
     data.license = license_name or data.license or DEFAULT_LICENSE
-    data.tags = _united(data.tags, TAGS)
-    trained_on = [DATASETS.get(name, name) for name in _training_counts(summary)]
-    data.datasets = _united(data.datasets, trained_on) or None
     if report is not None:
         data.model_name = repo_id.partition("/")[2]
         data.eval_results = evaluation_results(report)
@@ -168,8 +168,7 @@ def _united(first: str | list[str] | None, second: Any) -> list[str]:
 
 
 def _training_counts(summary: dict[str, Any] | None) -> dict[str, dict[str, int]]:
-    counts = ((summary or {}).get("cycles") or {}).get("training") or {}
-    return counts if isinstance(counts, dict) else {}
+    return ((summary or {}).get("cycles") or {}).get("training") or {}
 
 
 def _training_section(summary: dict[str, Any] | None) -> str:

@@ -15,7 +15,12 @@ from lung_srad_cli.publishing.checkpoint_folder import (
 )
 from lung_srad_cli.publishing.evaluation_results import is_certainly_about, read_evaluation
 from lung_srad_cli.publishing.model_card import build_card, default_snippet
-from lung_srad_cli.publishing.repository_files import PreparedRepository, RepositoryFile, place_files
+from lung_srad_cli.publishing.repository_files import (
+    PreparedRepository,
+    RepositoryFile,
+    place_files,
+    refuse_links_to_outside,
+)
 from lung_srad_cli.publishing.snippet import run_snippet, usage_snippet
 from modeling_lung_srad.familiarity import FAMILIARITY_FILE
 
@@ -38,18 +43,20 @@ def prepare_model(
         [`PreparedRepository`]: its last check runs the usage snippet of the card.
 
     Raises:
-        CheckpointError: as `read_checkpoint_folder`.
-        PublishError: a report or card that cannot be used.
+        CheckpointError, FamiliarityError: as `read_checkpoint_folder`.
+        PublishError: a report or card that cannot be used, or a link to a file elsewhere.
     """
     folder = read_checkpoint_folder(checkpoint)
+    names = published_names(folder)
+    refuse_links_to_outside([folder.path / name for name in (*names, CARD)], folder.path)
     report = None if evaluation is None else read_evaluation(evaluation, folder.path)
     card = build_card(repo_id, folder, report, license_name)
-    names = published_names(folder)
     files = [RepositoryFile(name, folder.path / name) for name in names]
     files.append(RepositoryFile(CARD, card.encode("utf-8")))
     notes = [f"licence on the card: {ModelCard(card).data.get('license')}"]
     if report is not None and not is_certainly_about(report, folder.path):
-        notes.append(f"not checked: whether the report is about this checkpoint; it names {report.get('checkpoint')}")
+        named = report.get("checkpoint")
+        notes.append(f"not checked: whether the report is about this checkpoint; it names {named!r}")
     if folder.hidden_path is not None:
         notes.append(f"{TRAINING_SUMMARY} stays here: it holds paths of this machine such as {folder.hidden_path}")
     left_out = sorted({path.name for path in folder.path.iterdir()} - {*names, CARD})

@@ -1,5 +1,6 @@
 """The files of a repository before they are uploaded: from disk, or made here."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -47,6 +48,37 @@ class PreparedRepository:
     how_to_load: str
     try_out: Callable[[], None] = field(default=lambda: None)
     variables: dict[str, str] = field(default_factory=dict)
+
+
+def read_card(file: Path) -> str:
+    """Text of a `README.md`; raises [`PublishError`] where it is no text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PublishError(f"{file}: is no UTF-8 text; save it as UTF-8") from error
+
+
+def refuse_links_to_outside(files: Iterable[Path], folder: Path) -> None:
+    """
+    A link out of the folder could publish any file of this machine.
+
+    A snapshot in the cache of the Hub consists of links to files that the cache keeps beside it, in a folder of the
+    same model; these may be followed.
+
+    Args:
+        files (iterable of `Path`): in the folder.
+        folder (`Path`): what the user named to be published.
+
+    Raises:
+        PublishError: naming the first such link.
+    """
+    allowed = Path(os.path.realpath(folder))
+    if allowed.parent.name == "snapshots" and allowed.parents[1].name.startswith("models--"):
+        allowed = allowed.parents[1]
+    for file in files:
+        target = Path(os.path.realpath(file))
+        if not target.is_relative_to(allowed):
+            raise PublishError(f"{file}: is a link to {target}, outside {folder}; put a copy in its place")
 
 
 def place_files(files: Iterable[RepositoryFile], folder: Path) -> None:

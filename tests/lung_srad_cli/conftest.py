@@ -14,6 +14,8 @@ from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassif
 from tests.conftest import tiny_config
 
 RATE = 16000
+NAMES = ["normal", "crackle", "wheeze", "both"]
+HEADER = "file,start,end,label,normal,crackle,wheeze,both,abstained,flags"
 
 
 class Outcome(NamedTuple):
@@ -66,6 +68,11 @@ def noise(seconds, seed=0, rate=RATE):
     waveform = generator.standard_normal(round(seconds * rate))
     tone = np.sin(np.cumsum(0.2 + 0.2 * np.sin(np.arange(len(waveform)) / rate)))
     return (0.05 * waveform + 0.2 * tone).astype(np.float32)
+
+
+def probabilities(row):
+    """The four probabilities of a row of the CSV."""
+    return [float(row[name]) for name in NAMES]
 
 
 @pytest.fixture

@@ -1,24 +1,18 @@
 import json
 import os
-import subprocess
-import sys
-import threading
-import zipfile
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from lung_srad_cli.classify_command import DEFAULT_CHECKPOINT, classify_recording
+from lung_srad_cli.classify_command import DEFAULT_CHECKPOINT
 from modeling_lung_srad.audio import read_audio
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
 from modeling_lung_srad.recording import load_recording
 from tests.conftest import shared_path
-from tests.lung_srad_cli.conftest import RATE, noise
+from tests.lung_srad_cli.conftest import HEADER, NAMES, RATE, noise, probabilities
 
-NAMES = ["normal", "crackle", "wheeze", "both"]
-HEADER = "file,start,end,label,normal,crackle,wheeze,both,abstained,flags"
 ANNOTATIONS = "0.5\t1.75\t0\t0\n1.75\t2.9\t1\t1\n0.1\t0.4\t0\t1\n"
 
 
@@ -33,10 +27,6 @@ def reference_probabilities(checkpoint, waveform, start, end):
     features = feature_extractor([clip], sampling_rate=RATE, return_tensors="pt")
     with torch.no_grad():
         return torch.softmax(model(features["input_values"]).logits, dim=-1)[0].numpy()
-
-
-def probabilities(row):
-    return [float(row[name]) for name in NAMES]
 
 
 def test_annotated_cycles_get_the_probabilities_of_the_published_steps(
@@ -247,61 +237,6 @@ def test_quality_flags_and_abstention_reach_the_csv_and_the_table(classify, writ
     assert [row["abstained"] for row in rows] == ["true"] * 4
 
 
-def test_a_zip_is_read_without_being_unpacked(classify, write_recording, tmp_path):
-    for name in ("b.wav", "deep/a.flac"):
-        write_recording(name)
-    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        for name in ("b.wav", "deep/a.flac"):
-            archive.write(tmp_path / name, name)
-        archive.writestr("notes.txt", "no recording")
-        archive.writestr("z.wav", "no audio")
-    outcome = classify(tmp_path / "all.zip", "--format", "csv")
-    assert outcome.exit_code == 2
-    assert [row["file"] for row in outcome.rows] == [
-        f"{tmp_path}/all.zip/b.wav",
-        f"{tmp_path}/all.zip/deep/a.flac",
-    ]
-    expected = [classify(tmp_path / name, "--format", "csv").rows[0] for name in ("b.wav", "deep/a.flac")]
-    assert [probabilities(row) for row in outcome.rows] == [probabilities(row) for row in expected]
-    assert len(outcome.errors) == 1
-    assert "all.zip/z.wav: is not readable audio" in outcome.errors[0]
-
-
-def test_a_zip_whose_names_lead_out_of_it_is_refused_and_the_others_are_done(classify, write_recording, tmp_path):
-    recording = write_recording("a.wav")
-    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        archive.write(recording, "../b.wav")
-    outcome = classify(tmp_path / "all.zip", recording, "--format", "csv")
-    assert outcome.exit_code == 2
-    assert [row["file"] for row in outcome.rows] == [str(recording)]
-    assert len(outcome.errors) == 1
-    assert "all.zip/../b.wav: leads out of the zip; pack it again" in outcome.errors[0]
-    assert not (tmp_path.parent / "b.wav").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"), [("a.zip", b"PK no zip", "is no readable zip"), ("b.zip", None, "holds no .wav")]
-)
-def test_a_zip_that_cannot_be_used_is_named(classify, tmp_path, name, content, said):
-    if content is None:
-        with zipfile.ZipFile(tmp_path / name, "w") as archive:
-            archive.writestr("notes.txt", "")
-    else:
-        (tmp_path / name).write_bytes(content)
-    outcome = classify(tmp_path / name)
-    assert outcome.exit_code == 2
-    assert said in outcome.errors[0]
-
-
-def test_a_zip_bomb_is_refused_before_it_fills_the_memory(classify, monkeypatch, tmp_path):
-    monkeypatch.setattr("modeling_lung_srad.recording_files.LARGEST_ARCHIVED_BYTES", 10**6)
-    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.wav", b"\0" * 10**7)
-    outcome = classify(tmp_path / "bomb.zip")
-    assert outcome.exit_code == 2
-    assert "bomb.zip/a.wav: is larger than 0.001 GB" in outcome.errors[0]
-
-
 def test_parquet_is_written_and_refused_as_text(classify, write_recording, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     recording = write_recording("a.wav")
@@ -310,116 +245,6 @@ def test_parquet_is_written_and_refused_as_text(classify, write_recording, tmp_p
     outcome = classify(recording, "--format", "parquet")
     assert outcome.exit_code == 2
     assert "name its file by --output" in outcome.errors[0]
-
-
-@pytest.fixture
-def interrupted(classify, write_recording, monkeypatch, tmp_path):
-    """Three recordings, of which one is classified before the run is interrupted."""
-    recordings = [write_recording(name, noise(3, seed)) for seed, name in enumerate(("a.wav", "b.wav", "c.wav"))]
-    expected = classify(*recordings, "--format", "csv").output
-    calls = []
-
-    def interrupt(job, *arguments):
-        calls.append(job.recording.name)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return classify_recording(job, *arguments)
-
-    monkeypatch.setattr("lung_srad_cli.classify_command.classify_recording", interrupt)
-    outcome = classify(*recordings, "--output", tmp_path / "out.csv")
-    assert outcome.exit_code == 130
-    assert "out.csv.partial: keeps 1 recordings; the same command again goes on from there" in outcome.errors[0]
-    assert not (tmp_path / "out.csv").exists()
-    return recordings, calls, expected
-
-
-def test_an_interrupted_run_goes_on_where_it_was(classify, interrupted, tmp_path):
-    recordings, calls, expected = interrupted
-    outcome = classify(*recordings, "--output", tmp_path / "out.csv")
-    assert outcome.exit_code == 0
-    assert "goes on after 1 recordings" in outcome.errors[0]
-    assert calls == ["a.wav", "b.wav", "b.wav", "c.wav"]
-    assert (tmp_path / "out.csv").read_text() == expected
-    assert not (tmp_path / "out.csv.partial").exists()
-
-
-def test_a_recording_that_changed_is_classified_again(classify, interrupted, write_recording, tmp_path):
-    recordings, calls, _ = interrupted
-    write_recording("a.wav", noise(4, 7))
-    assert classify(*recordings, "--output", tmp_path / "out.csv").exit_code == 0
-    assert calls[2:] == ["a.wav", "b.wav", "c.wav"]
-    assert "a.wav,0.0,4.0" in (tmp_path / "out.csv").read_text()
-
-
-def test_results_of_other_settings_are_not_mixed_in(classify, interrupted, tmp_path):
-    recordings, _, _ = interrupted
-    outcome = classify(*recordings, "--output", tmp_path / "out.csv", "--window", 2)
-    assert outcome.exit_code == 2
-    assert "out.csv.partial: holds the results of an unfinished run with another checkpoint" in outcome.errors[0]
-    assert (tmp_path / "out.csv.partial").exists()
-
-
-@pytest.mark.slow
-def test_two_processes_write_what_one_writes(checkpoint, write_recording, tmp_path):
-    folder = tmp_path / "recordings"
-    for seed in range(5):
-        write_recording(f"recordings/{seed}.wav", noise(3 + seed, seed))
-    (folder / "bad.wav").write_text("no audio")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
-    command = ["-m", "lung_srad_cli", "classify", str(folder), "--checkpoint", str(checkpoint), "--window", "2"]
-    several = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-    runs = {"one": command, "two": [*several, *command]}
-    errors = {}
-    for name, arguments in runs.items():
-        output = ["--output", str(tmp_path / f"{name}.csv")]
-        done = subprocess.run(
-            [sys.executable, *arguments, *output], capture_output=True, text=True, env=environment, check=False
-        )
-        assert done.returncode != 0
-        errors[name] = [line for line in done.stderr.splitlines() if "lung-srad: error" in line]
-    assert len(errors["one"]) == 1
-    assert errors["two"] == errors["one"]
-    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
-    assert len((tmp_path / "one.csv").read_text().splitlines()) > 20
-    assert not list(tmp_path.glob("*.partial*"))
-
-
-def test_a_recording_touched_during_the_run_stays_in_the_output(classify, write_recording, monkeypatch, tmp_path):
-    recordings = [write_recording(name) for name in ("a.wav", "b.wav")]
-
-    def touch(job, *arguments):
-        os.utime(recordings[0], (1, 1))
-        return classify_recording(job, *arguments)
-
-    monkeypatch.setattr("lung_srad_cli.classify_command.classify_recording", touch)
-    assert classify(*recordings, "--output", tmp_path / "out.csv").exit_code == 0
-    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
-
-
-def test_the_output_is_not_the_zip_that_is_read(classify, write_recording, tmp_path):
-    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        archive.write(write_recording("a.wav"), "a.wav")
-    content = (tmp_path / "all.zip").read_bytes()
-    outcome = classify(tmp_path / "all.zip", "--output", tmp_path / "all.zip")
-    assert outcome.exit_code == 2
-    assert "is one of the inputs" in outcome.errors[0]
-    assert (tmp_path / "all.zip").read_bytes() == content
-
-
-def test_a_plot_that_is_missing_is_drawn_when_the_run_goes_on(classify, write_recording, monkeypatch, tmp_path):
-    recordings = [write_recording(name) for name in ("a.wav", "b.wav")]
-
-    def interrupt(job, *arguments):
-        if job.recording.name == "b.wav":
-            raise KeyboardInterrupt
-        return classify_recording(job, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lung_srad_cli.classify_command.classify_recording", interrupt)
-        assert classify(*recordings, "--output", tmp_path / "out.csv").exit_code == 130
-    outcome = classify(*recordings, "--output", tmp_path / "out.csv", "--plot", tmp_path / "plots")
-    assert outcome.exit_code == 0
-    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["a.png", "b.png"]
 
 
 def test_names_control_no_terminal_no_spreadsheet_and_no_line(classify, write_recording, monkeypatch, tmp_path):
@@ -434,17 +259,6 @@ def test_names_control_no_terminal_no_spreadsheet_and_no_line(classify, write_re
     assert "\x1b" not in classify(*names).output
     errors = classify("missing\x1b[31m.wav").errors
     assert errors[0].startswith("lung-srad: error: missing\\x1b[31m.wav: no such file")
-
-
-def test_a_pipe_gets_results_and_nothing_is_kept_beside_it(classify, write_recording, tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    received = []
-    reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_text()))
-    reader.start()
-    assert classify(write_recording("a.wav"), "--output", tmp_path / "pipe", "--format", "csv").exit_code == 0
-    reader.join()
-    assert received[0].startswith(HEADER)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "pipe"]
 
 
 def test_an_empty_checkpoint_is_not_the_embedded_one(run, write_recording):

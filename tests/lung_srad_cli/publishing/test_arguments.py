@@ -31,6 +31,14 @@ def test_what_the_hub_takes_is_taken(run, name):
     assert run("publish", "dataset", "icbhi", name, "--dry-run").exit_code == 0
 
 
+@pytest.mark.parametrize("name", ["x: [\n<script>", "Apache 2.0", "MIT", "", "a/b"])
+def test_a_licence_that_could_be_no_identifier_ends_with_one_line(run, name):
+    outcome = run("publish", "dataset", "icbhi", "user/name", "--dry-run", "--license", name)
+    assert outcome.exit_code == 2
+    assert len(outcome.errors) == 1
+    assert "is not the identifier of a licence; write it as on the Hub" in outcome.errors[0]
+
+
 def test_nothing_that_the_hub_refuses_is_taken(run):
     refused = [f"user/n{character}m" for character in "!#$%&'()*+,/:;<=>?@[]^`{|}~ \t\"\\"]
     for name in refused:

@@ -100,8 +100,24 @@ def test_what_is_no_database_is_named(publish, folder_of, tmp_path):
     assert f"{parquet}: is not a whole Parquet file" in error_of(folder, *both)
     shutil.rmtree(folder / "data")
     assert "has no data/*.parquet" in error_of(folder, *both)
-    (folder / "prepared.json").write_text('{"source": "music"}', encoding="utf-8")
-    assert "source 'music' is not known" in error_of(folder, *both)
+    for database in ("music", ["icbhi"]):
+        (folder / "prepared.json").write_text(json.dumps({"source": database}), encoding="utf-8")
+        assert f"source {database!r} is not known" in error_of(folder, *both)
+
+
+def test_a_card_that_cannot_be_read_or_is_a_link_to_elsewhere_is_refused(publish, folder_of, tmp_path):
+    folder = folder_of("simulated")
+    (folder / "README.md").write_bytes(b"\xff")
+    (error,) = publish("dataset", folder, "user/sounds", "--dry-run").errors
+    assert f"{folder / 'README.md'}: is no UTF-8 text" in error
+    (folder / "README.md").write_text("---\ntags: 5\n---\n")
+    (error,) = publish("dataset", folder, "user/sounds", "--dry-run").errors
+    assert "README.md: its front matter cannot be read" in error
+    (tmp_path / "private.txt").write_text("private")
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(tmp_path / "private.txt")
+    (error,) = publish("dataset", folder, "user/sounds", "--dry-run").errors
+    assert f"README.md: is a link to {tmp_path / 'private.txt'}, outside {folder}; put a copy in its place" in error
 
 
 def test_dry_run_asks_no_server(hub, publish, prepared_folder):

@@ -7,6 +7,7 @@ import pytest
 
 from dataset_scripts.simulated import write_simulated
 from lung_srad_cli.publishing.evaluation_results import (
+    METRIC_NAMES,
     evaluation_results,
     figures_section,
     is_certainly_about,
@@ -98,14 +99,57 @@ def test_a_report_about_other_weights_is_refused(report, write_report, checkpoin
         read_evaluation(write_report(report), checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("part", 3),
+        ("split", []),
+        ("selection", {}),
+        ("checkpoint", 3),
+        ("split", "\x1b[31m\n"),
+        ("data_notes", [None]),
+        ("data_notes", "a text"),
+        ("cycles", True),
+        ("patients", -1),
+        ("specificity", "0.9"),
+        ("specificity", float("nan")),
+        ("sensitivity", [0.25]),
+        ("score", 57.5),
+        ("confusion_matrix", [[1, 2, 3, 4]]),
+        ("confusion_matrix", [[1, 2, 3, "4"]] * 4),
+        ("intervals_95", {}),
+        ("intervals_95", {rate: [0.1] for rate in METRIC_NAMES}),
+        ("subgroups", {"device": {"Meditron": 60}}),
+        ("subgroups", ["device"]),
+    ],
+)
+def test_a_field_of_another_kind_is_named(report, write_report, checkpoint, field, value):
+    report[field] = value
+    with pytest.raises(PublishError, match=f"evaluation.json: {field}: is not .*; evaluate again"):
+        read_evaluation(write_report(report), checkpoint)
+
+
+def test_a_report_may_lack_what_the_card_can_do_without(report, write_report, checkpoint):
+    for field in ("checkpoint", "split", "selection", "subgroups"):
+        del report[field]
+    read = read_evaluation(write_report(report), checkpoint)
+    assert not is_certainly_about(read, checkpoint)
+    assert "ICBHI 2017, test part: 100 cycles" in figures_section(read)
+
+
+def test_a_checkpoint_in_the_home_of_an_unknown_user_is_not_at_hand(report, write_report, checkpoint):
+    report["checkpoint"] = "~nobody-of-this-name/run"
+    assert not is_certainly_about(read_evaluation(write_report(report), checkpoint), checkpoint)
+
+
 def test_what_is_no_report_is_named(report, write_report, checkpoint, tmp_path):
     with pytest.raises(PublishError, match=r"nowhere: has no evaluation.json; write one by `lung-srad evaluate"):
         read_evaluation(tmp_path / "nowhere", checkpoint)
-    for content, problem in (("{", "cannot be read"), ("[]", "cannot be read"), ("{}", "is no report .* lacks part")):
+    for content, problem in (("{", "cannot be read"), ("[]", "is not a mapping"), ("{}", "part: is missing")):
         (tmp_path / "evaluation.json").write_text(content, encoding="utf-8")
         with pytest.raises(PublishError, match=problem):
             read_evaluation(tmp_path / "evaluation.json", checkpoint)
     del report["score"]
-    with pytest.raises(PublishError, match="it lacks score; evaluate again"):
+    with pytest.raises(PublishError, match=r"evaluation.json: score: is missing; evaluate again"):
         read_evaluation(write_report(report), checkpoint)
     assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["part"] == "test"

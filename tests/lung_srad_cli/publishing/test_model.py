@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.numpy import load_file
 
 from lung_srad_cli.publishing import model_repository
 from lung_srad_cli.publishing.model_repository import prepare_model
 from lung_srad_cli.publishing.snippet import write_recording
-from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad import (
+    LungSoundPipeline,
+    LungSradConfig,
+    LungSradFeatureExtractor,
+    LungSradForAudioClassification,
+)
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
+from modeling_lung_srad.familiarity import Familiarity
 from tests.local_hub import READ_TOKEN
 
 LOAD = """
@@ -106,7 +113,7 @@ def test_dry_run_lists_everything_and_opens_no_connection(publish, checkpoint, m
     for name in private:
         (folder / name).write_bytes(b"/home/somebody")
     (folder / "checkpoint-10").mkdir()
-    (folder / "familiarity.safetensors").write_bytes(b"statistics of the training cycles")
+    shutil.copy(DEFAULT_CHECKPOINT / "familiarity.safetensors", folder)
     (folder / "training_summary.json").write_text('{"configuration": {"data": {"icbhi": "/home/somebody/icbhi"}}}')
     outcome = publish("model", folder, "user/sounds", "--dry-run")
     assert outcome.exit_code == 0, outcome.errors
@@ -173,7 +180,12 @@ def test_token_without_rights_and_no_token_are_told_apart(hub, publish, checkpoi
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "pipeline_lung_srad.py").unlink(), "has no pipeline_lung_srad.py"),
+        (lambda folder: (folder / "quality.py").unlink(), "has no quality.py"),
+        (lambda folder: (folder / "quality.py").write_bytes(b"\xff"), "cannot be read"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"{"), "cannot be loaded"),
+        (lambda folder: (folder / "familiarity.safetensors").write_bytes(b"{"), "familiarity.safetensors: cannot be"),
+        (lambda folder: Familiarity(np.zeros(8), np.eye(8), 1.0, 9).save(folder), "is of 8 statistics"),
+        (lambda folder: (folder / "LICENSE").symlink_to("/etc/passwd"), "LICENSE: is a link to /etc/passwd, outside"),
         (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "front matter cannot be read"),
         (lambda folder: (folder / "README.md").write_bytes(b"\xff"), "is no UTF-8 text"),
         (lambda folder: (folder / "training_summary.json").write_text("{"), "training_summary.json: cannot be read"),
@@ -189,6 +201,84 @@ def test_a_checkpoint_that_is_not_whole_is_named_in_one_line(publish, checkpoint
     assert len(outcome.errors) == 1
     assert message in outcome.errors[0]
     assert outcome.output == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("config.json", "auto_map", -1),
+        ("config.json", "auto_map", "AutoModelForAudioClassification"),
+        ("config.json", "auto_map: AutoConfig", "\x1b[31m<script>"),
+        ("config.json", "auto_map: AutoConfig", "../../other.Config"),
+        ("preprocessor_config.json", "auto_map", 5),
+        ("config.json", "custom_pipelines", "x"),
+        ("config.json", "custom_pipelines: lung-sound-classification", None),
+        ("config.json", "custom_pipelines: lung-sound-classification", {"impl": 3}),
+        ("training_summary.json", "cycles", "x"),
+        ("training_summary.json", "cycles", {"training": ["icbhi"]}),
+        ("training_summary.json", "cycles", {"training": {"icbhi": {"cycles": "12"}}}),
+    ],
+)
+def test_a_setting_of_another_kind_is_named_in_one_line(publish, checkpoint, tmp_path, name, field, value):
+    folder = tmp_path / "run"
+    shutil.copytree(checkpoint, folder)
+    (folder / "training_summary.json").write_text("{}")
+    settings = json.loads((folder / name).read_text())
+    *outer, last = field.split(": ")
+    (settings[outer[0]] if outer else settings)[last] = value
+    (folder / name).write_text(json.dumps(settings))
+    outcome = publish("model", folder, "user/sounds", "--dry-run")
+    assert outcome.exit_code == 2
+    (error,) = outcome.errors
+    assert f"{name}: {field}: " in error
+    assert "\x1b" not in error
+
+
+def test_links_within_the_folder_and_within_the_cache_of_the_hub_are_followed(publish, checkpoint, tmp_path):
+    snapshot = tmp_path / "models--user--sounds" / "snapshots" / "0123abc"
+    shutil.copytree(checkpoint, snapshot)
+    blob = snapshot.parents[1] / "blobs" / "4567def"
+    blob.parent.mkdir()
+    (snapshot / "model.safetensors").rename(blob)
+    (snapshot / "model.safetensors").symlink_to("../../blobs/4567def")
+    (snapshot / "NOTICE").symlink_to("config.json")
+    outcome = publish("model", snapshot, "user/sounds", "--dry-run")
+    assert outcome.exit_code == 0, outcome.errors
+    assert "  NOTICE" in outcome.output
+
+    elsewhere = tmp_path / "copied"
+    shutil.copytree(snapshot, elsewhere, symlinks=True)
+    (elsewhere / "model.safetensors").unlink()
+    (elsewhere / "model.safetensors").symlink_to(blob)
+    outcome = publish("model", elsewhere, "user/sounds", "--dry-run")
+    assert outcome.exit_code == 2
+    assert f"model.safetensors: is a link to {blob}, outside {elsewhere}" in outcome.errors[0]
+
+
+def test_an_index_of_weights_outside_the_folder_is_refused(publish, checkpoint, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(checkpoint, folder)
+    (folder / "model.safetensors").rename(tmp_path / "weights.safetensors")
+    names = load_file(tmp_path / "weights.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../weights.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    outcome = publish("model", folder, "user/sounds", "--dry-run")
+    assert outcome.exit_code == 2
+    assert "names '../weights.safetensors' outside; save the model again" in outcome.errors[0]
+
+
+def test_settings_may_leave_out_what_has_its_default(tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(DEFAULT_CHECKPOINT, folder)
+    (folder / "README.md").unlink()
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["dims"], settings["depths"]
+    model = LungSradForAudioClassification(LungSradConfig(num_labels=4))
+    model.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(settings))
+    prepared = prepare_model(str(folder), "user/sounds")
+    dims = ", ".join(map(str, LungSradConfig().dims))
+    assert any(f"(dims {dims}, depths" in file.source.decode() for file in prepared.files if file.path == "README.md")
 
 
 def test_the_embedded_checkpoint_keeps_the_text_of_its_card():

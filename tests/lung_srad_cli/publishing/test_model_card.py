@@ -90,9 +90,10 @@ def test_a_text_without_a_snippet_gets_one():
     assert front_matter["library_name"] == "transformers"
 
 
-def test_front_matter_that_is_no_mapping_is_named():
+@pytest.mark.parametrize("front_matter", ["- a\n- b", "tags:\n- [a]", "tags: 5", "datasets: 5"])
+def test_front_matter_of_another_kind_is_named(front_matter):
     with pytest.raises(PublishError, match=r"README.md: its front matter cannot be read \(.*; correct it"):
-        build(card="---\n- a\n- b\n---\n# My model\n")
+        build(card=f"---\n{front_matter}\n---\n# My model\n")
 
 
 @pytest.mark.parametrize(("with_pipeline", "shown"), [(True, "'crackle_share': "), (False, "tensor([[0.")])

@@ -1,0 +1,104 @@
+"""What the fields of an evaluation report must be before its figures stand on a card; anyone may have edited it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from training.metrics.icbhi_score.icbhi_measure import RATES
+
+
+def wrong_field(report: Any) -> str | None:
+    """
+    Looks for a field that is missing or of another kind than `training.report.figures.build_report` makes it.
+
+    Args:
+        report: what `evaluation.json` held.
+
+    Returns:
+        `str` or `None`: `field: what is wrong`, of the first such field.
+    """
+    if not isinstance(report, dict):
+        return "the report: is not a mapping"
+    for fields, may_lack in ((NEEDED, False), (OPTIONAL, True)):
+        for name, (wanted, holds) in fields.items():
+            if name not in report and not may_lack:
+                return f"{name}: is missing"
+            if not holds(report.get(name)):
+                return f"{name}: is not {wanted}"
+    return None
+
+
+def _is_text_or_null(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_line(value: Any) -> bool:
+    # It goes into the card, where a line break would end a table or a sentence.
+    return isinstance(value, str) and value.isprintable() and bool(value)
+
+
+def _is_line_or_null(value: Any) -> bool:
+    return value is None or _is_line(value)
+
+
+def _are_lines(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_line, value))
+
+
+def _is_count(value: Any) -> bool:
+    # A bool is an int for isinstance.
+    return type(value) is int and value >= 0
+
+
+def _is_share(value: Any) -> bool:
+    # NaN, which JSON of Python may hold, is not between anything.
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _is_share_or_null(value: Any) -> bool:
+    return value is None or _is_share(value)
+
+
+def _is_matrix(value: Any) -> bool:
+    size = len(CLASS_NAMES)
+    return (
+        isinstance(value, list)
+        and len(value) == size
+        and all(isinstance(row, list) and len(row) == size and all(map(_is_count, row)) for row in value)
+    )
+
+
+def _is_interval_or_null(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 2 and all(map(_is_share, value)))
+
+
+def _are_intervals(value: Any) -> bool:
+    return isinstance(value, dict) and all(rate in value and _is_interval_or_null(value[rate]) for rate in RATES)
+
+
+def _are_subgroups_or_null(value: Any) -> bool:
+    devices = value.get("device") if isinstance(value, dict) else value
+    return devices is None or (
+        isinstance(devices, dict)
+        and all(
+            _is_line(name) and isinstance(figures, dict) and _is_count(figures.get("cycles"))
+            for name, figures in devices.items()
+        )
+    )
+
+
+# Names of fields, with what they must be, in words and as a check.
+Fields = dict[str, tuple[str, Callable[[Any], bool]]]
+NEEDED: Fields = {
+    "part": ("a line of text", _is_line),
+    "data_notes": ("a list of lines of text", _are_lines),
+    **dict.fromkeys(("cycles", "recordings", "patients"), ("a whole number from 0 on", _is_count)),
+    "confusion_matrix": ("four rows of four whole numbers", _is_matrix),
+    **dict.fromkeys(RATES, ("a share from 0 to 1 or null", _is_share_or_null)),
+    "intervals_95": ("two shares from 0 to 1, or null, for every rate", _are_intervals),
+}
+OPTIONAL: Fields = {
+    "checkpoint": ("a path", _is_text_or_null),
+    **dict.fromkeys(("split", "selection"), ("a line of text", _is_line_or_null)),
+    "subgroups": ("a mapping with the number of cycles of every device", _are_subgroups_or_null),
+}
