@@ -26,7 +26,7 @@ exit codes: 0 all done; 2 some input was wrong, with one line about it on standa
 TRAIN_EPILOG = """\
 examples:
   lung-srad train training/configs/tiny_cpu.yaml data.icbhi=ICBHI_final_database output_dir=runs/first
-  lung-srad train training/configs/smoke.yaml                        simulated sounds, about a minute
+  lung-srad train training/configs/smoke.yaml                        simulated sounds, under a minute
   accelerate launch training/run_training.py CONFIG.yaml             several devices or machines
 
 The same command again goes on from the last checkpoint of an interrupted run. What can be set is described in

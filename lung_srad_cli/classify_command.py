@@ -139,6 +139,8 @@ def _run_to_file(
                 )
             if done:
                 _write_output(output, output_format, journal.results(done), is_annotated)
+                if sys.stderr.isatty():
+                    print(f"{output}: {len(done)} of {len(jobs)} recordings", file=sys.stderr)
             journal.remove()
         processes.total(0)
     return INPUT_ERROR if num_failures and processes.is_main else 0

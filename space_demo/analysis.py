@@ -92,16 +92,16 @@ def summary_sentences(result: RecordingResult) -> Iterable[str]:
     summary = result["summary"]
     yield f"Recording of {result['duration']:.1f} s at {result['sampling_rate'] / 1000:g} kHz."
     yield (
-        f"Crackles are more likely than not in {summary['crackle_share']:.0%} of the time, "
-        f"wheezes in {summary['wheeze_share']:.0%}."
+        f"Where the model is sure enough, crackles are more likely than not in {summary['crackle_share']:.0%} of the "
+        f"recording, wheezes in {summary['wheeze_share']:.0%}."
     )
     if summary["abstained_share"] > 0:
-        yield f"There is no answer for {summary['abstained_share']:.0%}, for lack of confidence or of sound."
+        yield f"It is unsure in {summary['abstained_share']:.0%}, for lack of confidence or of sound."
     if summary["strongest"]:
         strongest = summary["strongest"][0]
         yield (
             f"The strongest part is a {strongest['label']} from {strongest['start']:.1f} to {strongest['end']:.1f} s, "
-            f"with a probability of {strongest['probability']:.2f}."
+            f"alone or with the other sound, with a probability of {strongest['probability']:.2f}."
         )
     if not result["calibrated"]:
         yield "The probabilities of this model are not calibrated."
@@ -121,7 +121,7 @@ def _shares_html(summary: Summary) -> str:
     shares = (
         ("Crackles", summary["crackle_share"]),
         ("Wheezes", summary["wheeze_share"]),
-        ("No answer", summary["abstained_share"]),
+        ("Unsure", summary["abstained_share"]),
     )
     items = "".join(f"<div><dt>{name}</dt><dd>{share:.0%}</dd><dd>of the time</dd></div>" for name, share in shares)
     return f'<dl class="lung-shares">{items}</dl>'
@@ -174,7 +174,7 @@ def _table_html(timeline: Sequence[Segment]) -> str:
 def _row_html(segment: Segment) -> str:
     color = CLASS_COLORS[segment["label"]]
     label = f'<span class="lung-swatch" style="background:{color}"></span>{segment["label"]}'
-    notes = ["no answer"] if segment["abstained"] else []
+    notes = ["unsure"] if segment["abstained"] else []
     notes += [_flag_name(flag).lower() for flag in segment["flags"]]
     cells = [label, *(f"{segment['probabilities'][name]:.2f}" for name in CLASS_NAMES), html.escape(", ".join(notes))]
     time = f'<th scope="row">{segment["start"]:.1f}–{segment["end"]:.1f}</th>'

@@ -55,8 +55,8 @@ def explain(path: str | None, folder: Path, lung_sounds: LungSoundPipeline, chos
     return f"""
 <section class="lung-explanation">
   <h3>What made {part.start:.1f}–{part.end:.1f} s “{part.label}”</h3>
-  <p>{sentence} Orange is where taking the sound away makes “{part.label}” less likely for the model; that it is right
-  does not follow.</p>
+  <p>{sentence} Orange is where taking the sound away makes “{part.label}” less likely for the model.
+  It does not show that the answer is right: of 100 planted events, such maps of the embedded model found none.</p>
   <figure>{image}</figure>
 </section>"""
 

@@ -85,7 +85,7 @@ class Page:
             checkpoint (`str`): one of the names of the recognizers.
             window (`float`): seconds.
             hop (`float`): seconds.
-            min_confidence (`float`): probability below which there is no answer.
+            min_confidence (`float`): probability below which an answer is marked as unsure.
 
         Returns:
             `tuple[str, str, Any]`: the answer as HTML, an empty explanation, and whether one can be asked for.
@@ -146,7 +146,7 @@ class Page:
                 MIN_CONFIDENCE,
                 step=0.05,
                 label="Least confidence",
-                info="below it there is no answer for a window",
+                info="below it the answer for a window is marked as unsure",
             )
         self.ask = gr.Button("Classify", variant="primary", elem_id="classify")
 

@@ -37,7 +37,7 @@ def load_upload(path: str | None, folder: Path) -> Recording:
         AudioError: where it is not audio that can be used.
     """
     if path is None:
-        raise UploadError("recording: there is none yet; record one or choose a file, then ask again")
+        raise UploadError("there is no recording yet; record one or choose a file, then ask again")
     file = Path(path)
     name = shown_name(file.name)
     if file.is_symlink() or not file.resolve().is_relative_to(folder):

@@ -35,7 +35,7 @@ NOT_FOLLOWED = {
     "label_names": "the labels are always `labels`; leave it out",
     "neftune_noise_alpha": "is for embeddings of words; see the section augmentation",
     "prediction_loss_only": "would leave out the rates; leave it out, or set eval_strategy to no",
-    "push_to_hub": "is not done by a run; upload its folder when it is done, by `hf upload`",
+    "push_to_hub": "is not done by a run; upload its folder when it is done, by `lung-srad publish model`",
     "resume_from_checkpoint": "the same command goes on by itself from the last checkpoint in output_dir",
     "train_sampling_strategy": "see the section sampling",
     "use_liger_kernel": "has no kernels for this network; leave it out",

@@ -33,7 +33,7 @@ def segment(start, end, abstained=False, flags=(), **probabilities):
 
 @pytest.fixture
 def result():
-    """0 to 8 s crackle (0.9), 4 to 12 s no answer, 8 to 16 s normal (0.75)."""
+    """0 to 8 s crackle (0.9), 4 to 12 s unsure, 8 to 16 s normal (0.75)."""
     timeline = [
         segment(0.0, 8.0, normal=0.1, crackle=0.9),
         segment(4.0, 12.0, abstained=True, normal=0.4, crackle=0.3, wheeze=0.3, flags=["clipping"]),
@@ -91,7 +91,7 @@ def test_table_has_a_row_for_each_window(result):
     assert Elements(answer_html(result, "")).rows == [
         ["Time (s)", "Class", "normal", "crackle", "wheeze", "both", "Notes"],
         ["0.0–8.0", "crackle", "0.10", "0.90", "0.00", "0.00", ""],
-        ["4.0–12.0", "normal", "0.40", "0.30", "0.30", "0.00", "no answer, clipping"],
+        ["4.0–12.0", "normal", "0.40", "0.30", "0.30", "0.00", "unsure, clipping"],
         ["8.0–16.0", "normal", "0.75", "0.00", "0.00", "0.25", ""],
     ]
 
@@ -113,8 +113,9 @@ def test_link_holds_the_csv_of_the_command(result):
 def test_summary_is_told_in_words(result):
     text = " ".join(summary_sentences(result))
     assert text == (
-        "Recording of 16.0 s at 44.1 kHz. Crackles are more likely than not in 50% of the time, wheezes in 0%. "
-        "The strongest part is a crackle from 0.0 to 8.0 s, with a probability of 0.90."
+        "Recording of 16.0 s at 44.1 kHz. Where the model is sure enough, crackles are more likely than not in 50% of "
+        "the recording, wheezes in 0%. The strongest part is a crackle from 0.0 to 8.0 s, alone or with the other "
+        "sound, with a probability of 0.90."
     )
     result["calibrated"] = False
     assert list(summary_sentences(result))[-1] == "The probabilities of this model are not calibrated."

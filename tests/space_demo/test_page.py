@@ -99,7 +99,7 @@ def test_example_is_answered_and_explained(visit):
 
 def test_nothing_to_classify_is_said(visit):
     visit = visit()
-    assert "there is none yet" in visit.ask()
+    assert "there is no recording yet" in visit.ask()
     visit.keep_screenshot("error_nothing")
 
 

@@ -34,7 +34,7 @@ def test_recording_is_read_at_both_rates(folder, file_format):
 
 
 def test_nothing_is_refused(folder):
-    with pytest.raises(UploadError, match="there is none yet"):
+    with pytest.raises(UploadError, match="there is no recording yet"):
         load_upload(None, folder)
 
 

@@ -32,7 +32,8 @@ def class_columns(id2label: Mapping, what: str) -> list[int]:
         shown = ", ".join(f"{column}: {name}" for column, name in list(id2label.items())[:4])
         raise LabelError(
             f"{what}: has {len(id2label)} labels ({shown}{', ...' if len(id2label) > 4 else ''}) where classification "
-            f"needs the four {', '.join(CLASS_NAMES)} in the columns 0 to 3; fine-tune it by `lung-srad train`"
+            f"needs the four {', '.join(CLASS_NAMES)} in the columns 0 to 3, in any order; use it by "
+            'pipeline("audio-classification", ...), or fine-tune it by `lung-srad train`'
         )
     return [columns[name] for name in CLASS_NAMES]
 
@@ -84,6 +85,7 @@ class LungSradConfig(PreTrainedConfig):
         temperature (`float`, *optional*):
             What [`LungSoundPipeline`] divides the logits by before the softmax, fitted on validation patients
             (arXiv 1706.04599); `None`: the probabilities are not calibrated. The logits of the model are not scaled.
+            Who trains the weights further sets it to `None`, as `lung-srad train` does.
 
     Example:
 

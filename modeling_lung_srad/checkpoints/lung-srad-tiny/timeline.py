@@ -53,8 +53,8 @@ class Summary(TypedDict):
     The timeline in a few figures.
 
     `label` is the class of what is present anywhere in it (`None` where every answer was abstained from),
-    `crackle_share` and `wheeze_share` are the shares of time in which the sound is more likely than not,
-    `abstained_share` that without an answer. `strongest` has up to three segments with a sound, the most probable
+    `crackle_share` and `wheeze_share` are the shares of time that has an answer by which the sound is more likely than
+    not, `abstained_share` that without an answer. `strongest` has up to three segments with a sound, the most probable
     first.
     """
 
