@@ -26,8 +26,7 @@ except ValueError as error:
     sys.exit(f"finetune_folder.py: {error}")
 cycles = [{"input_values": one, "labels": label} for one, (_, label) in zip(inputs, recordings, strict=True)]
 names = {"id2label": dict(enumerate(classes)), "label2id": {name: label for label, name in enumerate(classes)}}
-# The temperature of the checkpoint was fitted to the weights that change now.
-changed = {**names, "temperature": None, "ignore_mismatched_sizes": True}
+changed = {**names, "temperature": None, "ignore_mismatched_sizes": True}  # A temperature is fitted to its weights.
 model = AutoModelForAudioClassification.from_pretrained(DEFAULT_CHECKPOINT, **changed)
 arguments = TrainingArguments(str(output), num_train_epochs=3, learning_rate=5e-4, report_to="none")
 trainer = Trainer(model=model, args=arguments, train_dataset=cycles, processing_class=extractor)

@@ -24,6 +24,7 @@ def test_stock_trainer_fine_tunes_on_a_folder_of_wav_files_with_classes_of_its_o
     assert "4 cycles of clear, crackling; saved to" in done.stdout
     model = LungSradForAudioClassification.from_pretrained(tmp_path / "run")
     assert model.config.id2label == {0: "clear", 1: "crackling"}
+    assert model.config.temperature is None
     assert model.head.out_features == 2
 
 
