@@ -31,6 +31,5 @@ if len(waveform) < FRAME_SECONDS * sampling_rate or not np.isfinite(waveform).al
 session = onnxruntime.InferenceSession(folder / "model.onnx")
 labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
 (logits,) = session.run(["logits"], {"input_values": input_values(waveform.mean(axis=1), settings)})
-print("logits, before softmax:")
 for index, logit in enumerate(logits[0]):
     print(f"{labels[str(index)]} {logit:.4f}")
