@@ -20,14 +20,12 @@ from lung_srad_cli.journal import SUFFIX, Journal
 from lung_srad_cli.processes import Processes, join_processes, leave_processes
 from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE
-from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 from modeling_lung_srad.output_files import OutputError, check_output, replaced_when_complete
-from modeling_lung_srad.pipeline_lung_srad import DEFAULT_MIN_CONFIDENCE, DEFAULT_WINDOW_SECONDS
 from modeling_lung_srad.recording import Recording, load_recording
 from modeling_lung_srad.recording_files import ArchivedRecording, find_annotations, find_recordings
 from modeling_lung_srad.result_formats import FORMATS, PARQUET, write_parquet
-from modeling_lung_srad.timeline import RecordingResult, check_window
+from modeling_lung_srad.timeline import RecordingResult
 
 
 class Job(NamedTuple):
@@ -209,15 +207,13 @@ def _stamps(*files: Path | None) -> list[tuple[int, int]]:
 def load_pipeline(arguments: argparse.Namespace) -> LungSoundPipeline:
     """Loads the checkpoint and checks the windows against it."""
     lung_sounds = LungSoundPipeline.from_checkpoint(
-        DEFAULT_CHECKPOINT if arguments.checkpoint is None else arguments.checkpoint,
+        arguments.checkpoint,
         batch_size=arguments.batch_size,
-        min_confidence=DEFAULT_MIN_CONFIDENCE if arguments.min_confidence is None else arguments.min_confidence,
+        min_confidence=arguments.min_confidence,
         window=arguments.window,
         hop=arguments.hop,
     )
-    longest = lung_sounds.feature_extractor.cycle_seconds
-    window = arguments.window or min(DEFAULT_WINDOW_SECONDS, longest)
-    check_window(window, arguments.hop or window / 2, longest)
+    lung_sounds.choose_window(arguments.window, arguments.hop)
     return lung_sounds
 
 

@@ -1,4 +1,4 @@
-"""Layers of the Lung-SRAD model that differ from torch's in how they run, and stochastic depth."""
+"""Layers of the Lung-SRAD model: torch's in ways that run faster, stochastic depth, and the Gaussian convolution."""
 
 import functools
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from .configuration_lung_srad import LungSradConfig
 
 # Below, on an H200, starting the kernel takes longer than it saves.
 LAYER_NORM_KERNEL_FROM = 2**23
@@ -102,3 +104,33 @@ class LungSradDropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.drop_prob}"
+
+
+class LungSradGaussianBlur(nn.Module):
+    """Spectral-aware layer regularization: a fixed separable Gaussian convolution over mel and time, zero padded.
+
+    Takes and returns `(batch, mel, time, channels)`.
+    """
+
+    def __init__(self, config: LungSradConfig):
+        super().__init__()
+        self.kernel_size = config.gaussian_kernel_size
+        self.sigma = config.gaussian_sigma
+        self.at_inference = config.gaussian_at_inference
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not (self.training or self.at_inference):
+            return hidden_states
+        radius = self.kernel_size // 2
+        offsets = torch.arange(-radius, radius + 1, device=hidden_states.device, dtype=torch.float32)
+        kernel = torch.softmax(-offsets.square() / (2 * self.sigma**2), dim=0).to(hidden_states.dtype)
+        channels = hidden_states.shape[-1]
+        hidden_states = hidden_states.permute(0, 3, 1, 2)
+        over_mel = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+        over_time = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+        hidden_states = F.conv2d(hidden_states, over_mel, padding=(radius, 0), groups=channels)
+        hidden_states = F.conv2d(hidden_states, over_time, padding=(0, radius), groups=channels)
+        return hidden_states.permute(0, 2, 3, 1)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, sigma={self.sigma}, at_inference={self.at_inference}"

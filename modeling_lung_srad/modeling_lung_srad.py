@@ -22,7 +22,13 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lung_srad import LungSradConfig
-from .layers_lung_srad import LungSradDropPath, LungSradLayerNorm, LungSradLayerNorm2d, LungSradLinear
+from .layers_lung_srad import (
+    LungSradDropPath,
+    LungSradGaussianBlur,
+    LungSradLayerNorm,
+    LungSradLayerNorm2d,
+    LungSradLinear,
+)
 from .selective_scan import selective_scan_2d
 
 NUM_DIRECTIONS = 4
@@ -77,36 +83,6 @@ class LungSradPatchEmbeddings(nn.Module):
         return self.projection(
             input_values.to(self.projection.get_parameter("0.weight").dtype).transpose(1, 2).unsqueeze(1)
         )
-
-
-class LungSradGaussianBlur(nn.Module):
-    """Spectral-aware layer regularization: a fixed separable Gaussian convolution over mel and time, zero padded.
-
-    Takes and returns `(batch, mel, time, channels)`.
-    """
-
-    def __init__(self, config: LungSradConfig):
-        super().__init__()
-        self.kernel_size = config.gaussian_kernel_size
-        self.sigma = config.gaussian_sigma
-        self.at_inference = config.gaussian_at_inference
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not (self.training or self.at_inference):
-            return hidden_states
-        radius = self.kernel_size // 2
-        offsets = torch.arange(-radius, radius + 1, device=hidden_states.device, dtype=torch.float32)
-        kernel = torch.softmax(-offsets.square() / (2 * self.sigma**2), dim=0).to(hidden_states.dtype)
-        channels = hidden_states.shape[-1]
-        hidden_states = hidden_states.permute(0, 3, 1, 2)
-        over_mel = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
-        over_time = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
-        hidden_states = F.conv2d(hidden_states, over_mel, padding=(radius, 0), groups=channels)
-        hidden_states = F.conv2d(hidden_states, over_time, padding=(0, radius), groups=channels)
-        return hidden_states.permute(0, 2, 3, 1)
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, sigma={self.sigma}, at_inference={self.at_inference}"
 
 
 class LungSradSS2D(nn.Module):

@@ -127,6 +127,19 @@ class LungSoundPipeline(Pipeline):
         results = (self._classify(recording, **kwargs) for recording in inputs)
         return list(results) if is_sequence else results
 
+    def choose_window(self, window: float | None = None, hop: float | None = None) -> tuple[float, float]:
+        """
+        Window and hop in seconds, with the defaults of the class for what is not given.
+
+        Raises:
+            WindowError: where they do not fit the feature extractor.
+        """
+        longest = self.feature_extractor.cycle_seconds
+        window = min(DEFAULT_WINDOW_SECONDS, longest) if window is None else window
+        hop = window / 2 if hop is None else hop
+        check_window(window, hop, longest)
+        return window, hop
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """
         Saves all that the pipeline needs: model, feature extractor, code, and what it knows of the training cycles.
@@ -178,10 +191,7 @@ class LungSoundPipeline(Pipeline):
         cycles: Iterable[tuple[float, float]] | None = None,
     ) -> dict[str, Any]:
         """Loads a recording, judges its quality and finds where windows begin and end."""
-        longest = self.feature_extractor.cycle_seconds
-        window = min(DEFAULT_WINDOW_SECONDS, longest) if window is None else window
-        hop = window / 2 if hop is None else hop
-        check_window(window, hop, longest)
+        window, hop = self.choose_window(window, hop)
         recording = load_recording(inputs, self.feature_extractor.sampling_rate)
         if cycles is None:
             spans = sliding_windows(recording.duration, window, hop)

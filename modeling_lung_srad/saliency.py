@@ -15,7 +15,6 @@ itself. Two methods:
 not the patient: where the model is wrong, so is what the map points at.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from .evaluation_mode import evaluation_mode
 from .feature_extraction_lung_srad import (
     FRAME_SECONDS,
     HOP_SECONDS,
@@ -168,7 +168,7 @@ def saliency_map(
     background = torch.minimum(input_values, input_values[:num_own_frames].median(dim=0).values)
     if (input_values - background).max() < LEAST_EXCESS:
         raise SaliencyError("clip: no sound stands out of its background; choose a moment with sound")
-    with _left_as_it_is(model):
+    with evaluation_mode(model):
         log_odds, background_log_odds = _log_odds(model, torch.stack([input_values, background]), columns).tolist()
         if method == "gradient":
             cells = _integrated_gradients(model, input_values, background, columns)
@@ -246,18 +246,6 @@ def _own_frames(times: np.ndarray, duration: float, is_repeated: bool) -> tuple[
     nearest = np.abs(own_times[:, None] - times[None, :num_own_frames]).argmin(axis=1)
     own_frame = np.where((times < duration) | is_repeated, nearest, -1)
     return torch.from_numpy(own_frame), num_own_frames
-
-
-@contextlib.contextmanager
-def _left_as_it_is(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode inside, and each module's own mode after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _log_odds_of(logits: torch.Tensor, columns: list[int]) -> torch.Tensor:

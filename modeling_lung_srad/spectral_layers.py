@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .evaluation_mode import evaluation_mode
 from .spectral import NUM_DIRECTIONS, SpectralError, check_matrix_size, effective_attention
 
 LUNG_SRAD, AST = "lung_srad", "audio-spectrogram-transformer"
@@ -191,7 +192,7 @@ def _with_gaussian(block: Any, matrix: torch.Tensor, grid: tuple[int, int]) -> t
 
 def _blur_rows(blur: nn.Module, matrix: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """`M G`: each row of the matrices is a map of the grid."""
-    with _evaluation(blur):
+    with evaluation_mode(blur):
         return blur(matrix.flatten(0, 1).unflatten(-1, grid).unsqueeze(-1)).flatten(1).view_as(matrix)
 
 
@@ -241,7 +242,7 @@ def _record(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_evaluation(model))
+        stack.enter_context(evaluation_mode(model))
         for module in modules:
             stack.callback(module.register_forward_hook(keep).remove)
         for module in switched_off:
@@ -249,18 +250,6 @@ def _record(
         model.base_model(input_values.to(model.device))
     # A stage may run its batch in pieces.
     return {module: torch.cat(pieces) for module, pieces in outputs.items()}
-
-
-@contextlib.contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which nothing is drawn at random; afterwards every module has the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _check_exists(layer: MixingLayer, existing: Sequence[MixingLayer]) -> None:

@@ -10,11 +10,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from modeling_lung_srad import LungSradFeatureExtractor
+from modeling_lung_srad.configuration_lung_srad import class_columns
 from training.classifier_loading import load_classifier
 from training.cycle_sources import CycleSource, describe_limits
 from training.evaluated_cycles import are_training_patients_common, load_evaluated_cycles
 from training.log_mel_dataset import LogMelDataset, check_sampling_rate, compute_log_mel
-from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 from training.report.figures import build_report
 from training.report.predictions import CyclePredictions, concatenate
 from training.run_summary import TEST_SELECTION_NOTE
@@ -91,8 +91,7 @@ def predict(
     labels = source.table["label"]
     cycles = LogMelDataset(compute_log_mel([source], feature_extractor), labels, feature_extractor)
     # `id2label` is what loading checks; `label2id` of an edited config.json may not fit it.
-    positions = {name: int(position) for position, name in (model.config.id2label or {}).items()}
-    columns = [positions[name] for name in CLASS_NAMES]
+    columns = class_columns(model.config.id2label or {}, "model")
     model.eval()
     batches = []
     with torch.inference_mode():

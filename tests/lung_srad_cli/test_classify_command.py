@@ -6,9 +6,8 @@ import pytest
 import soundfile
 import torch
 
-from lung_srad_cli.classify_command import DEFAULT_CHECKPOINT
 from modeling_lung_srad.audio import read_audio
-from modeling_lung_srad.checkpoint_loading import load_checkpoint
+from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
 from modeling_lung_srad.recording import load_recording
 from tests.conftest import shared_path
 from tests.lung_srad_cli.conftest import HEADER, NAMES, RATE, noise, probabilities
@@ -210,7 +209,7 @@ def test_a_plot_that_cannot_be_written_does_not_lose_the_result(classify, write_
 
 def test_the_default_checkpoint_is_the_embedded_one(run, write_recording, monkeypatch, checkpoint):
     assert DEFAULT_CHECKPOINT.parts[-3:] == ("modeling_lung_srad", "checkpoints", "lung-srad-tiny")
-    monkeypatch.setattr("lung_srad_cli.classify_command.DEFAULT_CHECKPOINT", checkpoint)
+    monkeypatch.setattr("modeling_lung_srad.checkpoint_loading.DEFAULT_CHECKPOINT", checkpoint)
     assert run("classify", write_recording("a.wav")).exit_code == 0
 
 

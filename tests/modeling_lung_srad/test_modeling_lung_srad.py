@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from modeling_lung_srad import LungSradConfig, LungSradForAudioClassification, LungSradModel
 from modeling_lung_srad.conversion import convert_checkpoint
-from modeling_lung_srad.modeling_lung_srad import LungSradGaussianBlur
+from modeling_lung_srad.layers_lung_srad import LungSradGaussianBlur
 from tests.conftest import shared_path, tiny_config
 from tests.modeling_lung_srad.test_conversion import to_hub_names
 
