@@ -116,13 +116,32 @@ def loop_scan_2d(maps, low_rank, weight, bias, A, B, C, D):
 
 
 @pytest.mark.parametrize("elements_at_once", [2**20, 1, 200])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (5, 1), (4, 12), (3, 7), (7, 16)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (5, 1), (4, 12), (3, 7), (7, 16), (32, 3)])
 def test_four_directions_are_four_scans_put_back_in_place(height, width, elements_at_once, monkeypatch):
     """Whether the map runs in one piece, block by block, or a few blocks or samples at once."""
     monkeypatch.setattr(torch_scan, "ELEMENTS_AT_ONCE", elements_at_once)
     arguments = random_map(height, width)
     merged = selective_scan_2d(*arguments)
     torch.testing.assert_close(merged.double(), loop_scan_2d(*arguments), atol=5e-5, rtol=1e-5)
+
+
+def test_a_map_and_its_gradient_may_lie_in_memory_channels_first():
+    maps, *others = random_map(4, 6)
+    upstream = torch.randn(maps.shape, generator=torch.Generator().manual_seed(2))
+    grads = []
+    for layout in (lambda x: x, lambda x: x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)):
+        leaf = maps.clone().requires_grad_()
+        merged = layout(selective_scan_2d(layout(leaf), *others))
+        grads.append(torch.autograd.grad(merged, leaf, layout(upstream))[0])
+    torch.testing.assert_close(*grads, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [-200.0, 100.0])
+def test_step_sizes_whose_exponential_is_infinite_or_zero_are_those_of_the_loops(bias):
+    arguments = random_map(4, 5)
+    arguments[3].fill_(bias)
+    merged = selective_scan_2d(*arguments)
+    torch.testing.assert_close(merged.double(), loop_scan_2d(*arguments), atol=1e-2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("state_size", [1, 2])
@@ -163,6 +182,21 @@ def test_autocast_does_not_lower_the_precision(state_size):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = selective_scan(**inputs)
     torch.testing.assert_close(y, selective_scan(**inputs), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("state_size", [1, 3])
+def test_a_backward_pass_inside_of_autocast_keeps_the_precision(state_size):
+    maps, *others = random_map(4, 6, state_size=state_size)
+    sequences = list(random_inputs(1, 2, 3, state_size, 64).values())
+    for scan, leaves in ((selective_scan, sequences), (selective_scan_2d, [maps, *others])):
+        leaves = [x.detach().clone().requires_grad_() for x in leaves]
+        y = scan(*leaves)
+        upstream = torch.ones_like(y)
+        expected = torch.autograd.grad(y, leaves, upstream, retain_graph=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            grads = torch.autograd.grad(y, leaves, upstream)
+        for grad, value in zip(grads, expected, strict=True):
+            torch.testing.assert_close(grad, value, atol=0, rtol=0)
 
 
 def test_an_empty_batch_gives_an_empty_result_and_gradients_of_zero():

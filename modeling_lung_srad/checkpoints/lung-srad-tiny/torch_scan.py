@@ -11,15 +11,20 @@ number `j * steps + i` of sequence `b` of scan `k`, so that one step of all bloc
 
 import math
 import threading
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-STEPS = 8
+STEPS = 16
 # Of a float32 tensor, so that a few of that size stay in the cache while the operations of a scan pass over them.
 ELEMENTS_AT_ONCE = 2**20
 _kept = threading.local()
+
+# Which samples, and which columns in the order of each scan.
+Piece = tuple[slice, slice]
+BothWays = tuple[torch.Tensor, torch.Tensor]
 
 
 def scan_1d(u, delta, A, B, C, D, delta_bias, delta_softplus) -> torch.Tensor:
@@ -53,11 +58,15 @@ def scan_1d(u, delta, A, B, C, D, delta_bias, delta_softplus) -> torch.Tensor:
 def scan_2d(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D) -> torch.Tensor:
     """[`selective_scan_2d`]; its arguments. Computes in at least float32, which is also that of the result."""
     dtype = dtype_of_scan(hidden_states, low_rank_delta)
-    # The bias is the weight of one more input, which is always 1: that saves an addition to four maps.
+    # The bias is the weight of one more input, which is always 1: that saves an addition to four maps. The input and
+    # output weights have none: that saves to copy the other inputs out from beside them.
     projected = torch.cat((low_rank_delta, torch.ones_like(B[..., :1]), B, C), dim=-1)
-    delta_weight = torch.cat((delta_weight, delta_bias.unsqueeze(-1)), dim=-1)
+    no_weight = torch.zeros_like(delta_bias).unsqueeze(-1).expand(-1, -1, 2 * B.shape[-1])
+    delta_weight = torch.cat((delta_weight, delta_bias.unsqueeze(-1), no_weight), dim=-1)
     with _no_autocast(hidden_states):
-        return _SelectiveScan2d.apply(*(x.to(dtype) for x in (hidden_states, projected, delta_weight, A, D)))
+        return _SelectiveScan2d.apply(
+            *(x.to(dtype) for x in (hidden_states.contiguous(), projected, delta_weight, A, D))
+        )
 
 
 def _no_autocast(u: torch.Tensor) -> torch.autocast:
@@ -78,7 +87,10 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, u, delta, A, B, C, delta_softplus):
-        y, starts, _ = _scan(u.clone(), delta.clone(), A, B, C, _no_state(u, A), delta_softplus)
+        step = _softplus(delta.clone()) if delta_softplus else delta.clone()
+        exponent, drive = _discretize(u * step, step, A, B)
+        states, starts, _ = _scan(exponent, drive, _no_state(u, A))
+        y = _sum_states(states, C)
         ctx.save_for_backward(u, delta, A, B, C, starts)
         ctx.delta_softplus = delta_softplus
         return y
@@ -87,7 +99,8 @@ class _SelectiveScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_y):
         u, delta, A, B, C, starts = ctx.saved_tensors
-        grads, _ = _scan_gradients(grad_y, u, delta, A, B, C, starts, _no_state(u, A), ctx.delta_softplus)
+        with _no_autocast(grad_y):
+            grads, _ = _scan_gradients(grad_y, u, delta, A, B, C, starts, _no_state(u, A), ctx.delta_softplus)
         return *grads, None
 
 
@@ -99,46 +112,64 @@ class _SelectiveScan2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_states, projected, weight, A, D):
-        sizes = [weight.shape[2], A.shape[2], A.shape[2]]
-        merged = hidden_states * D.sum(0)
-        starts = []
-        for piece in _pieces(hidden_states):
-            u = _traverse(hidden_states, *piece, buffer="u")
-            low_rank, B, C = _traverse(projected, *piece).split(sizes, dim=-1)
-            if piece[1].start == 0:
-                state = _no_state(u, A)
-            y, start, state = _scan(u, _project(low_rank, weight, buffer="delta"), A, B, C, state)
-            _add_back(merged, y, *piece)
-            starts.append(start)
+        arguments = hidden_states, projected, weight, A, D
+        on_cpu = hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
+        merged, starts = _scan_map(*arguments, _softplus_up_to_88 if on_cpu else _softplus)
+        if on_cpu and not merged.sum().isfinite():  # Step sizes that large are rare enough to do all again.
+            merged, starts = _scan_map(*arguments, _softplus)
         ctx.save_for_backward(hidden_states, projected, weight, A, D, *starts)
         return merged
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_merged):
-        hidden_states, projected, weight, A, D, *starts = ctx.saved_tensors
-        sizes = [weight.shape[2], A.shape[2], A.shape[2]]
-        grad_merged = grad_merged.contiguous()
-        grad_map = grad_merged * D.sum(0)
-        grad_projected, grad_weight, grad_A = (torch.zeros_like(x) for x in (projected, weight, A))
-        for piece, start in reversed(list(zip(_pieces(hidden_states), starts, strict=True))):
-            u = _traverse(hidden_states, *piece)
-            low_rank, B, C = _traverse(projected, *piece).split(sizes, dim=-1)
-            if piece[1].stop == hidden_states.shape[2]:
-                grad_state = _no_state(u, A)
-            grads, grad_state = _scan_gradients(
-                _traverse(grad_merged, *piece), u, _project(low_rank, weight), A, B, C, start, grad_state
-            )
-            grad_u, grad_delta, grad_A_piece, grad_B, grad_C = grads
-            grad_A += grad_A_piece
-            grad_weight += grad_delta.flatten(1, 3).mT @ low_rank.flatten(1, 3)
-            _add_back(grad_map, grad_u, *piece)
-            _add_back(grad_projected, torch.cat((_project(grad_delta, weight.mT), grad_B, grad_C), dim=-1), *piece)
-        grad_D = (grad_merged * hidden_states).sum((0, 1, 2)).expand_as(D)
-        return grad_map, grad_projected, grad_weight, grad_A, grad_D
+        with _no_autocast(grad_merged):
+            return _scan_map_gradients(grad_merged.contiguous(), *ctx.saved_tensors)
 
 
-def _pieces(hidden_states: torch.Tensor) -> list[tuple[slice, slice]]:
+def _scan_map(hidden_states, projected, weight, A, D, softplus):
+    """The sum of the four scans and, for each piece, the states before its blocks."""
+    maps, projections = _both_ways(hidden_states), _both_ways(projected)
+    merged = hidden_states * D.sum(0), torch.zeros_like(hidden_states)
+    starts = []
+    for piece in _pieces(hidden_states):
+        inputs = _traverse(projections, piece)
+        B, C = inputs[..., -2 * A.shape[2] :].chunk(2, dim=-1)
+        step = softplus(_project(inputs, weight, buffer="step"))
+        if piece[1].start == 0:
+            state = _no_state(step, A)
+        exponent, drive = _discretize(_drive(maps, step, piece), step, A, B)
+        states, start, state = _scan(exponent, drive, state)
+        _add_outputs(merged, states, C, piece)
+        starts.append(start)
+    return _one_way(merged), starts
+
+
+def _scan_map_gradients(grad_merged, hidden_states, projected, weight, A, D, *starts):
+    """Gradients of the arguments of [`_scan_map`], given that of the sum and the states before the blocks."""
+    maps, projections, grad_outputs = (_both_ways(x) for x in (hidden_states, projected, grad_merged))
+    grad_maps = grad_merged * D.sum(0), torch.zeros_like(grad_merged)
+    grad_projections = torch.zeros_like(projections[0]), torch.zeros_like(projections[1])
+    grad_weight, grad_A = torch.zeros_like(weight), torch.zeros_like(A)
+    for piece, start in reversed(list(zip(_pieces(hidden_states), starts, strict=True))):
+        u, inputs, grad_y = (_traverse(x, piece) for x in (maps, projections, grad_outputs))
+        B, C = inputs[..., -2 * A.shape[2] :].chunk(2, dim=-1)
+        if piece[1].stop == hidden_states.shape[2]:
+            grad_state = _no_state(u, A)
+        grads, grad_state = _scan_gradients(grad_y, u, _project(inputs, weight), A, B, C, start, grad_state)
+        grad_u, grad_delta, grad_A_piece, grad_B, grad_C = grads
+        grad_A += grad_A_piece
+        grad_weight += grad_delta.flatten(1, 3).mT @ inputs.flatten(1, 3)
+        grad_inputs = _project(grad_delta, weight.mT)
+        grad_inputs[..., -2 * A.shape[2] :] = torch.cat((grad_B, grad_C), dim=-1)
+        for totals, grad in ((grad_maps, grad_u), (grad_projections, grad_inputs)):
+            for total, part in zip(_views(totals, piece), _parts(grad, piece), strict=True):
+                total.add_(part)
+    grad_D = (grad_merged * hidden_states).sum((0, 1, 2)).expand_as(D)
+    return _one_way(grad_maps), _one_way(grad_projections), grad_weight, grad_A, grad_D
+
+
+def _pieces(hidden_states: torch.Tensor) -> list[Piece]:
     """Which samples and which columns to run at once, in order; a graph, and any other device, gets all."""
     batch, height, width, channels = hidden_states.shape
     if hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
@@ -154,53 +185,84 @@ def _pieces(hidden_states: torch.Tensor) -> list[tuple[slice, slice]]:
     ]
 
 
-def _view_by_step(x: torch.Tensor, scan: int, columns: slice) -> torch.Tensor:
-    """Some blocks of a map `(batch, height, width, channels)` as `(steps, batch, columns, parts, channels)`.
+def _both_ways(x: torch.Tensor) -> BothWays:
+    """A map `(batch, height, width, channels)` as it lies and rotated by half a turn; or two of four maps each way.
 
-    Scans 0 and 2 read rows, 1 and 3 columns. A column is cut into parts, which are the blocks; a row-major sequence is
-    cut into the same number of blocks of that length, which go on in the next row. Columns are counted in the order of
-    the scan, all else in that of the map.
+    The reversed scans, 2 and 3, read the rows and columns of what is rotated as 0 and 1 read those of what is not.
     """
-    height, width = x.shape[1:3]
+    forwards, backwards = x.chunk(2) if x.ndim == 5 else (x, x)
+    return forwards, backwards.flip(-3, -2)
+
+
+def _one_way(both: BothWays) -> torch.Tensor:
+    """The inverse of [`_both_ways`], where that of a map is the sum, in the memory of the first."""
+    forwards, backwards = both[0], both[1].flip(-3, -2)
+    return torch.cat((forwards, backwards)) if forwards.ndim == 5 else forwards.add_(backwards)
+
+
+def _views(both: BothWays, piece: Piece) -> list[torch.Tensor]:
+    """Per scan, a piece of what [`_both_ways`] gave, as `(steps, batch, columns, parts, channels)`.
+
+    A column is cut into parts, which are the blocks. A row-major sequence is cut into the same number of blocks of
+    that length, which go on in the next row.
+    """
+    samples, columns = piece
+    height, width, channels = both[0].shape[-3:]
     steps = next(steps for steps in range(min(STEPS, height), height + 1) if height % steps == 0)
-    if scan >= 2:
-        columns = slice(width - columns.stop, width - columns.start)
-    if scan % 2:
-        return x.unflatten(1, (-1, steps)).permute(2, 0, 3, 1, 4)[:, :, columns]
-    return x.flatten(1, 2).unflatten(1, (width, -1, steps)).permute(3, 0, 1, 2, 4)[:, :, columns]
+    views = []
+    for maps in both:
+        by_rows, by_columns = maps[:, samples] if maps.ndim == 5 else (maps[samples], maps[samples])
+        batch = by_rows.shape[0]
+        views.append(by_rows.view(batch, width, -1, steps, channels).permute(3, 0, 1, 2, 4)[:, :, columns])
+        views.append(by_columns.view(batch, -1, steps, width, channels).permute(2, 0, 3, 1, 4)[:, :, columns])
+    return views
 
 
-def _traverse(x: torch.Tensor, samples: slice, columns: slice, buffer: str | None = None) -> torch.Tensor:
-    """A piece of a map, or of a map per scan, by step, each in the order of its scan."""
-    sequences = []
-    for scan in range(4):
-        sequence = _view_by_step(x[samples] if x.ndim == 4 else x[scan, samples], scan, columns)
-        sequences.append(sequence.flip(0, 2, 3) if scan >= 2 else sequence)
-    return torch.stack(sequences, out=_keep(buffer, (4, *sequences[0].shape), x)).flatten(3, 4)
+def _parts(by_step: torch.Tensor, piece: Piece) -> Iterator[torch.Tensor]:
+    """Per scan, the part of a tensor by step that belongs to the one of [`_views`]."""
+    return iter(by_step.unflatten(3, (piece[1].stop - piece[1].start, -1)))
 
 
-def _add_back(total: torch.Tensor, by_step: torch.Tensor, samples: slice, columns: slice) -> None:
-    """Adds tensors by step to a contiguous map, or to a map per scan: the inverse of `_traverse`."""
-    for scan, sequence in enumerate(by_step):
-        part = _view_by_step(total[samples] if total.ndim == 4 else total[scan, samples], scan, columns)
-        sequence = sequence.unflatten(2, part.shape[2:4])
-        part.add_(sequence.flip(0, 2, 3) if scan >= 2 else sequence)
+def _traverse(both: BothWays, piece: Piece) -> torch.Tensor:
+    """A piece of what [`_both_ways`] gave, by step."""
+    return torch.stack(_views(both, piece)).flatten(3, 4)
+
+
+def _drive(maps: BothWays, step: torch.Tensor, piece: Piece) -> torch.Tensor:
+    """The product of maps and step sizes, by step."""
+    if torch.compiler.is_compiling():
+        return _traverse(maps, piece) * step
+    driven = _keep("driven", step.shape, step)
+    for view, factor, product in zip(_views(maps, piece), _parts(step, piece), _parts(driven, piece), strict=True):
+        torch.mul(view, factor, out=product)
+    return driven
+
+
+def _add_outputs(merged: BothWays, states: torch.Tensor, weights: torch.Tensor, piece: Piece) -> None:
+    """Adds the sums over the states with weights `(..., states)` where they belong."""
+    if weights.shape[-1] > 1:
+        states, weights = _sum_states(states, weights).unsqueeze(-1), torch.ones_like(weights[..., :1])
+    parts = _parts(states.squeeze(-1), piece), _parts(weights, piece)
+    for view, states_here, weights_here in zip(_views(merged, piece), *parts, strict=True):
+        view.addcmul_(states_here, weights_here)
 
 
 def _project(x: torch.Tensor, weight: torch.Tensor, buffer: str | None = None) -> torch.Tensor:
     """Applies a weight `(scans, out, in)` to the channels of a tensor by step."""
-    rows = x.contiguous().flatten(1, 3)
-    output = _keep(buffer, (*rows.shape[:2], weight.shape[1]), x)
+    rows = x.flatten(1, 3)
+    output = None
+    if buffer is not None and not torch.compiler.is_compiling():
+        output = _keep(buffer, (*rows.shape[:2], weight.shape[1]), x)
     return torch.matmul(rows, weight.mT, out=output).unflatten(1, x.shape[1:4])
 
 
-def _keep(buffer: str | None, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
-    """On a CPU, memory of this name for a tensor that a scan needs only while it runs; the next scan has it again.
+def _keep(buffer: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Memory for a tensor that a scan needs only while it runs; on a CPU the next scan has that of this name again.
 
     To get memory from the system each time costs more than all that is computed with it.
     """
-    if buffer is None or like.device.type != "cpu" or torch.compiler.is_compiling():
-        return None
+    if like.device.type != "cpu":
+        return like.new_empty(shape)
     size = math.prod(shape)
     memory = _kept.__dict__.get(buffer)
     if memory is None or memory.dtype != like.dtype or memory.numel() < size:
@@ -214,9 +276,21 @@ def _no_state(u: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     return A.new_zeros(u.shape[0], u.shape[2], *A.shape[1:])
 
 
-def _discretize(u, step, A, B):
-    """Binary logarithms of the decays, which overwrite `step`, and what enters the states, which overwrites `u`."""
-    drive = _times(u.mul_(step).unsqueeze(-1), B.unsqueeze(-2))
+def _softplus(x: torch.Tensor) -> torch.Tensor:
+    """In the memory of `x`, unless it is to become part of a graph."""
+    # The stub leaves `out` away.
+    return F.softplus(x) if torch.compiler.is_compiling() else F.softplus(x, out=x)  # type: ignore[call-arg]
+
+
+def _softplus_up_to_88(x: torch.Tensor) -> torch.Tensor:
+    """In the memory of `x`, and faster on a CPU; above, where the exponential is infinite, so is this."""
+    return x.exp_().log1p_()
+
+
+def _discretize(driven, step, A, B):
+    """Binary logarithms of the decays, which overwrite `step`, and what enters the states, which overwrites `driven`,
+    the product of inputs and step sizes."""
+    drive = _times(driven.unsqueeze(-1), B.unsqueeze(-2))
     # exp2 is several times faster than exp where torch takes exp from MKL.
     return _times(step.unsqueeze(-1), (A / math.log(2))[:, None, None, None]), drive
 
@@ -226,23 +300,20 @@ def _times(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return x.mul_(weights) if weights.shape[-1] == 1 else x * weights
 
 
-def _scan(u, delta, A, B, C, state, delta_softplus=True):
-    """From the state before: outputs by step without skip, states before each block, and the state after.
+def _scan(exponent, drive, state):
+    """From the state before: states by step, states before each block, and the state after.
 
-    Overwrites `u` and `delta`, unless it is to become part of a graph.
+    Overwrites its arguments, unless they are to become part of a graph.
     """
     in_graph = torch.compiler.is_compiling()
-    # The stub of softplus leaves `out` away.
-    step = F.softplus(delta, out=None if in_graph else delta) if delta_softplus else delta  # type: ignore[call-arg]
-    exponent, drive = _discretize(u, step, A, B)
     totals = exponent.sum(1)
     decays, drives = exponent.exp2_().unbind(1), drive.unbind(1)
     starts = state.unsqueeze(2)
-    if u.shape[3] > 1:
+    if drive.shape[3] > 1:
         starts = _chain(totals, _end(decays, drives), state)
     states = _run(decays, drives, starts, in_place=not in_graph)
     after = states[-1][:, :, -1].clone()
-    return _sum_states(torch.stack(states, 1) if in_graph else drive, C), starts, after
+    return torch.stack(states, 1) if in_graph else drive, starts, after
 
 
 def _scan_gradients(grad_y, u, delta, A, B, C, starts, grad_state, delta_softplus=True):
@@ -251,7 +322,7 @@ def _scan_gradients(grad_y, u, delta, A, B, C, starts, grad_state, delta_softplu
     The gradient of the states is `g_t = C_t grad_t + decay_{t+1} g_{t+1}`.
     """
     step = F.softplus(delta) if delta_softplus else delta
-    exponent, drive = _discretize(u.clone(), step.clone(), A, B)
+    exponent, drive = _discretize(u * step, step.clone(), A, B)
     totals, decay = exponent.sum(1), exponent.exp2_()
     decays = decay.unbind(1)
     states = _run(decays, drive.unbind(1), starts)
