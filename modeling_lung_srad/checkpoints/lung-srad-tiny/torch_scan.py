@@ -211,11 +211,19 @@ def _views(both: BothWays, piece: Piece) -> list[torch.Tensor]:
     steps = next(steps for steps in range(min(STEPS, height), height + 1) if height % steps == 0)
     views = []
     for maps in both:
-        by_rows, by_columns = maps[:, samples] if maps.ndim == 5 else (maps[samples], maps[samples])
+        maps = _narrow(maps, -4, samples)
+        by_rows, by_columns = maps if maps.ndim == 5 else (maps, maps)
         batch = by_rows.shape[0]
-        views.append(by_rows.view(batch, width, -1, steps, channels).permute(3, 0, 1, 2, 4)[:, :, columns])
-        views.append(by_columns.view(batch, -1, steps, width, channels).permute(2, 0, 3, 1, 4)[:, :, columns])
+        by_rows = by_rows.view(batch, width, -1, steps, channels).permute(3, 0, 1, 2, 4)
+        by_columns = by_columns.view(batch, -1, steps, width, channels).permute(2, 0, 3, 1, 4)
+        views += [_narrow(by_rows, 2, columns), _narrow(by_columns, 2, columns)]
     return views
+
+
+def _narrow(x: torch.Tensor, dim: int, part: slice) -> torch.Tensor:
+    """The slice, which costs as much as a small operation, where it is not the whole."""
+    is_whole = part == slice(None) or (part.start == 0 and part.stop >= x.shape[dim])
+    return x if is_whole else x.narrow(dim, part.start, min(part.stop, x.shape[dim]) - part.start)
 
 
 def _parts(by_step: torch.Tensor, piece: Piece) -> Iterator[torch.Tensor]:
