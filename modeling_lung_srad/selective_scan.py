@@ -75,11 +75,14 @@ def selective_scan(
     if u.numel() == 0:  # The gradients of what is not empty are zero.
         others = [x.sum() for x in (A, B, C, D, delta_bias) if x is not None]
         return (u * delta + sum(others)).to(u.dtype)
-    y = scan_1d(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    result = y.to(u.dtype)
-    if u.dtype == torch.float16 and not torch.compiler.is_compiling() and (y.isfinite() != result.isfinite()).any():
-        raise OverflowError("The result is too large for float16, the dtype of `u`: give `u` in bfloat16 or float32.")
-    return result
+    y = scan_1d(u, delta, A, B, C, D, delta_bias, delta_softplus).to(u.dtype)
+    if u.dtype == torch.float16 and not torch.compiler.is_compiling() and not y.isfinite().all():
+        given = (x for x in (u, delta, A, B, C, D, delta_bias) if x is not None)
+        if all(x.isfinite().all() for x in given):
+            raise OverflowError(
+                "The result is too large for float16, the dtype of `u`: give it in bfloat16 or float32."
+            )
+    return y
 
 
 def selective_scan_2d(
@@ -96,7 +99,7 @@ def selective_scan_2d(
     r"""
     Scans a feature map along four directions (row-major, column-major, and both reversed) and sums the results.
 
-    Half precision inputs are computed in float32, float64 inputs in float64.
+    Half precision inputs are computed in float32, float64 inputs in float64. Differentiable once in every argument.
 
     Args:
         hidden_states (`torch.Tensor` of shape `(batch, height, width, channels)`): the map, read by all directions.
@@ -112,8 +115,15 @@ def selective_scan_2d(
     Returns:
         `torch.Tensor` of shape `(batch, height, width, channels)`, in float32 or float64; from a CUDA kernel, if
         `hidden_states` is in bfloat16, in bfloat16.
+
+    Raises:
+        ValueError: if shapes do not fit each other or the back end is unknown; the message names the argument.
     """
+    arguments = (hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D)
+    _check_map_shapes(*arguments)
     _, scan_2d = _choose_scans(backend, hidden_states, low_rank_delta, A.shape[2])
+    if hidden_states.numel() == 0:
+        return (hidden_states * sum(x.sum() for x in arguments[1:])).to(dtype_of_scan(hidden_states, low_rank_delta))
     if hidden_states.dtype == torch.float16:  # A sum over thousands of positions can be too large for it.
         hidden_states, low_rank_delta, B, C = (x.float() for x in (hidden_states, low_rank_delta, B, C))
     return scan_2d(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D)
@@ -178,14 +188,38 @@ def _check_shapes(u, delta, A, B, C, D, delta_bias) -> None:
             f"`B` must have shape (batch, groups, state_size, length) with groups dividing {width}, "
             f"got {tuple(B.shape)}."
         )
-    weights = (batch, groups, A.shape[1], length)
-    expected = {"delta": (delta, tuple(u.shape)), "B": (B, weights), "C": (C, weights)}
-    expected |= {"D": (D, (width,)), "delta_bias": (delta_bias, (width,))}
-    expected |= {"u": (u, tuple(u.shape)), "A": (A, tuple(A.shape))}
+    sequence, weights = (batch, width, length), (batch, groups, A.shape[1], length)
+    expected = {"u": (u, sequence), "delta": (delta, sequence), "A": (A, tuple(A.shape))}
+    expected |= {"B": (B, weights), "C": (C, weights), "D": (D, (width,)), "delta_bias": (delta_bias, (width,))}
+    _check_tensors(expected)
+
+
+def _check_map_shapes(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D) -> None:
+    if hidden_states.ndim != 4:
+        raise ValueError(
+            f"`hidden_states` must have shape (batch, height, width, channels), got {tuple(hidden_states.shape)}."
+        )
+    *grid, channels = hidden_states.shape
+    rank, states = low_rank_delta.shape[-1:], A.shape[-1:]
+    weights = (4, *grid, *states)
+    expected = {"hidden_states": (hidden_states, (*grid, channels))}
+    expected |= {"low_rank_delta": (low_rank_delta, (4, *grid, *rank))}
+    expected |= {"delta_weight": (delta_weight, (4, channels, *rank)), "delta_bias": (delta_bias, (4, channels))}
+    expected |= {"A": (A, (4, channels, *states)), "B": (B, weights), "C": (C, weights), "D": (D, (4, channels))}
+    _check_tensors(expected)
+
+
+def _check_tensors(expected: dict[str, tuple[torch.Tensor | None, tuple[int, ...]]]) -> None:
+    """Checks shape, kind and device of each; the device is to be that of the first."""
+    first, (reference, _) = next(iter(expected.items()))
     for name, (tensor, shape) in expected.items():
-        if tensor is not None and not tensor.is_floating_point():
+        if tensor is None:
+            continue
+        if not tensor.is_floating_point():
             raise ValueError(f"`{name}` must be a floating point tensor, got {tensor.dtype}.")
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"`{name}` must have shape {shape} to fit `u` and `A`, got {tuple(tensor.shape)}.")
-        if tensor is not None and tensor.device != u.device:
-            raise ValueError(f"`{name}` is on {tensor.device} but `u` on {u.device}; move them to one device.")
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"`{name}` must have shape {shape} to fit `{first}` and `A`, got {tuple(tensor.shape)}.")
+        if reference is not None and tensor.device != reference.device:
+            raise ValueError(
+                f"`{name}` is on {tensor.device} but `{first}` on {reference.device}; move them to one device."
+            )

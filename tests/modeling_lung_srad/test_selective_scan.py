@@ -2,6 +2,7 @@
 
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -116,7 +117,9 @@ def loop_scan_2d(maps, low_rank, weight, bias, A, B, C, D):
 
 
 @pytest.mark.parametrize("elements_at_once", [2**20, 1, 200])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (5, 1), (4, 12), (3, 7), (7, 16), (32, 3)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 6), (5, 1), (4, 12), (3, 7), (7, 16), (17, 2), (32, 3), (34, 3)]
+)
 def test_four_directions_are_four_scans_put_back_in_place(height, width, elements_at_once, monkeypatch):
     """Whether the map runs in one piece, block by block, or a few blocks or samples at once."""
     monkeypatch.setattr(torch_scan, "ELEMENTS_AT_ONCE", elements_at_once)
@@ -145,16 +148,58 @@ def test_step_sizes_whose_exponential_is_infinite_or_zero_are_those_of_the_loops
 
 
 @pytest.mark.parametrize("state_size", [1, 2])
-@pytest.mark.parametrize("elements_at_once", [2**20, 1, 32])
-def test_gradients_of_a_map_are_those_of_the_loops(state_size, elements_at_once, monkeypatch):
+@pytest.mark.parametrize("elements_at_once", [2**20, 1, 240])
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (17, 2), (32, 2)])
+def test_gradients_of_a_map_are_those_of_the_loops(height, width, state_size, elements_at_once, monkeypatch):
+    """Whether it runs in one piece, block by block, or by two samples of three, each of several blocks."""
     monkeypatch.setattr(torch_scan, "ELEMENTS_AT_ONCE", elements_at_once)
     grads = []
     for scan in (selective_scan_2d, loop_scan_2d):
-        leaves = [x.requires_grad_() for x in random_map(3, 5, channels=2, state_size=state_size, dtype=torch.float64)]
-        upstream = torch.randn(3, 3, 5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        arguments = random_map(height, width, channels=2, state_size=state_size, dtype=torch.float64)
+        leaves = [x.requires_grad_() for x in arguments]
+        upstream = torch.randn(leaves[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         grads.append(torch.autograd.grad(scan(*leaves), leaves, upstream))
     for grad, expected in zip(*grads, strict=True):
         torch.testing.assert_close(grad, expected)
+
+
+def test_kept_memory_serves_inference_training_other_sizes_and_other_dtypes_in_turn():
+    small, large = random_map(3, 4), random_map(16, 80, channels=256)
+    expected = selective_scan_2d(*small)
+    with torch.inference_mode():
+        torch.testing.assert_close(selective_scan_2d(*small), expected, atol=0, rtol=0)
+        selective_scan_2d(*large)
+        selective_scan_2d(*(x.double() for x in small))
+    leaves = [x.requires_grad_() for x in small]
+    merged = selective_scan_2d(*leaves)
+    torch.testing.assert_close(merged, expected, atol=0, rtol=0)
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(merged.sum(), leaves))
+
+
+def test_threads_do_not_share_memory():
+    inputs = [random_map(5, 40, channels=channels) for channels in (16, 24)] * 4
+    expected = [selective_scan_2d(*arguments) for arguments in inputs]
+    with ThreadPoolExecutor(2) as executor:
+        for merged, value in zip(executor.map(lambda x: selective_scan_2d(*x), inputs), expected, strict=True):
+            torch.testing.assert_close(merged, value, atol=0, rtol=0)
+
+
+def test_another_default_device_does_no_harm():
+    arguments = random_map(3, 4)
+    expected = selective_scan_2d(*arguments)
+    torch_scan._kept.__dict__.clear()
+    with torch.device("meta"):
+        torch.testing.assert_close(selective_scan_2d(*arguments), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("state_size", [1, 2])
+def test_what_is_not_finite_spreads_no_further_than_the_definition_says(state_size):
+    arguments = random_map(4, 5, state_size=state_size)
+    for index, value in ((6, torch.inf), (5, torch.nan)):
+        arguments[index][1, 0, 2, 3] = value
+        finite = selective_scan_2d(*arguments).isfinite()
+        assert (finite == loop_scan_2d(*arguments).isfinite()).all()
+        assert finite.any()
 
 
 def test_strong_decay_over_a_long_sequence_stays_finite():
@@ -207,7 +252,15 @@ def test_an_empty_batch_gives_an_empty_result_and_gradients_of_zero():
     y = selective_scan(*leaves)
     assert (y.shape, y.dtype) == ((0, 6, 8), torch.float16)
     assert all((grad == 0).all() for grad in torch.autograd.grad(y.sum(), leaves))
-    assert selective_scan_2d(*random_map(3, 4, batch=0)).shape == (0, 3, 4, 5)
+
+
+@pytest.mark.parametrize("shape", [{"batch": 0}, {"height": 0}, {"width": 0}, {"channels": 0}])
+def test_an_empty_map_gives_an_empty_result_and_gradients_of_zero(shape):
+    arguments = random_map(**{"height": 3, "width": 4, **shape})
+    leaves = [x.requires_grad_() for x in arguments]
+    merged = selective_scan_2d(*leaves)
+    assert merged.shape == arguments[0].shape
+    assert all((grad == 0).all() for grad in torch.autograd.grad(merged.sum(), leaves))
 
 
 @pytest.mark.parametrize(
@@ -219,6 +272,27 @@ def test_a_wrong_shape_is_an_error_that_names_the_argument(name, shape):
     inputs[name] = torch.zeros(shape)
     with pytest.raises(ValueError, match=f"`{name}`"):
         selective_scan(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("index", "shape"),
+    [
+        (0, (4, 3, 4)),
+        (1, (4, 1, 3, 4, 3)),
+        (2, (4, 5, 2)),
+        (3, (5,)),
+        (4, (5, 2)),
+        (5, (4, 1, 3, 4, 2)),
+        (6, (4, 3, 3, 4, 1)),
+        (7, (5,)),
+    ],
+)
+def test_a_wrong_shape_of_a_map_is_an_error_that_names_the_argument(index, shape):
+    names = ["hidden_states", "low_rank_delta", "delta_weight", "delta_bias", "A", "B", "C", "D"]
+    arguments = list(random_map(3, 4))
+    arguments[index] = torch.zeros(shape)
+    with pytest.raises(ValueError, match=f"`{names[index]}`|`delta_weight`|`B`"):
+        selective_scan_2d(*arguments)
 
 
 def test_an_unknown_backend_is_an_error_that_lists_the_known_ones():
@@ -245,6 +319,13 @@ def test_a_backend_for_cuda_falls_back_to_torch_for_tensors_on_the_cpu_and_says_
     assert f"{backend}, as the tensors are on cpu" in warnings[0]
 
 
+@pytest.fixture
+def kernels_loaded_anew():
+    MODULE._load_kernels.cache_clear()
+    yield
+    MODULE._load_kernels.cache_clear()
+
+
 class OnCuda(torch.Tensor):
     """Says that it is on CUDA, where there is none."""
 
@@ -260,9 +341,10 @@ class OnCuda(torch.Tensor):
         ("auto", 3, torch.float32, "triton, as the state size is 3; nor by mamba_ssm, as it cannot be imported"),
     ],
 )
-def test_it_says_why_a_backend_is_not_used_on_cuda(backend, state_size, dtype, reason, warnings, monkeypatch):
+def test_it_says_why_a_backend_is_not_used_on_cuda(
+    backend, state_size, dtype, reason, warnings, kernels_loaded_anew, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
-    MODULE._load_kernels.cache_clear()
     inputs = random_inputs(1, 1, 3, state_size, 5, dtype=dtype)
     inputs["u"] = inputs["u"].as_subclass(OnCuda)
     y = selective_scan(**inputs, backend=backend)
@@ -278,6 +360,12 @@ def test_a_result_too_large_for_float16_is_an_error_that_names_the_remedy():
         selective_scan(**inputs)
     inputs["u"] = inputs["u"] * torch.nan
     assert selective_scan(**inputs).isnan().all()
+
+
+def test_a_skip_too_large_for_float16_is_an_error_as_well():
+    inputs = {name: tensor.half() for name, tensor in random_inputs(1, 1, 2, 1, 50).items()}
+    with pytest.raises(OverflowError, match="bfloat16"):
+        selective_scan(**inputs | {"u": inputs["u"] * 0 + 3000, "D": inputs["D"] * 0 + 30})
 
 
 def test_a_graph_of_torch_export_gives_the_same_for_other_batches():
@@ -298,9 +386,12 @@ def test_a_graph_of_torch_export_gives_the_same_for_other_batches():
 
 
 def test_compiled_without_graph_break_it_has_the_same_gradients():
-    grads = []
-    for scan in (torch.compile(selective_scan_2d, backend="aot_eager", fullgraph=True), selective_scan_2d):
-        leaves = [x.requires_grad_() for x in random_map(3, 4)]
-        grads.append(torch.autograd.grad(scan(*leaves).square().sum(), leaves))
-    for grad, expected in zip(*grads, strict=True):
-        torch.testing.assert_close(grad, expected)
+    """From the second width on, torch would compile for any."""
+    compiled = torch.compile(selective_scan_2d, backend="aot_eager", fullgraph=True)
+    for width in (4, 20, 33):
+        grads = []
+        for scan in (compiled, selective_scan_2d):
+            leaves = [x.requires_grad_() for x in random_map(3, width)]
+            grads.append(torch.autograd.grad(scan(*leaves).square().sum(), leaves))
+        for grad, expected in zip(*grads, strict=True):
+            torch.testing.assert_close(grad, expected, atol=1e-4, rtol=1e-4)
