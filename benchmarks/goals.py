@@ -17,20 +17,18 @@ class Goal:
     Args:
         text (`str`): what the value is.
         value (`float`): the value.
-        bound (`float`, *optional*): none where it is only reported.
+        bound (`float`): the bound.
         is_lower_bound (`bool`, *optional*, defaults to `True`): whether the value is to be at least the bound.
     """
 
     text: str
     value: float
-    bound: float | None = None
+    bound: float
     is_lower_bound: bool = True
 
     @property
-    def is_reached(self) -> bool | None:
-        """Whether the value keeps its bound; `None` where there is none."""
-        if self.bound is None:
-            return None
+    def is_reached(self) -> bool:
+        """Whether the value keeps its bound."""
         return self.value >= self.bound if self.is_lower_bound else self.value <= self.bound
 
 
@@ -46,9 +44,12 @@ def ratios_to_ours(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
 
 
 def evaluate_goals(measurements: Sequence[Measurement], size: str = "medium") -> list[Goal]:
-    """The goals for which there are measurements, at the highest number of threads."""
-    threads = max((x.threads for x in measurements), default=0)
-    chosen = [x for x in measurements if x.seconds and x.threads == threads and x.case.size == size]
+    """The goals for which there are measurements, at the highest number of threads of each section."""
+    measured = [x for x in measurements if x.seconds and x.case.size == size]
+    threads: dict[str, int] = {}
+    for x in measured:
+        threads[x.section] = max(x.threads, threads.get(x.section, 0))
+    chosen = [x for x in measured if x.threads == threads[x.section]]
     if any(x.case.device == "cuda" for x in chosen):
         return list(_cuda_goals(chosen))
     return list(_cpu_goals(chosen))
@@ -96,7 +97,7 @@ def _cuda_goals(measurements: list[Measurement]) -> Iterator[Goal]:
         peer = _find(measurements, section, "mamba_ssm", batch=32)
         if ours and peer:
             text = f"{what}, batch 32, throughput, triton / mamba_ssm"
-            yield Goal(text, median_ratio(peer.seconds, ours.seconds))
+            yield Goal(text, median_ratio(peer.seconds, ours.seconds), 1.5)
     yield from _length_goals([x for x in measurements if x.section == "length" and x.case.contender == "triton"])
 
 

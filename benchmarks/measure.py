@@ -2,12 +2,15 @@
 
 import math
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,8 @@ def time_interleaved(
 
     Args:
         steps (mapping of name to callable): each is one measurement; on CUDA its end is waited for.
-        rounds (mapping of name to `int`): counted calls; where there are more than one, each comes right after another
-            that is not counted, which has its own memory and caches to come back to, not those of another step.
+        rounds (mapping of name to `int`): counted calls; each comes right after another that is not counted, so that
+            it has its own memory and caches to come back to, not those of another step.
         label (`str`, *optional*): what the progress bar says.
 
     Returns:
@@ -40,8 +43,7 @@ def time_interleaved(
         if round_number < rounds[name]
     ]
     for name in tqdm(schedule, desc=label, unit="step", leave=False):
-        if rounds[name] > 1:
-            steps[name]()
+        steps[name]()
         seconds[name].append(time_once(steps[name]))
     return seconds
 
@@ -85,8 +87,17 @@ def fit_exponent(lengths: Sequence[float], costs: Sequence[float]) -> float:
 
 def in_process_of_its_own(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls a function of a module in a new process, whose memory and threads are its own, and returns the result."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent) as executor:
         return executor.submit(function, *arguments).result()
+
+
+def is_want_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out; a process that was killed most often was so for that reason."""
+    if isinstance(error, BrokenProcessPool | MemoryError | torch.OutOfMemoryError):
+        return True
+    texts = ("not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
 
 def peak_bytes(step: Callable[[], object]) -> int:
@@ -103,6 +114,18 @@ def peak_bytes(step: Callable[[], object]) -> int:
     before = _highest_resident_bytes()
     step()
     return _highest_resident_bytes() - before
+
+
+def _end_with_parent() -> None:
+    """Lets this process end when its parent is killed: it would go on to the end of the step and wait for more."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _highest_resident_bytes() -> int:

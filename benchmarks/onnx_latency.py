@@ -1,12 +1,13 @@
-"""Latency of an ONNX export in onnxruntime beside that of torch, one clip at a time, in turns.
+"""Latency of an ONNX export in onnxruntime beside that of torch, one clip at a time, in turns, with random weights.
 
 OMP_NUM_THREADS=2 python -m benchmarks.onnx_latency [medium|small|tiny] [THREADS] [ROUNDS]
 """
 
 import argparse
+import statistics
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import onnx
 import onnxruntime
 import torch
 
+from benchmarks.measure import median_ratio, time_interleaved
 from modeling_lung_srad import LungSradConfig, LungSradForAudioClassification
 from modeling_lung_srad.onnx_export import INPUT, OUTPUT, build_onnx, quantize_weights
 
@@ -21,9 +23,10 @@ FRAMES = 1024
 
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A session on the CPU that uses as many threads."""
+    """A session on the CPU that uses as many threads, which wait idly while torch has its turn."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -49,39 +52,35 @@ def measure(size: str, threads: int, rounds: int) -> None:
     torch.manual_seed(0)
     model = LungSradForAudioClassification(getattr(LungSradConfig, size)()).eval()
     input_values = torch.randn(1, FRAMES, model.config.num_mel_bins)
-    sessions = {}
+
+    def run_torch() -> np.ndarray:
+        with torch.inference_mode():
+            return model(input_values).logits.numpy()
+
+    steps: dict[str, Callable[[], np.ndarray]] = {"torch": run_torch}
+    notes = {"torch": ""}
     with tempfile.TemporaryDirectory() as folder:
-        for kind in ("float32", "int8"):
-            path = Path(folder) / f"{kind}.onnx"
-            if kind == "float32":
-                onnx_model = build_onnx(model, FRAMES)
-                onnx.save(onnx_model, path)
-                print(f"{size}, {threads} threads, {len(onnx_model.graph.node)} nodes")
-            else:
-                quantize_weights(Path(folder) / "float32.onnx", path)
-            sessions[f"onnxruntime, {kind}"] = (open_session(path, threads), path.stat().st_size / 1e6)
-
-    def run(name: str) -> np.ndarray:
-        if name == "torch":
-            with torch.inference_mode():
-                return model(input_values).logits.numpy()
-        return sessions[name][0].run([OUTPUT], {INPUT: input_values.numpy()})[0]
-
-    times: dict[str, list[float]] = {name: [] for name in ("torch", *sessions)}
-    logits = {name: run(name) for name in times}
-    for _ in range(rounds):
-        for name, seconds in times.items():
-            start = time.perf_counter()
-            run(name)
-            seconds.append(time.perf_counter() - start)
-    best, middle = (function(times["torch"]) for function in (np.min, np.median))
+        paths = {kind: Path(folder) / f"{kind}.onnx" for kind in ("float32", "int8")}
+        onnx_model = build_onnx(model, FRAMES)
+        onnx.save(onnx_model, paths["float32"])
+        quantize_weights(paths["float32"], paths["int8"])
+        for kind, path in paths.items():
+            name = f"onnxruntime, {kind}"
+            steps[name] = partial(_run_session, open_session(path, threads), input_values.numpy())
+            notes[name] = f", {path.stat().st_size / 1e6:.1f} MB"
+    print(f"{size}, random weights, {threads} threads, {len(onnx_model.graph.node)} nodes")
+    logits = {name: step() for name, step in steps.items()}
+    times = time_interleaved(steps, dict.fromkeys(steps, rounds), size)
     for name, seconds in times.items():
-        size_note = f", {sessions[name][1]:.1f} MB" if name in sessions else ""
         print(
-            f"{name}: median {1000 * np.median(seconds):.0f} ms, shortest {1000 * min(seconds):.0f} ms, "
-            f"{np.median(seconds) / middle:.2f} and {min(seconds) / best:.2f} times torch, "
-            f"logits within {np.abs(logits[name] - logits['torch']).max():.1e}{size_note}"
+            f"{name}: median {1000 * statistics.median(seconds):.0f} ms, shortest {1000 * min(seconds):.0f} ms, "
+            f"{median_ratio(seconds, times['torch']):.2f} times torch, "
+            f"logits within {np.abs(logits[name] - logits['torch']).max():.1e}{notes[name]}"
         )
+
+
+def _run_session(session: onnxruntime.InferenceSession, input_values: np.ndarray) -> np.ndarray:
+    return session.run([OUTPUT], {INPUT: input_values})[0]
 
 
 if __name__ == "__main__":

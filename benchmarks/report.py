@@ -17,7 +17,7 @@ from modeling_lung_srad.output_files import replaced_when_complete
 from modeling_lung_srad.plots import save_figure
 
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "speed.json", "speed.md", "cost_by_length.png"
-COLORS = {"torch": "#0072b2", "triton": "#0072b2", "mamba_ssm": "#009e73", "sequential": "#d55e00", "ast": "#5b1a4f"}
+COLORS = {"torch": "#0072b2", "triton": "#e69f00", "mamba_ssm": "#009e73", "sequential": "#d55e00", "ast": "#5b1a4f"}
 TITLES = {
     "one_clip": "Latency of one clip",
     "batch": "Throughput by batch",
@@ -77,7 +77,7 @@ def describe(results: dict[str, Any]) -> str:
     for name, title in TITLES.items():
         rows = [x for x in measurements if x.section == name]
         if rows:
-            lines += [f"## {title}", "", f"{results['sections'][name]['date']}", ""]
+            lines += [f"## {title}", "", _date_and_code(results["sections"][name]), ""]
             lines += [*_measurement_table(rows, results["ratios"]), "", *_left_out(rows)]
     if "peak" in results["sections"]:
         lines += _describe_peak(results["sections"]["peak"])
@@ -120,9 +120,11 @@ def _label(axes: Axes, cost: str) -> None:
     axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
 
 
+def _date_and_code(section: dict[str, Any]) -> str:
+    return f"{section['date']}, code {section['code']}"
+
+
 def _goal_row(goal: dict[str, Any]) -> tuple[str, ...]:
-    if goal["bound"] is None:
-        return goal["text"], f"{goal['value']:.2f}", "", ""
     bound = f"{'at least' if goal['is_lower_bound'] else 'at most'} {goal['bound']:g}"
     return goal["text"], f"{goal['value']:.2f}", bound, "yes" if goal["is_reached"] else "no"
 
@@ -171,7 +173,7 @@ def _left_out(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def _describe_peak(section: dict[str, Any]) -> list[str]:
-    lines = ["## Share of peak", "", f"{section['date']}", ""]
+    lines = ["## Share of peak", "", _date_and_code(section), ""]
     for figures in section["figures"]:
         peaks = figures["peaks"]
         best = max(value for name, value in peaks.items() if name.endswith("flops_per_second"))

@@ -1,7 +1,7 @@
 """Speed and memory of Lung-SRAD beside its peers, in one run on this machine.
 
-`python -m benchmarks.speed` measures what the goals need (medium, about four minutes on two cores); `--suite full` all
-sizes, batches of 1 to 32, lengths of 8 s to 10 min and both numbers of threads (about an hour).
+`python -m benchmarks.speed` measures what the goals need (medium, about five minutes on two cores); `--suite full` all
+sizes, batches of 1 to 32, lengths of 8 s to 10 min, on one core and on all (about an hour).
 
 Sections, on a CPU each in a process of its own:
   one_clip   latency of one clip of 1024 frames, beside the sequential scan, the scan removed and AST-base
@@ -12,21 +12,24 @@ Sections, on a CPU each in a process of its own:
 
 On CUDA (`--device cuda`) our scan takes part with each of its back ends, under bfloat16 autocast.
 
-Results are written to the output folder after every section: speed.json (every raw time), speed.md (tables and goals),
-cost_by_length.png. With `--only`, the other sections that are there already stay.
+Results are written after every section and number of threads to the output folder, runs/benchmarks/SUITE-DEVICE:
+speed.json (every raw time), speed.md (tables and goals), cost_by_length.png. A run goes on where one before it was
+killed: what is there already, of the same git commit without changes, is not measured again, except with `--again`.
+What is of other code is left out.
 
 Example: python -m benchmarks.speed --only one_clip training --threads 2
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -34,45 +37,81 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from benchmarks.measure import in_process_of_its_own
+from benchmarks.measure import in_process_of_its_own, is_want_of_memory
 from benchmarks.report import JSON_NAME, to_json, write_report
 from benchmarks.sections import SECTIONS, SUITES, measure_section
 from benchmarks.share_of_peak import measure_peak
 
 PEAK = "peak"
+ROOT = Path(__file__).parents[1]
+UNKNOWN, MODIFIED = "unknown", ", modified"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parse(argv)
-    results = _start(options)
-    for name in tqdm(options.only, desc="sections", unit="section"):
+    command = shlex.join(["python", "-m", "benchmarks.speed", *(sys.argv[1:] if argv is None else argv)])
+    code = describe_code()
+    results = _start(options, code)
+    for name, threads in tqdm(_missing(results, options), desc="sections", unit="section"):
         start = time.perf_counter()
         try:
-            section = _measure(name, options)
-        except BrokenProcessPool:
+            section = _measure(name, threads, options)
+        except (MemoryError, RuntimeError) as error:
+            if not is_want_of_memory(error):
+                raise
             print(
-                f"{name}: its process was killed, probably for want of memory; the sections before it are in "
-                f"{options.output}. Close other programs or leave it out with --only.",
+                f"{name}: its process was killed or failed, probably for want of memory; what was measured before it "
+                f"is in {options.output}. Close other programs or leave it out with --only.",
                 file=sys.stderr,
             )
             return 1
-        command = shlex.join(["python", "-m", "benchmarks.speed", *(sys.argv[1:] if argv is None else argv)])
-        about = {"date": time.strftime("%Y-%m-%d %H:%M"), "command": command, "seconds": time.perf_counter() - start}
-        results["sections"][name] = about | section
+        seconds = {str(threads): time.perf_counter() - start}
+        about = {"date": time.strftime("%Y-%m-%d %H:%M"), "command": command, "code": code, "seconds": seconds}
+        results["sections"][name] = _merge(results["sections"].get(name, {}), about | section, threads)
         write_report(results, options.output)
     print(f"{options.output}/speed.md")
     return 0
 
 
-def _measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+def describe_code(folder: Path = ROOT) -> str:
+    """The git commit of a repository, with a note where its code is modified, or that it is unknown."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changes = git("--no-optional-locks", "status", "--porcelain", "--", "modeling_lung_srad", "benchmarks")
+        return git("rev-parse", "HEAD") + (MODIFIED if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return UNKNOWN
+
+
+def _missing(results: dict[str, Any], options: argparse.Namespace) -> list[tuple[str, int]]:
+    """The sections and numbers of threads that are to be measured."""
+    missing = []
+    for name, threads in itertools.product(options.only, options.threads):
+        if options.again or str(threads) not in results["sections"].get(name, {}).get("seconds", {}):
+            missing.append((name, threads))
+        else:
+            print(f"{name}, {threads} threads: is there already; --again measures it again", file=sys.stderr)
+    return missing
+
+
+def _measure(name: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
     run = in_process_of_its_own if options.device == "cpu" else _call
     if name == PEAK:
-        return {"figures": [run(measure_peak, options.device, threads) for threads in options.threads]}
-    measurements = []
-    for threads in options.threads:
-        measurements += run(measure_section, name, SUITES[options.suite], options.device, threads)
+        return {"figures": [run(measure_peak, options.device, threads)]}
+    measurements = run(measure_section, name, SUITES[options.suite], options.device, threads)
     return {"measurements": [to_json(x) for x in measurements]}
+
+
+def _merge(earlier: dict[str, Any], section: dict[str, Any], threads: int) -> dict[str, Any]:
+    """A section as it was measured on some threads, with what is there of it on others."""
+    key = "figures" if "figures" in section else "measurements"
+    others = [row for row in earlier.get(key, []) if row["threads"] != threads]
+    return section | {"seconds": earlier.get("seconds", {}) | section["seconds"], key: others + section[key]}
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -95,12 +134,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"numbers of threads, one run each (default: {cores}, the cores here; of the full suite: 1 and {cores})",
     )
     parser.add_argument("--only", choices=sections, nargs="+", default=sections, help="sections (default: all)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/benchmarks"),
-        help="folder for the results (default: runs/benchmarks)",
-    )
+    parser.add_argument("--again", action="store_true", help="measure also what is in the output folder already")
+    parser.add_argument("--output", type=Path, help="folder for the results (default: runs/benchmarks/SUITE-DEVICE)")
     options = parser.parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here; use --device cpu")
@@ -108,6 +143,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.threads = sorted({1, cores}) if options.suite == "full" and options.device == "cpu" else [cores]
     if not 1 <= min(options.threads) <= max(options.threads) <= cores:
         parser.error(f"--threads: must be from 1 to {cores}, the cores here")
+    if options.output is None:
+        options.output = Path("runs/benchmarks", f"{options.suite}-{options.device}")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -115,20 +152,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _start(options: argparse.Namespace) -> dict[str, Any]:
-    """New results, or those in the folder, if they are of this machine and suite and not all will be replaced."""
+def _start(options: argparse.Namespace, code: str) -> dict[str, Any]:
+    """New results, with those in the folder, of this machine, suite and device, that are of the same code."""
     results = {"machine": _describe_machine(options), "suite": options.suite, "device": options.device, "sections": {}}
     path = options.output / JSON_NAME
-    if path.exists() and set(options.only) != {*SECTIONS, PEAK}:
-        try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-            about = [earlier[name] for name in ("machine", "suite", "device")]
-            sections = dict(earlier["sections"])
-        except (LookupError, TypeError, ValueError) as error:
-            raise SystemExit(f"{path}: cannot be read as results; delete it or choose another --output") from error
-        if about != [results[name] for name in ("machine", "suite", "device")]:
-            raise SystemExit(f"{path}: is of another machine, suite or device; choose another --output")
-        results["sections"] = sections
+    if not path.exists():
+        return results
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        about = [earlier[name] for name in ("machine", "suite", "device")]
+        codes = {name: section.get("code", UNKNOWN) for name, section in earlier["sections"].items()}
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SystemExit(f"{path}: cannot be read as results; delete it or choose another --output") from error
+    if about != [results[name] for name in ("machine", "suite", "device")]:
+        raise SystemExit(f"{path}: is of another machine, suite or device; delete it or choose another --output")
+    for name, code_of_section in codes.items():
+        if code_of_section == code != UNKNOWN and not code.endswith(MODIFIED):
+            results["sections"][name] = earlier["sections"][name]
+        else:
+            what = f"{path}: {name} is left out: it is not known to be of the same code"
+            print(f"{what} ({code_of_section}; here {code})", file=sys.stderr)
     return results
 
 

@@ -14,13 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from modeling_lung_srad import LungSradForAudioClassification
+from modeling_lung_srad.output_files import OutputError, check_output, replaced_when_complete
 from training.arguments import AXES_OF_MODE, ObjectiveArguments
 from training.configuration import CONFIGS, read_configuration
 from training.model_setup import SIZES
@@ -107,13 +107,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="counted steps of each mode (default: 5)")
     parser.add_argument("--output", help="JSON file for the figures")
     options = parser.parse_args(argv)
+    if min(options.frames, options.batch_size, options.repeats) < 1:
+        parser.error("--frames, --batch-size and --repeats must be positive")
+    if options.output:
+        try:
+            check_output(options.output)
+        except OutputError as error:
+            parser.error(f"--output {error}")
     seconds = time_steps(options.size, options.frames, options.batch_size, options.repeats)
     share = measure_data_share(options.size, options.frames, options.batch_size)
     print(f"{options.size}, {options.frames} frames, batch {options.batch_size}, {torch.get_num_threads()} threads\n")
     print(describe(seconds, share))
     if options.output:
         figures = vars(options) | {"threads": torch.get_num_threads(), "seconds": seconds, **share}
-        Path(options.output).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        with replaced_when_complete(options.output) as temporary:
+            temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -24,6 +24,15 @@ def test_size_threads_and_rounds_may_be_given(measured, arguments, expected):
     assert measured == [expected]
 
 
+def test_each_session_is_set_beside_torch(capsys):
+    onnx_latency.main(("tiny", "1", "1"))
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("tiny, random weights, 1 threads, ")
+    assert [line.split(":")[0] for line in lines] == ["torch", "onnxruntime, float32", "onnxruntime, int8"]
+    assert lines[0].endswith("1.00 times torch, logits within 0.0e+00")
+    assert lines[1].endswith(" MB")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

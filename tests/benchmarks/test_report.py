@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.report import measurements_of, plot_cost_by_length, write_report
+from benchmarks.report import COLORS, measurements_of, plot_cost_by_length, write_report
 
 
 def test_json_keeps_every_raw_time(results, measurements, tmp_path):
@@ -22,6 +22,23 @@ def test_markdown_shows_goals_and_what_is_left_out(results, tmp_path):
     assert "| one clip, ours / scan removed | 2.00 | at most 1.5 | no |" in text
     assert "| sequential scan | medium | 2 | 1 | 10.24 | 3 | 1 | 1 | 5.00 |  |" in text
     assert "Left out: AST-base: AST-base takes 1024 frames only." in text
+
+
+def test_markdown_shows_shares_of_the_peak(results, tmp_path):
+    write_report(results, tmp_path)
+    text = (tmp_path / "speed.md").read_text(encoding="utf-8")
+    assert "## Share of peak\n\n2026-01-01 00:00, code 0123abc\n" in text
+    assert "2 threads. Measured in the same run: copy 20 GB/s, square product by `@` 100 GFLOP/s, " in text
+    assert "| matrix products | 200.0 | 50 % | 160 GFLOP/s | 80 % |" in text
+    assert "| element by element, norms, copies | 100.0 | 25 % | 10.0 GB/s | 50 % |" in text
+    assert "| the rest: Python, dispatch, views (on CUDA also our kernels) | 100.0 | 25 % |  |  |" in text
+    assert "depthwise" not in text
+    assert "| 1 x 32 x 256 x 96 | torch | 10.000 | 50 % | 40.000 | 25 % |" in text
+    assert "| 1 x 32 x 256 x 96 | triton | left out: runs on CUDA only |  |  |  |" in text
+
+
+def test_contenders_differ_in_colour():
+    assert len(set(COLORS.values())) == len(COLORS)
 
 
 def test_every_table_row_has_as_many_cells_as_its_header(results, tmp_path):

@@ -1,33 +1,31 @@
 """The command from its arguments to its files, on a suite of tiny shapes."""
 
 import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
+import torch
 
 from benchmarks import sections, speed
-from benchmarks.cases import Case, Networks, reason_to_leave_out
+from benchmarks.cases import Case, Measurement, Networks, reason_to_leave_out
 from benchmarks.peers import CLIP_FRAMES
+from benchmarks.report import to_json
 from benchmarks.sections import SUITES, Suite, measure_section
-from benchmarks.speed import main
+from benchmarks.speed import describe_code, main
 
 SMALL = Suite(("tiny",), (1, 2), (64, 128), longest_sequential=64, peers_everywhere=False, rounds=2)
 
 
 @pytest.fixture
 def small_suite(monkeypatch):
-    """The quick suite becomes tiny, and runs in this process."""
+    """The quick suite becomes tiny, and runs in this process, with code of a known commit."""
     monkeypatch.setitem(SUITES, "quick", SMALL)
+    monkeypatch.setattr(speed, "describe_code", lambda: "0123abc")
     for module in (speed, sections):
         monkeypatch.setattr(module, "in_process_of_its_own", lambda function, *arguments: function(*arguments))
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards():
-    import torch
-
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_a_section_writes_all_its_results(small_suite, tmp_path, capsys):
@@ -40,14 +38,139 @@ def test_a_section_writes_all_its_results(small_suite, tmp_path, capsys):
     assert written["sections"]["batch"]["command"].endswith(f"--threads 1 --output {output}")
 
 
-def test_sections_measured_before_stay(small_suite, tmp_path):
-    path = tmp_path / "speed.json"
-    earlier = {"date": "2026-01-01 00:00", "measurements": []}
+@pytest.fixture
+def measured(monkeypatch):
+    """What was asked to be measured, in the place of which there is one second."""
+    calls = []
+
+    def measure(name, threads, options):
+        calls.append((name, threads))
+        return {"measurements": [to_json(Measurement(Case("torch"), name, threads, [1.0]))]}
+
+    monkeypatch.setattr(speed, "_cores", lambda: 2)
+    monkeypatch.setattr(speed, "_measure", measure)
+    return calls
+
+
+def test_a_run_goes_on_where_one_before_it_ended(small_suite, measured, tmp_path, capsys):
     assert main(["--only", "batch", "--threads", "1", "--output", str(tmp_path)]) == 0
-    written = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(written | {"sections": {"one_clip": earlier}}), encoding="utf-8")
-    assert main(["--only", "batch", "--threads", "1", "--output", str(tmp_path)]) == 0
-    assert set(json.loads(path.read_text(encoding="utf-8"))["sections"]) == {"one_clip", "batch"}
+    assert main(["--only", "one_clip", "batch", "--threads", "1", "2", "--output", str(tmp_path)]) == 0
+    assert measured == [("batch", 1), ("one_clip", 1), ("one_clip", 2), ("batch", 2)]
+    assert "batch, 1 threads: is there already" in capsys.readouterr().err
+    written = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["sections"]
+    assert {name: [row["threads"] for row in section["measurements"]] for name, section in written.items()} == {
+        "batch": [1, 2],
+        "one_clip": [1, 2],
+    }
+    assert set(written["batch"]["seconds"]) == {"1", "2"}
+
+
+def test_a_run_that_is_killed_keeps_what_it_measured(small_suite, measured, monkeypatch, tmp_path):
+    measure = speed._measure
+
+    def interrupted(name, threads, options):
+        if (name, threads) == ("batch", 2):
+            raise KeyboardInterrupt
+        return measure(name, threads, options)
+
+    monkeypatch.setattr(speed, "_measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(["--only", "batch", "--threads", "1", "2", "--output", str(tmp_path)])
+    assert set(json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["sections"]["batch"]["seconds"]) == {
+        "1"
+    }
+
+
+def test_again_measures_anew_what_is_asked_for_only(small_suite, measured, tmp_path):
+    main(["--only", "batch", "--threads", "1", "2", "--output", str(tmp_path)])
+    main(["--only", "batch", "--threads", "1", "--again", "--output", str(tmp_path)])
+    assert measured == [("batch", 1), ("batch", 2), ("batch", 1)]
+    rows = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["sections"]["batch"]["measurements"]
+    assert [row["threads"] for row in rows] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [("0123abc", "4567def"), ("0123abc, modified", "0123abc, modified"), ("unknown", "unknown")]
+)
+def test_results_of_other_code_are_not_mixed_in(small_suite, measured, monkeypatch, tmp_path, capsys, before, now):
+    monkeypatch.setattr(speed, "describe_code", lambda: before)
+    main(["--only", "one_clip", "batch", "--threads", "1", "--output", str(tmp_path)])
+    monkeypatch.setattr(speed, "describe_code", lambda: now)
+    main(["--only", "batch", "--threads", "1", "--output", str(tmp_path)])
+    assert measured == [("one_clip", 1), ("batch", 1), ("batch", 1)]
+    message = f"one_clip is left out: it is not known to be of the same code ({before}; here {now})"
+    assert message in capsys.readouterr().err
+    written = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
+    assert {name: section["code"] for name, section in written["sections"].items()} == {"batch": now}
+    assert f", code {now}\n" in (tmp_path / "speed.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_code_is_a_commit_with_a_note_of_changes(tmp_path):
+    def git(*arguments):
+        identity = ("-c", "user.name=name", "-c", "user.email=name@example.org")
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert describe_code(tmp_path) == "unknown"
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/speed.py").write_text("1", encoding="utf-8")
+    git("init")
+    git("add", ".")
+    git("commit", "--message", "first")
+    (tmp_path / "notes.txt").write_text("of no account", encoding="utf-8")
+    assert describe_code(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "benchmarks/speed.py").write_text("2", encoding="utf-8")
+    assert describe_code(tmp_path) == git("rev-parse", "HEAD") + ", modified"
+
+
+def test_without_git_code_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert describe_code() == "unknown"
+
+
+def test_the_output_folder_is_that_of_suite_and_device(small_suite, measured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["--only", "batch", "--threads", "1"])
+    assert (tmp_path / "runs/benchmarks/quick-cpu/speed.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenProcessPool("killed"), torch.OutOfMemoryError("CUDA out of memory."), MemoryError()], ids=repr
+)
+def test_want_of_memory_is_one_line_and_keeps_the_other_sections(
+    small_suite, measured, monkeypatch, tmp_path, capsys, error
+):
+    main(["--only", "batch", "--threads", "1", "--output", str(tmp_path)])
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(speed, "_measure", fail)
+    capsys.readouterr()
+    assert main(["--only", "length", "--threads", "1", "--output", str(tmp_path)]) == 1
+    message = "length: its process was killed or failed, probably for want of memory; what was measured before it"
+    assert message in capsys.readouterr().err
+    assert set(json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["sections"]) == {"batch"}
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(small_suite, monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(speed, "_measure", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        main(["--only", "batch", "--threads", "1", "--output", str(tmp_path)])
+
+
+def test_times_stay_where_memory_cannot_be_measured(monkeypatch):
+    def die(*arguments):
+        raise BrokenProcessPool("killed")
+
+    monkeypatch.setattr(sections, "in_process_of_its_own", die)
+    timed = [Measurement(Case("torch"), "training", 1, [1.0])]
+    assert sections._with_memory(timed, 1) == timed
+    assert timed[0].peak_bytes is None
 
 
 def test_results_of_another_machine_are_not_mixed_in(small_suite, tmp_path):
@@ -111,7 +234,9 @@ def test_contenders_that_differ_in_the_scan_share_a_network():
     assert len(networks.networks) == 1
 
 
-def test_reasons_to_leave_a_case_out():
+def test_reasons_to_leave_a_case_out(monkeypatch):
+    monkeypatch.delitem(sys.modules, "modeling_lung_srad.mamba_scan", raising=False)
+    monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", None)
     assert reason_to_leave_out(Case("ast")) is None
     assert reason_to_leave_out(Case("ast", frames=CLIP_FRAMES + 1)) == "AST-base takes 1024 frames only"
     assert reason_to_leave_out(Case("mamba_ssm")) == "runs on CUDA only"
