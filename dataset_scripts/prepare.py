@@ -184,6 +184,25 @@ def prepare_simulated(
     return write_prepared(cycles, destination, "Simulated lung sounds", SIMULATED_SOURCE, SIMULATED_RIGHTS, settings)
 
 
+def count_prepared(folder: str | os.PathLike) -> dict[str, dict[str, int]]:
+    """
+    What a prepared folder holds.
+
+    Args:
+        folder (`str` or `os.PathLike`): as [`write_prepared`] leaves it.
+
+    Returns:
+        `dict[str, dict[str, int]]`: by part, the number of cycles of each class.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for file in sorted(Path(folder, "data").glob("*.parquet")):
+        labels = pyarrow.parquet.read_table(file, columns=["label"])["label"].to_pylist()
+        part = counts.setdefault(file.name.split("-")[0], dict.fromkeys(CLASS_NAMES, 0))
+        for label, name in enumerate(CLASS_NAMES):
+            part[name] += labels.count(label)
+    return counts
+
+
 def write_prepared(
     cycles: datasets.DatasetDict,
     destination: str | os.PathLike,

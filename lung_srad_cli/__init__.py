@@ -112,11 +112,15 @@ def prepare(arguments: argparse.Namespace) -> int:
         print(write_simulated(**options))
         return 0
     _require_modules(("datasets",), extra="train")
-    from dataset_scripts.prepare import prepare_icbhi, prepare_simulated, prepare_sprsound
+    from dataset_scripts.prepare import count_prepared, prepare_icbhi, prepare_simulated, prepare_sprsound
 
     functions = {"icbhi": prepare_icbhi, "sprsound": prepare_sprsound, "simulated": prepare_simulated}
     function: Any = functions[arguments.database]
-    print(function(**options))
+    folder = function(**options)
+    for part, counts in count_prepared(folder).items():
+        classes = ", ".join(f"{count} {name}" for name, count in counts.items())
+        print(f"{part}: {sum(counts.values())} cycles, {classes}", file=sys.stderr)
+    print(folder)
     return 0
 
 

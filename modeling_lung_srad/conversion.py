@@ -80,7 +80,7 @@ def convert_checkpoint(
     model = convert_checkpoint("DASS_medium_v2.pth", num_labels=4, gaussian_blocks=(2, 3))
     model.save_pretrained("dass-medium-for-icbhi")
     ```"""
-    source = Path(source).expanduser()
+    source = Path(os.path.expanduser(source))
     labels, own_settings = _read_config(source)
     weights = _read_weights(source)
     weights = {_rename(name): tensor.to(torch.float32) for name, tensor in weights.items()}
@@ -109,7 +109,7 @@ def convert_checkpoint(
 def convert_feature_extractor(source: str | os.PathLike) -> LungSradFeatureExtractor:
     """The feature extractor that goes with a converted checkpoint: the saved one where `source` is a folder of this
     project's layout, otherwise that of the paper. Raises [`ConversionError`] as [`convert_checkpoint`]."""
-    source = Path(source).expanduser()
+    source = Path(os.path.expanduser(source))
     _, own_settings = _read_config(source)
     if own_settings and (source / "preprocessor_config.json").is_file():
         return LungSradFeatureExtractor.from_pretrained(source)

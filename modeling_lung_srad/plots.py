@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from .audio import SAMPLING_RATE
@@ -69,7 +70,10 @@ def plot_recording(waveform: np.ndarray, result: RecordingResult, sampling_rate:
     probabilities.set_xlabel("Time (s)")
     probabilities.xaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))
     handles, labels = probabilities.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(CLASS_NAMES), frameon=False)
+    if any(segment["abstained"] for segment in timeline):
+        handles.append(Patch(facecolor="gray", edgecolor="white", hatch=ABSTAINED_HATCH, alpha=0.4))
+        labels.append("unsure")
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 

@@ -97,11 +97,11 @@ def load_training_sources(
     draw: dict[str, Any] = {"validation": arguments.validation, "seed": arguments.validation_seed}
     loaded: dict[str, datasets.DatasetDict] = {}
     if arguments.icbhi:
-        loaded["icbhi"] = load_icbhi(Path(arguments.icbhi).expanduser(), split=arguments.split, **draw)
+        loaded["icbhi"] = load_icbhi(Path(os.path.expanduser(arguments.icbhi)), split=arguments.split, **draw)
     if arguments.simulated:
         loaded["simulated"] = load_simulated(patients=arguments.simulated, **draw)
     if arguments.sprsound:
-        loaded["sprsound"] = load_sprsound(Path(arguments.sprsound).expanduser())
+        loaded["sprsound"] = load_sprsound(Path(os.path.expanduser(arguments.sprsound)))
     training = [CycleSource(name, parts["train"]) for name, parts in loaded.items()]
     selecting = next(iter(loaded))
     parts = {}

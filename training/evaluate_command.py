@@ -1,5 +1,6 @@
 """`lung-srad evaluate`: checkpoints on data, a report from its predictions alone, and two reports compared."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -137,7 +138,7 @@ def _recompute(predictions: str, output: str | None) -> None:
     if output is not None:
         # The predictions that were read stay as they are, with whatever columns someone added.
         read_from = predictions_file(predictions)
-        is_same = read_from.resolve() == (Path(output).expanduser() / PREDICTIONS_CSV).resolve()
+        is_same = read_from.resolve() == (Path(os.path.expanduser(output)) / PREDICTIONS_CSV).resolve()
         write = write_figures if is_same else write_report
         write(output, report, cycles)
     print(markdown_report(report))

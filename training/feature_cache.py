@@ -71,7 +71,7 @@ def cached_log_mel(
             is changed.
         AudioError: naming the audio file, where it cannot be read, or changed while it was.
     """
-    folder = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+    folder = default_cache_dir() if cache_dir is None else Path(os.path.expanduser(cache_dir))
     frames_and_bins = log_mel_shape(feature_extractor)
     sources = [source for source in sources if len(source.cycles)]
     if not sources:
@@ -95,7 +95,7 @@ def cached_log_mel(
 
 def default_cache_dir() -> Path:
     """`$LUNG_SRAD_CACHE/features`, or `~/.cache/lung-srad/features` where the variable is not set."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/lung-srad").expanduser() / "features"
+    return Path(os.path.expanduser(os.environ.get(CACHE_VARIABLE) or "~/.cache/lung-srad")) / "features"
 
 
 def _read_code() -> dict[str, str]:

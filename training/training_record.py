@@ -73,7 +73,7 @@ def _check_types(record: TrainingRecord, patients: Any) -> None:
 
 
 def _summary_file(checkpoint: str | os.PathLike) -> Path | None:
-    folder = Path(checkpoint).expanduser()
+    folder = Path(os.path.expanduser(checkpoint))
     if folder.is_dir():
         file = folder / TRAINING_SUMMARY
         return file if file.is_file() else None

@@ -13,7 +13,7 @@ from dataset_scripts import prepare
 from dataset_scripts.cycle_dataset import load_cycles
 from dataset_scripts.cycles import DataFolderError
 from dataset_scripts.icbhi import load_icbhi
-from dataset_scripts.prepare import prepare_icbhi, prepare_simulated, prepare_sprsound
+from dataset_scripts.prepare import count_prepared, prepare_icbhi, prepare_simulated, prepare_sprsound
 from tests.dataset_scripts.test_sprsound import TYPES, write_recording
 
 
@@ -82,6 +82,15 @@ def test_card_states_source_settings_counts_and_rights(prepared):
     assert card.startswith("---\n")
     for text in ("ICBHI 2017", "split official, validation 0.3, seed 2", "| test | 32 |", "24 bit FLAC", "## Rights"):
         assert text in card
+
+
+def test_counts_are_those_of_the_cycles(prepared, cache_dir):
+    cycles = load_cycles(prepared, cache_dir=cache_dir)
+    counts = count_prepared(prepared)
+    assert set(counts) == set(cycles)
+    for part, by_class in counts.items():
+        labels = cycles[part]["label"][:]
+        assert list(by_class.values()) == [labels.count(label) for label in range(4)]
 
 
 def test_large_parts_are_written_as_several_files(simulated_folder, cache_dir, tmp_path, monkeypatch):

@@ -115,6 +115,8 @@ def test_prepare_writes_simulated_sounds_in_both_layouts(run, tmp_path):
     outcome = run("prepare", "icbhi", tmp_path / "sounds", tmp_path / "prepared")
     assert outcome.exit_code == 0
     assert outcome.output == f"{tmp_path / 'prepared'}\n"
+    counts = [line.split(",")[0] for line in outcome.errors if " cycles, " in line]
+    assert counts == ["test: 2 cycles", "train: 2 cycles"]
     assert len(list((tmp_path / "prepared" / "data").glob("*.parquet"))) == 2
 
 

@@ -128,6 +128,7 @@ def test_what_was_abstained_from_is_hatched_and_gives_way_to_answers():
     assert [bool(bar.get_hatch()) for bar in bars] == [True, False]
     box = bars[1].get_paths()[0].get_extents()
     assert (box.x0, box.x1) == (2, 3)
+    assert figure.legends[0].get_texts()[-1].get_text() == "unsure"
 
 
 def test_digital_silence_and_the_shortest_recording_are_drawn(tmp_path):

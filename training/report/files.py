@@ -27,7 +27,7 @@ def check_output_folder(output: str | os.PathLike) -> None:
     Raises:
         ReportError: it or a folder above it is a file, or not writable.
     """
-    folder = Path(output).expanduser()
+    folder = Path(os.path.expanduser(output))
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise ReportError(f"{output}: {existing} is a file; name a folder for the report")
@@ -38,7 +38,7 @@ def check_output_folder(output: str | os.PathLike) -> None:
 def make_output_folder(output: str | os.PathLike) -> Path:
     """Makes the folder for a report where it does not exist; raises as `check_output_folder`."""
     check_output_folder(output)
-    folder = Path(output).expanduser()
+    folder = Path(os.path.expanduser(output))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -78,7 +78,7 @@ def write_text(path: Path, text: str) -> None:
 
 def predictions_file(source: str | os.PathLike) -> Path:
     """The predictions of a report: the file itself, or `predictions.csv` in its folder."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     return path / PREDICTIONS_CSV if path.is_dir() else path
 
 

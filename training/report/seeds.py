@@ -1,5 +1,6 @@
 """Several checkpoints in one table, such as runs that differ in their seed: mean and sample standard deviation."""
 
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def report_names(checkpoints: Sequence[str]) -> list[str]:
     """A name for each checkpoint, that of its folder; the second one of a name gets `_2`, and so on."""
     names: list[str] = []
     for checkpoint in checkpoints:
-        base = Path(checkpoint).expanduser().resolve().name
+        base = Path(os.path.expanduser(checkpoint)).resolve().name
         number, name = 1, base
         while name in names:
             number += 1

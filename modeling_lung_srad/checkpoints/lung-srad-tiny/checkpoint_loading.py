@@ -130,7 +130,7 @@ def _checkpoint_folder(checkpoint: str | os.PathLike) -> Path:
     if not os.fspath(checkpoint):
         raise CheckpointError("the name of the checkpoint is empty; name a folder or an id of the Hub")
     try:
-        folder = Path(checkpoint).expanduser()
+        folder = Path(os.path.expanduser(checkpoint))
         is_folder = folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint}: is no path ({error}); check it") from error
