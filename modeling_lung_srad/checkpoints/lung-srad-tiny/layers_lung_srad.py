@@ -67,8 +67,8 @@ def _load_layer_norm_kernel() -> tuple[Callable | None, Callable]:
 class LungSradLinear(nn.Linear):
     """Linear layer over the channels of `(batch, mel, time, channels)`.
 
-    On a CPU it runs as a 1x1 convolution, which torch gives to oneDNN, where a float32 `nn.Linear` goes to a BLAS that
-    on some processors is half as fast (`benchmarks/`).
+    On a CPU that is not Intel's it runs as a 1x1 convolution, which torch gives to oneDNN. A float32 `nn.Linear` goes
+    to MKL, which is a tenth faster on Intel's and half as fast on others (`docs/speed.md`).
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,15 @@ class LungSradLinear(nn.Linear):
             and hidden_states.dtype == self.weight.dtype == torch.float32
             and min(self.in_features, self.out_features) >= 48
             and torch.backends.mkldnn.is_available()
+            and not _is_processor_of_intel()
         )
+
+
+@functools.cache
+def _is_processor_of_intel() -> bool:
+    # Torch 2.9 has no such function.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return capabilities.get("cpu_name", "").startswith("Intel")
 
 
 class LungSradDropPath(nn.Module):
