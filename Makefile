@@ -18,6 +18,8 @@ help:
 # The tested version, installed first. Where the index serves it with CUDA (5 GB), a build without is had by
 # make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 .venv/torch:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null || \
+		{ echo "$(PYTHON): is not Python 3.11 or newer; run make demo PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@touch $@

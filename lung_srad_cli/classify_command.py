@@ -193,8 +193,9 @@ def _file_of(recording: Path | ArchivedRecording) -> Path:
 
 
 def _place(recording: Path | ArchivedRecording) -> str:
-    """The same for two names of one recording."""
-    place = os.path.realpath(_file_of(recording))
+    """The same for a recording that is named twice; in the cache of the Hub, equal recordings link to one file."""
+    file = _file_of(recording)
+    place = os.path.join(os.path.realpath(file.parent), file.name)
     return f"{place}/{recording.member}" if isinstance(recording, ArchivedRecording) else place
 
 

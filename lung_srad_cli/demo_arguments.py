@@ -32,7 +32,9 @@ def add_demo(commands: Any) -> None:
         metavar="DIR_OR_HUB_ID",
         help="a model to choose beside the embedded one, and chosen at first; may be repeated",
     )
-    parser.add_argument("--port", type=PORT, metavar="N", help="default: the first free one from 7860 on")
+    parser.add_argument(
+        "--port", type=PORT, metavar="N", help="default: the first free one from GRADIO_SERVER_PORT, or 7860, on"
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",

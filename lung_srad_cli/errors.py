@@ -16,8 +16,12 @@ def report(problem: object) -> None:
     from tqdm import tqdm
 
     line = " ".join(_describe(problem).splitlines())
-    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
-    tqdm.write(f"lung-srad: error: {shown}", file=sys.stderr)
+    tqdm.write(f"lung-srad: error: {printable(line)}", file=sys.stderr)
+
+
+def printable(line: str) -> str:
+    """`modeling_lung_srad.result_formats.printable` without its imports."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 def _describe(problem: object) -> str:

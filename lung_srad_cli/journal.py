@@ -1,5 +1,6 @@
 """Keeps the results of a long run beside its output until all are there, so that a killed run can go on."""
 
+import contextlib
 import json
 import os
 import re
@@ -109,7 +110,9 @@ class Journal:
             path.unlink()
 
     def _unlock(self) -> None:
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        # Windows removes no open file; there the lock removes it when it is released.
+        with contextlib.suppress(PermissionError):
+            Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     def _check_head(self, path: Path, line: bytes) -> None:

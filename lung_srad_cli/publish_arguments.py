@@ -99,7 +99,7 @@ def _add_space(kinds: Any) -> None:
         "--checkpoint",
         type=repository_id,
         metavar="HUB_ID",
-        help="a published model to offer beside the one that is part of the package",
+        help="a published model to offer beside the embedded one; without it a model offered earlier is taken away",
     )
     _add_common(parser)
 

@@ -4,6 +4,7 @@ import argparse
 
 from huggingface_hub import constants
 
+from lung_srad_cli.errors import printable
 from lung_srad_cli.publishing.repository_files import PreparedRepository, describe_files, format_size
 from lung_srad_cli.publishing.upload import Upload, require_model, require_token, upload_files
 
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     access = "public" if arguments.public else "private"
     print(f"{kind} {repository} ({access}): {len(prepared.files)} files, {size}")
     for line in [*describe_files(prepared.files), *prepared.notes]:
-        print(f"  {line}")
+        print(f"  {printable(line)}")
     if arguments.dry_run:
         print("dry run: nothing was uploaded" + (", the usage snippet was not run" if kind == "model" else ""))
         return 0

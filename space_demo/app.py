@@ -23,7 +23,7 @@ def main(checkpoints: Sequence[str] = (), host: str | None = None, port: int | N
             folders or ids on the Hub to choose from beside the embedded one; the first of them is chosen at first.
             Those of the environment variable LUNG_SRAD_CHECKPOINTS follow.
         host (`str`, *optional*): address to listen on; by default that of GRADIO_SERVER_NAME, or 127.0.0.1.
-        port (`int`, *optional*): by default that of GRADIO_SERVER_PORT, or the first free one from 7860 on.
+        port (`int`, *optional*): by default the first free one from GRADIO_SERVER_PORT, or 7860, on.
 
     Raises:
         OSError: where the port is taken.

@@ -1,14 +1,18 @@
 """The folder of this process for uploads: readable by its user alone, swept while it runs, removed when it ends."""
 
 import atexit
+import contextlib
+import os
 import shutil
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-# An upload that nobody asks about is removed after this time.
-UNUSED_SECONDS = 900.0
+from space_demo.limits import LEAST_BYTES, MAX_ANSWER_SECONDS, MAX_WAITING
+
+# An upload that nobody asks about is removed after this time, in which those before the last one that waits are done.
+UNUSED_SECONDS = float(MAX_ANSWER_SECONDS * MAX_WAITING)
 SWEEP_SECONDS = 60.0
 
 
@@ -25,9 +29,22 @@ def sweep_in_background(folder: Path) -> None:
     def sweep_forever() -> None:
         while True:
             time.sleep(SWEEP_SECONDS)
-            remove_unused(folder, UNUSED_SECONDS)
+            # A folder may go while its content is listed.
+            with contextlib.suppress(OSError):
+                remove_unused(folder, UNUSED_SECONDS)
 
     threading.Thread(target=sweep_forever, name="sweep", daemon=True).start()
+
+
+def kept_bytes(folder: Path) -> int:
+    """What the files of the folder have together, each at least `LEAST_BYTES`."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            # Gone already.
+            with contextlib.suppress(OSError):
+                total += max(os.lstat(os.path.join(place, name)).st_size, LEAST_BYTES)
+    return total
 
 
 def remove_unused(folder: Path, seconds: float) -> None:

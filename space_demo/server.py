@@ -69,7 +69,7 @@ def serve(
         OSError: where the port is taken.
     """
     try:
-        page.blocks.queue(max_size=MAX_WAITING)
+        page.blocks.queue(max_size=MAX_WAITING, api_open=False)
         page.blocks.launch(
             server_name=host,
             server_port=port,
@@ -91,7 +91,9 @@ def serve(
         page.blocks.app.state_holder.set_blocks(page.blocks)
         print(f"Listening on {page.blocks.local_url}", flush=True)
         page.warm_up_in_background()
-        stopped.wait()
+        # Without a time to wait, Windows lets no signal through.
+        while not stopped.wait(1):
+            pass
     finally:
         page.blocks.close(verbose=False)
         # Before Python ends, since no thread may be started then, and loading a model starts some.

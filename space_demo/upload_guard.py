@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,23 @@ from typing import Any
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from space_demo.limits import MAX_MEGABYTES, MAX_UPLOAD_BYTES
+from space_demo.limits import MAX_KEPT_BYTES, MAX_MEGABYTES, MAX_UPLOAD_BYTES
+from space_demo.private_folder import kept_bytes
 
 UPLOAD_ROUTE = "/gradio_api/upload"
-FILE_ROUTE = "/gradio_api/file="
+# What else the page posts to, and programs that ask it. Gradio has more routes, some of which leave files elsewhere.
+POST_ROUTES = (
+    "/gradio_api/queue/join",
+    "/gradio_api/cancel",
+    "/gradio_api/reset",
+    "/gradio_api/call/classify",
+    "/gradio_api/call/explain",
+)
 # Beside the file, a form has its boundaries and the file's name.
 FORM_BYTES = 100_000
 MAX_REQUEST_BYTES = 1_000_000
-ADDRESS_SIGN = "://"
+# The end of http:/ and the like, even with one slash; C:/ is none.
+ADDRESS_SIGN = re.compile(r"[\w+.-]{2}:/|://")
 NOTHING_FETCHED = "Nothing is fetched from elsewhere."
 # Of what is too large, as much is taken and thrown away, since a client that is still sending reads no answer.
 DRAINED_BYTES = 4 * MAX_UPLOAD_BYTES
@@ -42,15 +52,18 @@ class UploadGuard:
     def __init__(self, app: ASGIApp, folder: Path):
         self.app = app
         self.folder = folder
+        self._arriving_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif scope["path"].endswith(UPLOAD_ROUTE) and scope["method"] == "POST":
             await self._upload(scope, receive, send)
-        elif scope["method"] == "POST":
+        elif scope["path"].endswith(POST_ROUTES) and scope["method"] == "POST":
             await self._request(scope, receive, send)
-        elif ADDRESS_SIGN in scope["path"].partition(FILE_ROUTE)[2]:
+        elif scope["method"] == "POST":
+            await PlainTextResponse("Nothing is taken here.", 404)(scope, receive, send)
+        elif ADDRESS_SIGN.search(scope["path"]):
             await PlainTextResponse(NOTHING_FETCHED, 404)(scope, receive, send)
         else:
             await self.app(scope, receive, _with_content_policy(send))
@@ -59,7 +72,8 @@ class UploadGuard:
         headers = dict(scope["headers"])
         most = MAX_UPLOAD_BYTES + FORM_BYTES
         length = headers.get(b"content-length", b"")
-        if not length.isdigit():
+        # Where a request has both headers, the server goes by the other one.
+        if not length.isdigit() or b"transfer-encoding" in headers:
             await PlainTextResponse("The request has to say how long it is.", 411)(scope, receive, send)
             return
         if int(length) > most:
@@ -67,7 +81,16 @@ class UploadGuard:
             problem = f"The file is larger than {MAX_MEGABYTES} MB; cut it, or save it as flac."
             await PlainTextResponse(problem, 413)(scope, receive, send)
             return
-        await self.app(scope, receive, _with_own_folders(send, self.folder))
+        if kept_bytes(self.folder) + self._arriving_bytes + int(length) > MAX_KEPT_BYTES:
+            await _drain(receive, DRAINED_BYTES)
+            problem = "Too many recordings wait for an answer here; try again in a few minutes."
+            await PlainTextResponse(problem, 503)(scope, receive, send)
+            return
+        self._arriving_bytes += int(length)
+        try:
+            await self.app(scope, _bounded(receive, most), _with_own_folders(send, self.folder))
+        finally:
+            self._arriving_bytes -= int(length)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on in one piece, if it is short and names no file elsewhere, which gradio would fetch."""
@@ -101,7 +124,20 @@ def _names_address(body: bytes) -> bool:
 
     with contextlib.suppress(ValueError, RecursionError):
         json.loads(body, object_hook=look_for_path)
-    return any(ADDRESS_SIGN in path for path in found)
+    return any(ADDRESS_SIGN.search(path) for path in found)
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """Breaks a request off after `most` bytes, whatever its headers say."""
+    left = most
+
+    async def receive_bounded() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        return message if left >= 0 else {"type": "http.disconnect"}
+
+    return receive_bounded
 
 
 async def _drain(receive: Receive, most: int) -> None:

@@ -34,7 +34,7 @@ class CheckpointFolder:
         extractor_settings (`dict`): of `preprocessor_config.json`.
         num_parameters (`int`): of the model.
         weights (`tuple[str, ...]`): names of the safetensors files, and of their index if there are several.
-        code (`tuple[str, ...]`): names of the Python files.
+        code (`tuple[str, ...]`): names of the Python files that the settings refer to, and that these import.
         summary (`dict`, *optional*): of `training_summary.json`, where it may be published.
         hidden_path (`str`, *optional*): a path of this machine in the summary, which therefore stays here.
         card (`str`, *optional*): `README.md`.
@@ -75,8 +75,7 @@ def read_checkpoint_folder(checkpoint: str) -> CheckpointFolder:
     settings, extractor_settings = (
         json.loads((path / name).read_text(encoding="utf-8")) for name in (CONFIG, EXTRACTOR_CONFIG)
     )
-    code = tuple(sorted(file.name for file in path.glob("*.py") if file.is_file()))
-    _check_code(settings, extractor_settings, path, checkpoint)
+    code = _find_code(settings, extractor_settings, path, checkpoint)
     summary = _read_summary(path / TRAINING_SUMMARY)
     hidden_path = next((text for text in _strings(summary) if LOCAL_PATH.match(text)), None)
     return CheckpointFolder(
@@ -92,8 +91,10 @@ def read_checkpoint_folder(checkpoint: str) -> CheckpointFolder:
     )
 
 
-def _check_code(settings: dict[str, Any], extractor_settings: dict[str, Any], path: Path, checkpoint: str) -> None:
-    """Every class that a stranger's process would import must have its file, and all files that this one imports."""
+def _find_code(
+    settings: dict[str, Any], extractor_settings: dict[str, Any], path: Path, checkpoint: str
+) -> tuple[str, ...]:
+    """Names of the files that a stranger's process would import: those of the classes, and what these import."""
     classes = _mapping(settings, "auto_map", f"{checkpoint}: {CONFIG}")
     extractor_classes = _mapping(extractor_settings, "auto_map", f"{checkpoint}: {EXTRACTOR_CONFIG}")
     tasks = _mapping(settings, "custom_pipelines", f"{checkpoint}: {CONFIG}")
@@ -106,11 +107,13 @@ def _check_code(settings: dict[str, Any], extractor_settings: dict[str, Any], pa
     references |= {f"{EXTRACTOR_CONFIG}: auto_map: {name}": value for name, value in extractor_classes.items()}
     for name, task in tasks.items():
         references[f"{CONFIG}: custom_pipelines: {name}"] = task.get("impl") if isinstance(task, dict) else None
+    code: set[str] = set()
     for field, reference in references.items():
         parts = CLASS_REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
         if parts is None:
             raise CheckpointError(f"{checkpoint}: {field}: names no class as module.Class; save the model again")
-        _check_module(path / f"{parts[1]}.py", checkpoint)
+        code |= _module_files(path / f"{parts[1]}.py", checkpoint)
+    return tuple(sorted(code))
 
 
 def _mapping(settings: dict[str, Any], field: str, file: str) -> dict[str, Any]:
@@ -120,9 +123,9 @@ def _mapping(settings: dict[str, Any], field: str, file: str) -> dict[str, Any]:
     return value or {}
 
 
-def _check_module(file: Path, checkpoint: str) -> None:
+def _module_files(file: Path, checkpoint: str) -> set[str]:
     try:
-        get_relative_import_files(file)
+        return {file.name, *(Path(imported).name for imported in get_relative_import_files(file))}
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise CheckpointError(

@@ -40,14 +40,14 @@ class PreparedRepository:
         notes (`list[str]`): sentences to show with the list, such as what was left out.
         how_to_load (`str`): code or a command that uses the published repository.
         try_out (`Callable[[], None]`): last check before the upload; raises [`PublishError`] where it fails.
-        variables (`dict[str, str]`): public environment variables, of a Space.
+        variables (`dict[str, str | None]`): public environment variables of a Space; `None` for one to remove.
     """
 
     files: list[RepositoryFile]
     notes: list[str]
     how_to_load: str
     try_out: Callable[[], None] = field(default=lambda: None)
-    variables: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str | None] = field(default_factory=dict)
 
 
 def read_card(file: Path) -> str:

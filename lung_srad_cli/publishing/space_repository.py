@@ -1,49 +1,35 @@
 """Collects the files of the demo's Space: the page, the packages that it imports, requirements and front matter."""
 
 import ast
-import importlib.metadata
 import importlib.util
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import SpaceCard
 
 from lung_srad_cli.errors import OWN_PACKAGES
-from lung_srad_cli.publishing.repository_files import PreparedRepository, PublishError, RepositoryFile, place_files
+from lung_srad_cli.publishing.repository_files import (
+    PreparedRepository,
+    PublishError,
+    RepositoryFile,
+    place_files,
+    read_card,
+    refuse_links_to_outside,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO, APP, CARD, REQUIREMENTS = "space_demo", "app.py", "README.md", "requirements.txt"
 PACKAGES = (*OWN_PACKAGES, DEMO)
 # What the page reads for further checkpoints, see `space_demo.app.CHECKPOINTS_VARIABLE`.
 CHECKPOINTS_VARIABLE = "LUNG_SRAD_CHECKPOINTS"
-SUFFIXES = {".py", ".json", ".safetensors", ".md", ".txt", ".wav", ".flac", ".css", ".js", ".html", ".svg", ".png"}
+CHECKPOINTS = "modeling_lung_srad/checkpoints"
+EMBEDDED = f"{CHECKPOINTS}/lung-srad-tiny"
+# Whatever else lies in a clone, such as recordings, tables and checkpoints of one's own, stays there.
+SOURCE_SUFFIXES = {".py", ".css", ".js"}
+CHECKPOINT_SUFFIXES = {".py", ".json", ".safetensors", ".md"}
 LEFT_OUT = {"__pycache__", "outputs", "runs", "flagged", "screenshots"}
-FRONT_MATTER: dict[str, Any] = {
-    "title": "Lung-SRAD",
-    "emoji": "🫁",
-    "colorFrom": "blue",
-    "colorTo": "green",
-    "sdk": "gradio",
-    "sdk_version": "6.31.0",
-    "python_version": "3.11",
-    "app_file": APP,
-    "license": "apache-2.0",
-    "short_description": "Respiratory sounds: research, not a medical device",
-}
-# Free Spaces have no GPU; the default index serves torch with CUDA, which is 5 GB.
-TORCH_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
-TORCH = "torch==2.13.0+cpu"
-TEXT = """\
-# Lung-SRAD
-
-Respiratory sounds in, `normal`, `crackle`, `wheeze` or `both` out, window by window.
-
-**Research software, not a medical device.** Do not use it for diagnosis or treatment.
-"""
 IMPORT_ALL = """\
 import pkgutil, sys
 sys.path.insert(0, sys.argv[1])
@@ -71,18 +57,17 @@ def prepare_space(repo_id: str, checkpoint: str | None = None) -> PreparedReposi
         [`PreparedRepository`]: its last check imports the page from the prepared files alone.
 
     Raises:
-        PublishError: where the demo is not part of the installation.
+        PublishError: where the demo is not part of the installation, or a link to a file elsewhere.
     """
-    if not (ROOT / DEMO / APP).is_file():
-        raise PublishError(f"{ROOT / DEMO}: has no {APP}; run the command from a clone of lung-srad")
+    for name in (APP, CARD, REQUIREMENTS):
+        if not (ROOT / DEMO / name).is_file():
+            raise PublishError(f"{ROOT / DEMO}: has no {name}; run the command from a clone of lung-srad")
+    refuse_links_to_outside([ROOT / DEMO / CARD, ROOT / DEMO / REQUIREMENTS], ROOT / DEMO)
     packages = imported_packages(DEMO)
-    at_root = {f"{DEMO}/{CARD}", f"{DEMO}/{REQUIREMENTS}"}
-    files = [file for package in packages for file in package_files(package) if file.path not in at_root]
-    files.append(RepositoryFile(APP, ROOT / DEMO / APP))
-    files.append(RepositoryFile(REQUIREMENTS, _requirements().encode("utf-8")))
+    files = [file for package in packages for file in package_files(package)]
+    files.extend(RepositoryFile(name, ROOT / DEMO / name) for name in (APP, REQUIREMENTS))
     files.append(RepositoryFile(CARD, _card(checkpoint).encode("utf-8")))
     notes = [f"packages that go with it: {', '.join(packages)}"]
-    variables = {} if checkpoint is None else {CHECKPOINTS_VARIABLE: checkpoint}
     if checkpoint is not None:
         notes.append(
             f"{CHECKPOINTS_VARIABLE}={checkpoint} is set in the Space; a private model needs a secret HF_TOKEN there"
@@ -93,7 +78,9 @@ def prepare_space(repo_id: str, checkpoint: str | None = None) -> PreparedReposi
             place_files(files, Path(prepared))
             _import_page(Path(prepared), packages)
 
-    return PreparedRepository(files, notes, f"https://huggingface.co/spaces/{repo_id}", try_out, variables)
+    return PreparedRepository(
+        files, notes, f"https://huggingface.co/spaces/{repo_id}", try_out, {CHECKPOINTS_VARIABLE: checkpoint}
+    )
 
 
 def imported_packages(package: str) -> list[str]:
@@ -108,14 +95,24 @@ def imported_packages(package: str) -> list[str]:
 
 
 def package_files(package: str) -> list[RepositoryFile]:
-    """Sources and data of a package, without caches, outputs and hidden files."""
-    files = []
-    for path in sorted((ROOT / package).rglob("*")):
-        place = path.relative_to(ROOT)
-        hidden = any(part.startswith(".") or part in LEFT_OUT for part in place.parts)
-        if path.is_file() and path.suffix in SUFFIXES and not hidden:
-            files.append(RepositoryFile(place.as_posix(), path))
-    return files
+    """
+    Sources of a package, with the embedded checkpoint and no other, without caches, outputs and hidden files.
+
+    Raises:
+        PublishError: a link to a file outside the package.
+    """
+    paths = [path for path in sorted((ROOT / package).rglob("*")) if path.is_file() and _goes_up(path)]
+    refuse_links_to_outside(paths, ROOT / package)
+    return [RepositoryFile(path.relative_to(ROOT).as_posix(), path) for path in paths]
+
+
+def _goes_up(path: Path) -> bool:
+    place = path.relative_to(ROOT)
+    if any(part.startswith(".") or part in LEFT_OUT for part in place.parts):
+        return False
+    if place.is_relative_to(CHECKPOINTS):
+        return place.is_relative_to(EMBEDDED) and place.suffix in CHECKPOINT_SUFFIXES
+    return place.suffix in SOURCE_SUFFIXES
 
 
 def _imported_names(file: Path) -> set[str]:
@@ -129,23 +126,8 @@ def _imported_names(file: Path) -> set[str]:
     return names
 
 
-def _requirements() -> str:
-    """`requirements.txt` of the demo, or what this package needs, with torch for CPUs."""
-    own = ROOT / DEMO / REQUIREMENTS
-    if own.is_file():
-        return own.read_text(encoding="utf-8")
-    needed = [text for text in importlib.metadata.requires("lung-srad") or [] if "extra ==" not in text]
-    others = [text for text in needed if not re.match(r"torch\b", text)]
-    return "\n".join([TORCH_INDEX, TORCH, *others]) + "\n"
-
-
 def _card(checkpoint: str | None) -> str:
-    own = ROOT / DEMO / CARD
-    text = own.read_text(encoding="utf-8") if own.is_file() else TEXT
-    card = SpaceCard(text if text.startswith("---") else f"---\n{{}}\n---\n\n{text}")
-    for key, value in FRONT_MATTER.items():
-        if card.data.get(key) is None:
-            card.data[key] = value
+    card = SpaceCard(read_card(ROOT / DEMO / CARD))
     if checkpoint is not None:
         card.data["models"] = list(dict.fromkeys([*(card.data.get("models") or []), checkpoint]))
     return str(card)

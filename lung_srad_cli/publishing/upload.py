@@ -63,7 +63,7 @@ def upload_files(
     repo_type: str,
     public: bool = False,
     message: str = "Upload by lung-srad publish",
-    variables: dict[str, str] | None = None,
+    variables: dict[str, str | None] | None = None,
 ) -> Upload:
     """
     Creates the repository where it does not exist and uploads the files in one commit.
@@ -77,7 +77,8 @@ def upload_files(
         repo_type (`str`): `model`, `dataset` or `space`.
         public (`bool`, *optional*, defaults to `False`): whether a new repository is public.
         message (`str`, *optional*): of the commit.
-        variables (`dict[str, str]`, *optional*): public environment variables of a Space.
+        variables (`dict[str, str | None]`, *optional*):
+            public environment variables of a Space, set after the commit; `None` for one to remove.
 
     Returns:
         [`Upload`]
@@ -96,14 +97,17 @@ def upload_files(
                 f"{repo_type} {repo_id}: exists already and is public; give --public to upload to it all the same, or "
                 "make it private in its settings"
             )
-        for key, value in (variables or {}).items():
-            api.add_space_variable(repo_id, key, value)
         _use_plain_transfer_where_xet_is_missing(api, repo_id, repo_type)
         operations = [
             CommitOperationAdd(file.path, file.source if isinstance(file.source, bytes) else str(file.source))
             for file in files
         ]
         commit = api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
+        for key, value in (variables or {}).items():
+            if value is not None:
+                api.add_space_variable(repo_id, key, value)
+            elif key in api.get_space_variables(repo_id):
+                api.delete_space_variable(repo_id, key)
     return Upload(str(url), commit.oid, bool(before.private), commit.oid != before.sha)
 
 

@@ -134,6 +134,9 @@ class HubHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve()
 
+    def do_DELETE(self) -> None:
+        self._serve()
+
     def do_PUT(self) -> None:
         self._serve()
 
@@ -264,10 +267,13 @@ class HubHandler(BaseHTTPRequestHandler):
         errors = [] if text.startswith("---\n") else [{"message": "empty or missing yaml metadata in repo card"}]
         self._answer(400 if errors else 200, {"errors": errors, "warnings": []})
 
-    def set_variable(self, kind: str, name: str) -> None:
-        wanted = json.loads(self.body)
+    def variables(self, kind: str, name: str) -> None:
         variables = self._find_writable(kind, name).variables
-        variables[wanted["key"]] = wanted["value"]
+        if self.command == "POST":
+            wanted = json.loads(self.body)
+            variables[wanted["key"]] = wanted["value"]
+        elif self.command == "DELETE" and variables.pop(json.loads(self.body)["key"], None) is None:
+            raise HubError(404, "no such variable")
         self._answer(200, {key: {"key": key, "value": value} for key, value in variables.items()})
 
     def preupload(self, kind: str, name: str, revision: str) -> None:
@@ -372,7 +378,7 @@ ROUTES = (
     ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/repos/create", "create"),
     ("POST", r"/api/validate-yaml", "validate_yaml"),
-    ("POST", rf"{_API}/variables", "set_variable"),
+    ("GET POST DELETE", rf"{_API}/variables", "variables"),
     ("POST", rf"{_API}/preupload/(?P<revision>.+)", "preupload"),
     ("POST", rf"{_API}/commit/(?P<revision>.+)", "commit"),
     ("POST", rf"{_PAGES}\.git/info/lfs/objects/batch", "large_file_batch"),

@@ -69,6 +69,15 @@ def test_each_commit_keeps_its_files(hub, api):
     assert api.list_repo_refs("user/sounds").branches[0].target_commit == api.repo_info("user/sounds").sha
 
 
+def test_variables_of_a_space_are_set_and_removed(hub, api):
+    api.create_repo("user/demo", repo_type="space", space_sdk="gradio")
+    api.add_space_variable("user/demo", "MODEL", "user/sounds")
+    assert api.get_space_variables("user/demo")["MODEL"].value == "user/sounds"
+    assert api.delete_space_variable("user/demo", "MODEL") == {}
+    with pytest.raises(HfHubHTTPError, match="404"):
+        api.delete_space_variable("user/demo", "MODEL")
+
+
 def test_who_may_do_what(hub, api, tmp_path):
     assert api.whoami()["name"] == "user"
     reader, stranger = HfApi(endpoint=hub.url, token=READ_TOKEN), HfApi(endpoint=hub.url, token=False)

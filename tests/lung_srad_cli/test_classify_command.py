@@ -100,6 +100,17 @@ def test_files_keep_the_order_of_the_arguments_and_come_once(classify, write_rec
     assert [row["file"] for row in outcome.rows] == [str(second), str(first)]
 
 
+def test_recordings_that_link_to_one_file_each_get_their_rows(classify, write_recording, tmp_path):
+    blob = write_recording("blobs/0123abc.wav")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for name in ("left.wav", "right.wav"):
+        (snapshot / name).symlink_to(blob)
+    (tmp_path / "linked").symlink_to(snapshot)
+    outcome = classify(snapshot, tmp_path / "linked", snapshot / "left.wav", "--format", "csv")
+    assert [row["file"] for row in outcome.rows] == [str(snapshot / name) for name in ("left.wav", "right.wav")]
+
+
 def test_each_recording_of_a_folder_gets_the_annotations_of_its_name(classify, write_recording, tmp_path):
     folder = tmp_path / "annotations"
     folder.mkdir()

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,21 @@ def test_a_file_that_is_no_journal_is_refused_and_kept(output, content):
         Journal(output, SETTINGS)
     assert path.read_bytes() == content
     assert list(output.parent.iterdir()) == [path]
+
+
+def test_a_lock_that_cannot_be_removed_while_it_is_open_stops_nothing(output, monkeypatch):
+    remove = Path.unlink
+
+    def remove_as_on_windows(path, missing_ok=False):
+        if path.suffix == ".lock":
+            raise PermissionError(13, "used by another process", str(path))
+        remove(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", remove_as_on_windows)
+    for number in range(2):
+        with Journal(output, SETTINGS) as journal:
+            assert len(journal) == number
+            journal.add(f"{number}", number)
 
 
 def test_a_second_run_on_the_same_output_is_refused(output):

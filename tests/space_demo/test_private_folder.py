@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
-from space_demo.private_folder import remove_unused, remove_upload
+from space_demo import private_folder
+from space_demo.private_folder import remove_unused, remove_upload, sweep_in_background
 
 
 def make(path, seconds_ago=0.0):
@@ -25,6 +27,21 @@ def test_old_files_and_their_folders_go_and_new_ones_stay(tmp_path):
     os.utime(old.parent, (0, 0))
     remove_unused(tmp_path, 900)
     assert not old.parent.exists()
+
+
+def test_sweeping_goes_on_when_a_folder_vanishes_meanwhile(tmp_path, monkeypatch):
+    calls, swept_again = [], threading.Event()
+
+    def remove_once_something_is_gone(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise FileNotFoundError("gone")
+        swept_again.set()
+
+    monkeypatch.setattr(private_folder, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(private_folder, "remove_unused", remove_once_something_is_gone)
+    sweep_in_background(tmp_path)
+    assert swept_again.wait(30)
 
 
 def test_upload_goes_with_its_own_folder(tmp_path):

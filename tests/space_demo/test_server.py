@@ -13,6 +13,7 @@ import soundfile
 from benchmarks.space_load import SETTINGS, classify, upload
 from tests.space_demo.conftest import ROOT, breath
 
+NOTHING_FETCHED = "Nothing is fetched from elsewhere."
 REQUESTS_AT_ONCE = 20
 
 
@@ -64,6 +65,13 @@ def test_upload_of_50_1_mb_is_refused_and_the_next_request_is_answered(space, so
     assert "Recording of 3.0 s" in classify(space.address, upload(space.address, "next.wav", sound))
 
 
+def test_upload_in_chunks_that_states_a_length_as_well_is_refused(space):
+    headers = {"Content-Length": "1000", "Transfer-Encoding": "chunked"}
+    address = f"{space.address}/gradio_api/upload"
+    response = httpx.post(address, content=iter([b"abc"]), headers=headers, timeout=60)
+    assert response.status_code == 411
+
+
 def test_upload_of_unknown_length_is_refused(space):
     response = httpx.post(f"{space.address}/gradio_api/upload", content=iter([b"abc"]), timeout=60)
     assert response.status_code == 411
@@ -83,10 +91,28 @@ def test_upload_of_unknown_length_is_refused(space):
         "file:///etc/passwd",
     ],
 )
-@pytest.mark.parametrize("prefix", ["/gradio_api/file=", "/file=", "/static/", "/assets/"])
+@pytest.mark.parametrize("prefix", ["/gradio_api/file=", "/gradio_api/file/", "/file=", "/static/", "/assets/"])
 def test_no_path_outside_is_read(space, prefix, path):
     response = httpx.get(f"{space.address}{prefix}{path}", timeout=60)
     assert response.status_code in (403, 404)
+
+
+@pytest.mark.parametrize("route", ["file=", "file/", "proxy="])
+@pytest.mark.parametrize(
+    "address", ["https://example.com/", "http:/example.com/", "http:%2f%2fexample.com/", "%68ttp%3A//example.com/?a=b"]
+)
+def test_nothing_is_fetched_for_anybody(space, route, address):
+    response = httpx.get(f"{space.address}/gradio_api/{route}{address}", timeout=60)
+    assert (response.status_code, response.text) == (404, NOTHING_FETCHED)
+
+
+def test_queue_cannot_be_skipped_and_no_recording_is_taken_by_another_route(space, sound):
+    direct = httpx.post(f"{space.address}/gradio_api/run/classify", json={"data": [None, *SETTINGS]}, timeout=60)
+    assert direct.status_code == 404
+    before = set(space.temporary.rglob("*"))
+    video = {"video": ("a.mp4", sound)}
+    assert httpx.post(f"{space.address}/gradio_api/process_recording", files=video, timeout=60).status_code == 404
+    assert set(space.temporary.rglob("*")) == before
 
 
 def test_folder_of_uploads_is_neither_listed_nor_readable_by_others_on_the_machine(space):

@@ -5,13 +5,14 @@ import json
 
 import pytest
 
-from space_demo.limits import MAX_UPLOAD_BYTES
+from space_demo.limits import LEAST_BYTES, MAX_ANSWER_SECONDS, MAX_KEPT_BYTES, MAX_UPLOAD_BYTES, MAX_WAITING
+from space_demo.private_folder import UNUSED_SECONDS, kept_bytes
 
 upload_guard = pytest.importorskip("space_demo.upload_guard", reason="needs gradio: pip install -e '.[demo]'")
 
 
 def ask(tmp_path, method, path, pieces=(b"",), headers=()):
-    """Status of the answer, and the body that the application got, or None where nothing reached it."""
+    """Status of the answer, and the body that the application got, or None where it got none or not all of it."""
     reached, sent = [], []
     waiting = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
     waiting[-1]["more_body"] = False
@@ -23,7 +24,11 @@ def ask(tmp_path, method, path, pieces=(b"",), headers=()):
         sent.append(message)
 
     async def application(scope, receive, send):
-        reached.append((await receive())["body"])
+        body, message = b"", {"more_body": True}
+        while message.get("more_body"):
+            message = await receive()
+            body += message.get("body", b"")
+        reached.append(body if message["type"] == "http.request" else None)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"[]"})
 
@@ -44,6 +49,54 @@ def test_an_upload_says_how_long_it_is_and_is_bounded(tmp_path, length, status):
 
 
 @pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"content-length", b"1000"), (b"transfer-encoding", b"chunked")],
+        [(b"transfer-encoding", b"chunked")],
+    ],
+)
+def test_an_upload_in_chunks_is_refused_whatever_length_it_states(tmp_path, headers):
+    assert ask(tmp_path, "POST", upload_guard.UPLOAD_ROUTE, [b"sound"], headers) == (411, None)
+
+
+def test_an_upload_that_is_longer_than_it_says_is_broken_off(tmp_path):
+    pieces = [bytes(MAX_UPLOAD_BYTES // 2)] * 3
+    assert ask(tmp_path, "POST", upload_guard.UPLOAD_ROUTE, pieces, [(b"content-length", b"1000")])[1] is None
+
+
+def test_uploads_are_refused_while_too_many_wait(tmp_path):
+    kept = tmp_path / "waiting.wav"
+    length = [(b"content-length", b"1000")]
+    for size, status in ((MAX_KEPT_BYTES - 1000, 200), (MAX_KEPT_BYTES - 999, 503)):
+        with kept.open("wb") as file:
+            file.truncate(size)
+        assert ask(tmp_path, "POST", upload_guard.UPLOAD_ROUTE, [b"sound"], length)[0] == status
+
+
+def test_short_uploads_are_not_kept_without_end(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.wav").write_bytes(b"sound")
+    assert kept_bytes(tmp_path) == 3 * LEAST_BYTES
+
+
+def test_uploads_are_kept_until_the_last_that_waits_is_answered():
+    assert UNUSED_SECONDS >= MAX_WAITING * MAX_ANSWER_SECONDS
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/process_recording", "/gradio_api/run/classify", "/gradio_api/component_server", "/login"]
+)
+def test_what_the_page_does_not_ask_for_does_not_reach_gradio(tmp_path, path):
+    assert ask(tmp_path, "POST", path) == (404, None)
+
+
+@pytest.mark.parametrize("path", upload_guard.POST_ROUTES)
+def test_what_the_page_asks_for_reaches_gradio_also_behind_a_proxy(tmp_path, path):
+    assert ask(tmp_path, "POST", path, [b"{}"]) == (200, b"{}")
+    assert ask(tmp_path, "POST", f"/prefix{path}", [b"{}"]) == (200, b"{}")
+
+
+@pytest.mark.parametrize(
     ("fields", "status"),
     [
         ({"data": [{"path": "/tmp/a.wav"}]}, 200),
@@ -60,10 +113,15 @@ def test_a_request_that_names_an_address_is_not_passed_on(tmp_path, fields, stat
 
 
 def test_a_long_request_is_refused_and_what_is_no_json_is_left_to_gradio(tmp_path):
-    assert ask(tmp_path, "POST", "/x", [b"a" * 600_000] * 3) == (413, None)
-    assert ask(tmp_path, "POST", "/x", [b"[" * 100_000]) == (200, b"[" * 100_000)
+    route = upload_guard.POST_ROUTES[0]
+    assert ask(tmp_path, "POST", route, [b"a" * 600_000] * 3) == (413, None)
+    assert ask(tmp_path, "POST", route, [b"[" * 100_000]) == (200, b"[" * 100_000)
 
 
-def test_a_file_of_elsewhere_is_not_fetched(tmp_path):
-    assert ask(tmp_path, "GET", f"{upload_guard.FILE_ROUTE}http://127.0.0.1/a.wav") == (404, None)
-    assert ask(tmp_path, "GET", f"{upload_guard.FILE_ROUTE}/tmp/a.wav")[0] == 200
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("route", ["/gradio_api/file=", "/gradio_api/file/", "/prefix/gradio_api/file/"])
+def test_a_file_of_elsewhere_is_not_fetched(tmp_path, method, route):
+    for address in ("http://127.0.0.1/a.wav", "https:/example.com/a.wav", "FILE:///etc/passwd"):
+        assert ask(tmp_path, method, f"{route}{address}") == (404, None)
+    for path in ("/tmp/a.wav", "C:/Temp/a.wav", "/tmp/1:2/a.wav"):
+        assert ask(tmp_path, method, f"{route}{path}")[0] == 200

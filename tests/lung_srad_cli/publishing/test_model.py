@@ -110,6 +110,8 @@ def test_dry_run_lists_everything_and_opens_no_connection(publish, checkpoint, m
     folder = tmp_path / "run"
     shutil.copytree(checkpoint, folder)
     private = ("optimizer.pt", "trainer_state.json", "training_args.bin", "model.bin", "events.log", ".env")
+    (folder / "label_patients.py").write_text("PATIENTS = []\n")
+    (folder / "\x1b[2J\nnotes.txt").write_text("")
     for name in private:
         (folder / name).write_bytes(b"/home/somebody")
     (folder / "checkpoint-10").mkdir()
@@ -121,8 +123,12 @@ def test_dry_run_lists_everything_and_opens_no_connection(publish, checkpoint, m
     size = (folder / "model.safetensors").stat().st_size
     assert listed["model.safetensors"] == f"{size / 1000:.1f}"
     assert set(listed) >= EXPECTED_FILES | {"familiarity.safetensors"}
-    assert not {*private, "training_summary.json", "checkpoint-10"} & set(listed)
-    assert "left out: .env, checkpoint-10, events.log, model.bin, optimizer.pt" in outcome.output
+    assert not {*private, "label_patients.py", "training_summary.json", "checkpoint-10"} & set(listed)
+    assert (
+        "  left out: \\x1b[2J\\nnotes.txt, .env, checkpoint-10, events.log, label_patients.py, model.bin, optimizer.pt"
+        in outcome.output
+    )
+    assert "\x1b" not in outcome.output
     assert "training_summary.json stays here: it holds paths of this machine such as /home/somebody/icbhi" in (
         outcome.output
     )

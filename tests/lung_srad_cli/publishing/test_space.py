@@ -1,12 +1,15 @@
 """The demo as a Space: what goes up imports and starts from a downloaded copy, without this package."""
 
 import ast
+import importlib.metadata
+import re
 
 import pytest
 import yaml
 
 from lung_srad_cli.publishing import space_repository
 from lung_srad_cli.publishing.space_repository import imported_packages, prepare_space
+from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
 from tests.local_hub.store import Repository
 
 START = """
@@ -47,6 +50,7 @@ def demo(tmp_path, monkeypatch):
         "space_demo/__init__.py": "",
         "space_demo/app.py": "def main():\n    from modeling_lung_srad.audio import SAMPLING_RATE\n",
         "space_demo/README.md": "---\ntitle: My demo\nmodels:\n- user/first\n---\n# Demo\n",
+        "space_demo/requirements.txt": "torch\n",
         "space_demo/page.css": "body {}",
         "space_demo/__pycache__/app.cpython-311.pyc": "",
         "space_demo/outputs/answer.csv": "",
@@ -54,7 +58,14 @@ def demo(tmp_path, monkeypatch):
         "space_demo/token.key": "hf_secret",
         "modeling_lung_srad/__init__.py": "",
         "modeling_lung_srad/audio.py": "SAMPLING_RATE = 16000\n",
-        "modeling_lung_srad/checkpoints/tiny/model.safetensors": "weights",
+        "modeling_lung_srad/checkpoints/lung-srad-tiny/model.safetensors": "weights",
+        "modeling_lung_srad/checkpoints/lung-srad-tiny/optimizer.pt": "state",
+        "modeling_lung_srad/checkpoints/mine/model.safetensors": "of patients",
+        "modeling_lung_srad/checkpoints/mine/modeling_lung_srad.py": "",
+        "modeling_lung_srad/patients.json": "{}",
+        "dataset_scripts/patient.txt": "",
+        "space_demo/examples/patient.wav": "RIFF",
+        "space_demo/examples/patient.flac": "fLaC",
         "training/__init__.py": "",
         "dataset_scripts/__init__.py": "",
     }
@@ -64,6 +75,10 @@ def demo(tmp_path, monkeypatch):
         path.write_text(text, encoding="utf-8")
     monkeypatch.setattr(space_repository, "ROOT", tmp_path / "checkout")
     return tmp_path / "checkout"
+
+
+def names_of(requirements):
+    return {re.match(r"[\w.-]*", line)[0] for line in requirements}
 
 
 def card_of(files):
@@ -78,7 +93,7 @@ def test_the_page_and_the_packages_that_it_imports_go_up_and_nothing_else(demo):
         "app.py",
         "modeling_lung_srad/__init__.py",
         "modeling_lung_srad/audio.py",
-        "modeling_lung_srad/checkpoints/tiny/model.safetensors",
+        "modeling_lung_srad/checkpoints/lung-srad-tiny/model.safetensors",
         "requirements.txt",
         "space_demo/__init__.py",
         "space_demo/app.py",
@@ -87,27 +102,69 @@ def test_the_page_and_the_packages_that_it_imports_go_up_and_nothing_else(demo):
     prepared.try_out()
 
 
-def test_front_matter_is_completed_and_the_checkpoint_is_named(demo):
+def test_the_checkpoint_is_named_on_the_card_and_the_text_is_kept(demo):
     prepared = prepare_space("user/demo", "user/sounds")
     front_matter, text = card_of(prepared.files)
     assert text == "# Demo\n"
-    assert front_matter["title"] == "My demo"
+    assert front_matter == {"title": "My demo", "models": ["user/first", "user/sounds"]}
+    assert prepared.variables == {"LUNG_SRAD_CHECKPOINTS": "user/sounds"}
+
+
+def test_a_link_out_of_a_package_is_refused(demo, publish, tmp_path):
+    (tmp_path / "secret.py").write_text("", encoding="utf-8")
+    (demo / "modeling_lung_srad" / "linked.py").symlink_to(tmp_path / "secret.py")
+    outcome = publish("space", "user/demo", "--dry-run")
+    assert outcome.exit_code == 2
+    assert (
+        f"linked.py: is a link to {tmp_path / 'secret.py'}, outside {demo / 'modeling_lung_srad'}"
+        in (outcome.errors[0])
+    )
+
+
+@pytest.mark.parametrize("name", ["app.py", "README.md", "requirements.txt"])
+def test_an_installation_without_the_demo_is_told(demo, publish, name):
+    (demo / "space_demo" / name).unlink()
+    outcome = publish("space", "user/demo", "--dry-run")
+    assert outcome.exit_code == 2
+    assert f"space_demo: has no {name}; run the command from a clone of lung-srad" in outcome.errors[0]
+
+
+def test_the_own_card_and_requirements_suit_a_free_space():
+    files = prepare_space("user/demo").files
+    front_matter, text = card_of(files)
+    assert "not a medical device" in text
     assert front_matter["sdk"] == "gradio"
     assert front_matter["sdk_version"] == "6.31.0"
     assert front_matter["python_version"] == "3.11"
     assert front_matter["app_file"] == "app.py"
-    assert front_matter["models"] == ["user/first", "user/sounds"]
-    assert prepared.variables == {"LUNG_SRAD_CHECKPOINTS": "user/sounds"}
+    assert front_matter["license"] == "apache-2.0"
+    lines = next(file.source for file in files if file.path == "requirements.txt").read_text().splitlines()
+    # Free Spaces have no GPU; the default index serves torch with CUDA, which is 5 GB.
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu" in lines
+    assert "torch==2.13.0+cpu" in lines
+    needed = [line for line in importlib.metadata.requires("lung-srad") if "extra ==" not in line]
+    assert names_of(needed) <= names_of(lines)
+    assert not any("lung-srad" in line for line in lines)
 
 
-def test_requirements_take_torch_for_cpus(demo):
-    lines = next(file.source for file in prepare_space("user/demo").files if file.path == "requirements.txt").decode()
-    assert "--extra-index-url https://download.pytorch.org/whl/cpu\n" in lines
-    assert "torch==2.13.0+cpu\n" in lines
-    assert "lung-srad" not in lines
-    assert "soundfile" in lines
-    (demo / "space_demo" / "requirements.txt").write_text("torch\n", encoding="utf-8")
-    assert b"torch\n" in [file.source for file in prepare_space("user/demo").files if file.path == "requirements.txt"]
+def test_the_own_embedded_checkpoint_goes_up_whole():
+    prefix = "modeling_lung_srad/checkpoints/lung-srad-tiny/"
+    paths = {file.path for file in prepare_space("user/demo").files}
+    published = {path.removeprefix(prefix) for path in paths if "/checkpoints/" in path}
+    assert published == {path.name for path in DEFAULT_CHECKPOINT.iterdir() if path.is_file()}
+
+
+def test_a_checkpoint_that_is_no_longer_offered_is_taken_from_the_space(hub, demo, publish, monkeypatch):
+    monkeypatch.setattr(space_repository, "_import_page", lambda *arguments: None)
+    hub.store.repositories["model", "user/sounds"] = Repository("model", "user/sounds", private=False)
+    assert publish("space", "user/demo", "--checkpoint", "user/sounds").exit_code == 0
+    assert hub.repository("user/demo", "space").variables == {"LUNG_SRAD_CHECKPOINTS": "user/sounds"}
+    sent = [request.path for request in hub.requests if request.method == "POST"]
+    assert sent.index("/api/spaces/user/demo/commit/main") < sent.index("/api/spaces/user/demo/variables")
+    for _ in range(2):
+        outcome = publish("space", "user/demo")
+        assert outcome.exit_code == 0, outcome.errors
+        assert hub.repository("user/demo", "space").variables == {}
 
 
 def test_a_page_that_lacks_something_is_not_uploaded(hub, demo, publish):
