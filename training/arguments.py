@@ -28,15 +28,19 @@ LARGEST_CLASS_BALANCE = 10
 # What this trainer does by itself, differently or not at all; said rather than ignored.
 NOT_FOLLOWED = {
     "batch_eval_metrics": "the rates are of all cycles at once; leave it out",
+    "bf16_full_eval": "would round the weights that are saved afterwards; use bf16",
     "dataloader_drop_last": "would leave out cycles to be scored; an epoch is whole batches anyway",
     "eval_do_concat_batches": "the rates are of all cycles at once; leave it out",
+    "fp16_full_eval": "would round the weights that are saved afterwards; use fp16",
     "greater_is_better": "follows from metric_for_best_model; leave it out",
+    "ignore_data_skip": "would go on with other cycles than an uninterrupted run; leave it out",
     "include_for_metrics": "the rates follow from the predictions alone; leave it out",
     "label_names": "the labels are always `labels`; leave it out",
     "neftune_noise_alpha": "is for embeddings of words; see the section augmentation",
     "prediction_loss_only": "would leave out the rates; leave it out, or set eval_strategy to no",
     "push_to_hub": "is not done by a run; upload its folder when it is done, by `lung-srad publish model`",
     "resume_from_checkpoint": "the same command goes on by itself from the last checkpoint in output_dir",
+    "save_only_model": "would leave nothing to go on from after an interruption; leave it out",
     "train_sampling_strategy": "see the section sampling",
     "use_liger_kernel": "has no kernels for this network; leave it out",
 }
@@ -214,7 +218,8 @@ class SamplingArguments:
     Args:
         class_balance (`float`, *optional*, defaults to 0.0): a cycle's chance is proportional to the number of cycles
             of its class to the power `-class_balance`: 0 leaves the classes as they are, 1 makes them equal.
-        icbhi, sprsound, simulated (`float`, *optional*, defaults to 1.0): relative chance of a cycle of that source.
+        icbhi, sprsound, simulated (`float`, *optional*, defaults to 1.0): relative chance of a cycle of that source;
+            with 0 its training part is left out.
         cycles_per_epoch (`int`, *optional*): draws that make an epoch; as many as there are cycles when not given.
     """
 
@@ -228,6 +233,11 @@ class SamplingArguments:
         for name in ("class_balance", "icbhi", "sprsound", "simulated"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"sampling.{name}: {getattr(self, name)} should be a finite number")
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The sources of which no cycle is ever drawn."""
+        return tuple(name for name in ("icbhi", "sprsound", "simulated") if getattr(self, name) == 0)
 
 
 @dataclass

@@ -15,14 +15,15 @@ from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 AST_SETTINGS = {item.name for item in fields(ASTConfig)} - {item.name for item in fields(PreTrainedConfig)}
 # Mean and standard deviation of AudioSet, which AST was pretrained with, are the extractor's own defaults.
 AST_FEATURES: dict[str, Any] = {"normalization": "dataset"}
+HEAD_PREFIX = "classifier."
 
 
 def build_ast(arguments: ModelArguments) -> ASTForAudioClassification:
     """AST with random weights, or from a checkpoint whose head is replaced where it has other classes.
 
     Raises:
-        ConfigurationError: a `config` value that `ASTConfig` refuses, or a checkpoint that cannot be loaded. Weights
-            are read from safetensors only.
+        ConfigurationError: a `config` value that `ASTConfig` refuses, or a checkpoint that cannot be loaded or whose
+            weights, other than the head, are not those of the network. Weights are read from safetensors only.
     """
     labels: dict[str, Any] = {
         "id2label": dict(enumerate(CLASS_NAMES)),
@@ -35,16 +36,20 @@ def build_ast(arguments: ModelArguments) -> ASTForAudioClassification:
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
         try:
-            return ASTForAudioClassification.from_pretrained(
+            loaded: Any = ASTForAudioClassification.from_pretrained(
                 arguments.checkpoint,
                 use_safetensors=True,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
+                output_loading_info=True,
                 **labels,
                 **arguments.config,
             )
         finally:
             logging.set_verbosity(verbosity)
+        model, loading = loaded
+        _check_loaded(arguments.checkpoint, loading)
+        return model
     except StrictDataclassError as error:
         raise ConfigurationError(f"model.config: {error.__cause__ or error}") from error
     except OSError as error:
@@ -54,3 +59,14 @@ def build_ast(arguments: ModelArguments) -> ASTForAudioClassification:
             "model.safetensors, or a Hub id such as "
             "MIT/ast-finetuned-audioset-10-10-0.4593"
         ) from error
+
+
+def _check_loaded(checkpoint: str, loading: dict[str, Any]) -> None:
+    mismatched = {name for name, *_ in loading["mismatched_keys"]}
+    names = mismatched.union(loading["missing_keys"], loading["unexpected_keys"])
+    others = sorted(name for name in names if not name.startswith(HEAD_PREFIX))
+    if others:
+        raise ConfigurationError(
+            f"model.checkpoint: {len(others)} weights of {checkpoint} are missing, of another size or not known, "
+            f"{others[0]} the first; set model.config to the size of the checkpoint, or name another one"
+        )

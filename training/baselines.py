@@ -5,7 +5,6 @@ part. What there is to choose (class weights or none) is chosen on the validatio
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +15,12 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from modeling_lung_srad import LungSradFeatureExtractor
+from modeling_lung_srad.output_files import check_output
 from training.arguments import DataArguments
 from training.cycle_sources import CycleSource, describe_limits, load_evaluated_source, load_training_sources
 from training.evaluation import evaluation_report, icbhi_score
 from training.log_mel_dataset import iterate_log_mel
+from training.report.files import write_json
 
 PERCENTILES = (0.1, 0.5, 0.9)
 BINS_PER_BAND = 4
@@ -76,13 +77,13 @@ def evaluate_baselines(data: DataArguments) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: data that cannot be read, or without normal or abnormal cycles in a part.
     """
-    training, validation, _ = load_training_sources(data)
-    if validation is None:
+    sources = load_training_sources(data)
+    if sources.validation is None:
         raise ValueError(f"data.validation: {data.validation} leaves no patients to choose the class weights on")
     test = load_evaluated_source(str(data.icbhi), data.split, "test")
     classifier, class_weight = fit_gradient_boosting(
-        compute_statistics(training, "statistics, training"),
-        compute_statistics([validation], "statistics, validation"),
+        compute_statistics(sources.training, "statistics, training"),
+        compute_statistics([sources.validation], "statistics, validation"),
     )
     statistics, references = compute_statistics([test], "statistics, test")
     predictions = {
@@ -126,13 +127,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(argv))
     output = options.pop("output")
     try:
-        reports = evaluate_baselines(DataArguments(**options))
         if output is not None:
-            Path(output).write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+            check_output(output)
+        reports = evaluate_baselines(DataArguments(**options))
+        print(baselines_table(reports))
+        if output is not None:
+            write_json(Path(output), reports)
     except (ValueError, OSError) as error:
         print(f"baselines: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(baselines_table(reports))
     return 0
 
 

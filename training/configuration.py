@@ -53,13 +53,12 @@ def read_configuration(
 
     Raises:
         ConfigurationError: file missing or not YAML, unknown key (the nearest valid one is named), value of the wrong
-            type, an override without `=`.
+            type, an override without `=`, or two of the same key.
     """
+    check_overrides(overrides)
     values = _read_yaml(Path(path), ())
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not all(key.split(".")):
-            raise ConfigurationError(f"{override!r}: an override is key=value, such as seed=1 or data.icbhi=FOLDER")
+        key, _, text = override.partition("=")
         # YAML reads no text as null, which an unset shell variable hardly means.
         if not text.strip():
             raise ConfigurationError(f"{override!r}: has no value; give one, or {key}=null to empty the key")
@@ -72,14 +71,27 @@ def read_configuration(
     return RunArguments(**sections), _made(LungSradTrainingArguments, training, path)
 
 
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raises `ConfigurationError` for an override that is not `key=value`, or whose key another one has."""
+    given: dict[str, str] = {}
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator or not all(key.split(".")):
+            raise ConfigurationError(f"{override!r}: an override is key=value, such as seed=1 or data.icbhi=FOLDER")
+        if key in given:
+            raise ConfigurationError(f"{override!r}: {key} is there twice, first as {given[key]!r}; keep one")
+        given[key] = override
+
+
 def expand_seeds(config: str | Path, overrides: Sequence[str]) -> list[list[str]]:
     """The overrides of each run where one of them is `seed=FIRST..LAST`; otherwise the overrides alone.
 
     Each of several runs has its own folder, `seed-K` in the `output_dir` that a single one would have.
 
     Raises:
-        ConfigurationError: a range that is empty or not of whole numbers.
+        ConfigurationError: a range that is empty or not of whole numbers, or a key that is there twice.
     """
+    check_overrides(overrides)
     texts = {key: text for key, _, text in (override.partition("=") for override in overrides)}
     if ".." not in texts.get("seed", ""):
         return [list(overrides)]
@@ -90,6 +102,7 @@ def expand_seeds(config: str | Path, overrides: Sequence[str]) -> list[list[str]
         raise ConfigurationError(f"seed={texts['seed']}: is more than {MOST_SEEDS} runs; give a shorter range")
     others = [override for override in overrides if not override.startswith("seed=")]
     output_dir = read_configuration(config, others)[1].output_dir
+    others = [override for override in others if not override.startswith("output_dir=")]
     return [
         [*others, f"seed={seed}", f"output_dir={output_dir}/seed-{seed}"] for seed in range(int(first), int(last) + 1)
     ]

@@ -1,7 +1,9 @@
 """The labelled cycles of a run: which data sets, which part of them, and what must be said about them."""
 
+import logging
 import os
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from dataset_scripts.sprsound import load_sprsound
 from training.arguments import DataArguments
 
 PARTS = ("test", "validation", "train")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class CycleSource:
     def is_simulated(self) -> bool:
         return SIMULATED_DEVICE in self.table["device"]
 
+    @property
+    def kind(self) -> str:
+        """Whose patients these are: `icbhi`, `sprsound` or, also in a folder in ICBHI's layout, `simulated`."""
+        return "simulated" if self.is_simulated else self.name
+
     def count(self) -> dict[str, int]:
         """Number of cycles, of each class, and of recordings and patients."""
         labels = Counter(self.table["label"])
@@ -56,11 +64,20 @@ class CycleSource:
 
 
 class RunSources(NamedTuple):
-    """The cycles of a run: training, one source per data set; validation and test, where they are needed."""
+    """The cycles of a run.
+
+    Args:
+        training (`list[CycleSource]`): one source per data set.
+        validation, test (`CycleSource`, *optional*): where they are needed.
+        held_out (`frozenset[str]`): patients of the validation and the test part, needed or not.
+        held_out_kind (`str`): `kind` of their source.
+    """
 
     training: list[CycleSource]
     validation: CycleSource | None
     test: CycleSource | None
+    held_out: frozenset[str]
+    held_out_kind: str
 
     def part(self, name: str) -> CycleSource | None:
         """`validation` or `test` by its name."""
@@ -68,7 +85,7 @@ class RunSources(NamedTuple):
 
 
 def load_training_sources(
-    arguments: DataArguments, selection: str = "validation", record_test: bool = False
+    arguments: DataArguments, selection: str = "validation", record_test: bool = False, left_out: Collection[str] = ()
 ) -> RunSources:
     """Loads the cycles of a run.
 
@@ -79,11 +96,13 @@ def load_training_sources(
         arguments (`DataArguments`): the data sets and their split.
         selection (`str`, *optional*, defaults to `"validation"`): part that chooses the epoch, or `"last"`.
         record_test (`bool`, *optional*, defaults to `False`): whether the test part is scored as well.
+        left_out (collection of `str`, *optional*): sources that are no training data, such as those of which no cycle
+            is drawn.
 
     Raises:
-        ValueError: no data to validate on, a class without training cycles, a part without normal or without abnormal
-            cycles, a patient in the training and the validation part, or what `load_icbhi`, `load_sprsound` and
-            `load_simulated` raise for data that they cannot read.
+        ValueError: no data to validate on or to train on, a class without training cycles, a part without normal or
+            without abnormal cycles, a patient in the training and the validation part, or what `load_icbhi`,
+            `load_sprsound` and `load_simulated` raise for data that they cannot read.
     """
     if not arguments.icbhi and not arguments.simulated:
         raise ValueError("data: give data.icbhi=FOLDER (or data.simulated=12); validation patients come from there")
@@ -102,12 +121,17 @@ def load_training_sources(
         loaded["simulated"] = load_simulated(patients=arguments.simulated, **draw)
     if arguments.sprsound:
         loaded["sprsound"] = load_sprsound(Path(os.path.expanduser(arguments.sprsound)))
-    training = [CycleSource(name, parts["train"]) for name, parts in loaded.items()]
+    training = [CycleSource(name, parts["train"]) for name, parts in loaded.items() if name not in left_out]
+    if not training:
+        raise ValueError(f"sampling: the weight of {' and '.join(loaded)} is 0, so nothing is drawn; set one above 0")
+    for name in loaded:
+        if name in left_out:
+            logger.warning("%s: is not trained on, since sampling.%s is 0", name, name)
     selecting = next(iter(loaded))
     parts = {}
     if arguments.validation:
         parts["validation"] = CycleSource(selecting, loaded[selecting]["validation"])
-        _check_disjoint(training[0], parts["validation"])
+        _check_disjoint(CycleSource(selecting, loaded[selecting]["train"]), parts["validation"])
     if selection == "test" or record_test:
         parts["test"] = CycleSource(selecting, loaded[selecting]["test"])
     labels = [label for source in training for label in source.table["label"]]
@@ -115,7 +139,12 @@ def load_training_sources(
     for name, source in parts.items():
         _check_both_kinds(source.table["label"], f"the {name}")
     _check_all_classes(labels)
-    return RunSources(training, parts.get("validation"), parts.get("test"))
+    apart = [
+        CycleSource(selecting, loaded[selecting][name]) for name in ("validation", "test") if name in loaded[selecting]
+    ]
+    held_out = frozenset(patient for source in apart for patient in source.table["patient"])
+    kind = CycleSource(selecting, loaded[selecting]["train"]).kind
+    return RunSources(training, parts.get("validation"), parts.get("test"), held_out, kind)
 
 
 def load_evaluated_source(

@@ -13,6 +13,7 @@ from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.configuration_lung_srad import class_columns
 from training.classifier_loading import load_classifier
 from training.cycle_sources import CycleSource, describe_limits
+from training.earlier_stages import earlier_stage_notes
 from training.evaluated_cycles import are_training_patients_common, load_evaluated_cycles
 from training.log_mel_dataset import LogMelDataset, check_sampling_rate, compute_log_mel
 from training.report.figures import build_report
@@ -109,6 +110,9 @@ def _selection_note(record: TrainingRecord | None) -> list[str]:
 def _leakage(record: TrainingRecord | None, split: str, part: str) -> list[str]:
     if part == "train":
         return ["Training part: these are not figures of unseen patients."]
-    if record is None or part == "validation" or are_training_patients_common(record, split):
+    if record is None:
         return []
-    return [f"Trained with the split {record.split}, whose training patients may be in this part: not unseen."]
+    notes = earlier_stage_notes(record.started_from, split, set(record.validation_patients))
+    if part == "validation" or not record.has_trained_on_split or are_training_patients_common(record, split):
+        return notes
+    return [*notes, f"Trained with the split {record.split}, whose training patients may be in this part: not unseen."]

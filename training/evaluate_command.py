@@ -99,9 +99,9 @@ def _evaluate_one(checkpoint: str, data: str, split: str, part: str, output: str
     if output is not None:
         check_output_folder(output)
     report, cycles = evaluate_checkpoint(checkpoint, data, split, part, batch_size)
+    print(markdown_report(report))
     if output is not None:
         write_report(output, report, cycles)
-    print(markdown_report(report))
     _say_written(output, REPORT_FILES)
 
 
@@ -121,11 +121,11 @@ def _evaluate_several(
         if output is not None:
             write_report(Path(output) / name, report, cycles)
     summary = summarize_seeds(names, reports, predictions)
+    print(markdown_seeds(summary))
     if output is not None:
         folder = make_output_folder(output)
         write_json(folder / SEEDS_JSON, summary)
         write_text(folder / SEEDS_MARKDOWN, markdown_seeds(summary))
-    print(markdown_seeds(summary))
     _say_written(output, (SEEDS_JSON, SEEDS_MARKDOWN, *(f"{name}/" for name in names)))
 
 
@@ -135,13 +135,13 @@ def _recompute(predictions: str, output: str | None) -> None:
     cycles, about = read_report(predictions)
     check_scorable(predictions, cycles, about["part"])
     report = build_report(cycles, about)
+    print(markdown_report(report))
     if output is not None:
         # The predictions that were read stay as they are, with whatever columns someone added.
         read_from = predictions_file(predictions)
         is_same = read_from.resolve() == (Path(os.path.expanduser(output)) / PREDICTIONS_CSV).resolve()
         write = write_figures if is_same else write_report
         write(output, report, cycles)
-    print(markdown_report(report))
     _say_written(output, REPORT_FILES)
 
 
@@ -149,11 +149,11 @@ def _compare(first: str, second: str, output: str | None) -> None:
     if output is not None:
         check_output_folder(output)
     comparison = compare_reports(read_report(first), read_report(second), [first, second])
+    print(markdown_comparison(comparison))
     if output is not None:
         folder = make_output_folder(output)
         write_json(folder / COMPARISON_JSON, comparison)
         write_text(folder / COMPARISON_MARKDOWN, markdown_comparison(comparison))
-    print(markdown_comparison(comparison))
     _say_written(output, (COMPARISON_JSON, COMPARISON_MARKDOWN))
 
 

@@ -183,9 +183,12 @@ class PatchMixTraining(nn.Module):
             return ObjectiveOutput(logits=logits)
         if not self.training:
             return ObjectiveOutput(loss=F.cross_entropy(logits.float(), labels), logits=logits)
-        cross_entropy = F.cross_entropy(
-            logits.float(), labels, weight=self.class_weights, label_smoothing=self.label_smoothing
+        # Divided by the number of cycles and not, as "mean" does, by the weights of this batch: those differ between
+        # the parts of a batch, over processes and accumulated steps.
+        total = F.cross_entropy(
+            logits.float(), labels, self.class_weights, reduction="sum", label_smoothing=self.label_smoothing
         )
+        cross_entropy = total / len(labels)
         contrastive = {}
         if self.projector is not None and axes:
             targets = self._targets(clean)

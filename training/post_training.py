@@ -17,13 +17,13 @@ from tqdm.auto import tqdm
 
 from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
 from modeling_lung_srad.familiarity import Familiarity, fit_familiarity, log_mel_statistics
-from modeling_lung_srad.output_files import replaced_when_complete
 from training.cycle_sources import CycleSource, RunSources
 from training.evaluate_checkpoint import predict
 from training.evaluated_cycles import load_evaluated_cycles
 from training.feature_cache import cached_log_mel
 from training.log_mel_dataset import LogMelDataset, check_sampling_rate, compute_log_mel
 from training.report.calibration import fit_temperature
+from training.report.files import write_text
 from training.trainer import LungSradTrainer
 from training.training_record import read_training_record
 
@@ -137,8 +137,7 @@ def _input_values(cycles: LogMelDataset, positions: range) -> torch.Tensor:
 
 def _write_temperature(path: Path, temperature: float | None) -> None:
     config = json.loads(path.read_text(encoding="utf-8")) | {"temperature": temperature}
-    with replaced_when_complete(path) as temporary:
-        temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,9 +12,11 @@ import transformers
 
 from training.arguments import LungSradTrainingArguments, RunArguments
 from training.cycle_sources import RunSources, describe_limits
+from training.earlier_stages import earlier_stage_notes
 from training.metrics.icbhi_score.icbhi_measure import RATES
 from training.run_folder import training_settings
 from training.trainer import LungSradTrainer
+from training.training_record import record_of
 
 TEST_SELECTION_NOTE = "Selected on the test set (the protocol of the paper and of most of the field): optimistic."
 
@@ -26,17 +28,22 @@ def summarize(
     trainer: LungSradTrainer,
     measured: dict[str, float],
     train_metrics: dict[str, float],
+    started_from: dict[str, Any] | None = None,
+    resumed: bool = False,
 ) -> dict[str, Any]:
     """The content of `training_summary.json`.
 
     Args:
         measured (`dict`): rates of the epoch that was kept, as `LungSradTrainer.evaluate` returns them.
         train_metrics (`dict`): what `Trainer.train` returns.
+        started_from (`dict`, *optional*): what `read_earlier_stages` says of the checkpoint to start from.
+        resumed (`bool`, *optional*, defaults to `False`): whether the run went on from a checkpoint, so that the time
+            of its training is not known.
 
     Returns:
         `dict`: `selection` says on which part the epoch was chosen, `scored_part` which one the rates under it and in
-        `history` are of, `notes` what must stand beside them. With `record_test`, `protocols` holds the test rates
-        of the epoch that each rule of selection would have reported.
+        `history` are of, `notes` what must stand beside them. `started_from` is as given. With `record_test`,
+        `protocols` holds the test rates of the epoch that each rule of selection would have reported.
     """
     selection = training_arguments.selection
     part = "test" if selection == "test" else "validation"
@@ -48,19 +55,24 @@ def summarize(
         if sections[section][key] is not None:
             sections[section][key] = Path(sections[section][key]).name
     del sections["data"]["feature_cache"]
+    validation_patients = sorted(set(sources.validation.table["patient"])) if sources.validation else []
+    earlier = None if started_from is None else record_of(started_from)
     summary: dict[str, Any] = {
         "selection": selection,
         "best_step": trainer.state.global_step if selection == "last" else trainer.state.best_global_step,
         "scored_part": part,
         part: {key.removeprefix("eval_"): value for key, value in measured.items() if key.startswith("eval_")},
         "notes": ([TEST_SELECTION_NOTE] if selection == "test" else [])
-        + ([] if scored is None else describe_limits(scored, arguments.data.split, part)),
-        "validation_patients": sorted(set(sources.validation.table["patient"])) if sources.validation else [],
+        + ([] if scored is None else describe_limits(scored, arguments.data.split, part))
+        + earlier_stage_notes(earlier, arguments.data.split, set(validation_patients)),
+        "validation_patients": validation_patients,
+        "training_patients": {source.kind: sorted(set(source.table["patient"])) for source in sources.training},
+        "started_from": started_from,
         "cycles": {"training": {source.name: source.count() for source in sources.training}}
         | {name: {source.name: source.count()} for name in ("validation", "test") if (source := sources.part(name))},
         "history": history,
         "parameters": trainer.training_model.classifier.num_parameters(),
-        "training_seconds": train_metrics["train_runtime"],
+        "training_seconds": None if resumed else train_metrics["train_runtime"],
         "processes": training_arguments.world_size,
         "configuration": sections | {"training": training_settings(training_arguments)},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

@@ -6,6 +6,7 @@ checkpoint of a run that was interrupted. `seed=1..5` makes five runs, one after
 """
 
 import argparse
+import copy
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import ASTForAudioClassification, default_data_collator, set_seed
 
@@ -22,6 +24,7 @@ from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassif
 from training.arguments import LungSradTrainingArguments, RunArguments
 from training.configuration import ConfigurationError, expand_seeds, read_configuration
 from training.cycle_sources import CycleSource, RunSources, load_training_sources
+from training.earlier_stages import check_earlier_stages, read_earlier_stages
 from training.evaluation import compute_metrics
 from training.feature_cache import cached_log_mel
 from training.log_mel_dataset import LogMelDataset
@@ -41,7 +44,8 @@ from training.training_record import TRAINING_SUMMARY
 class Run:
     """Everything that a run needs, checked and loaded, before anything is computed or written.
 
-    `cycle_weights` are the chances of the training cycles, see `sampling_weights`; the other names speak.
+    `cycle_weights` are the chances of the training cycles, see `sampling_weights`; `started_from` is what
+    `read_earlier_stages` says of the checkpoint to start from; the other names speak.
     """
 
     arguments: RunArguments
@@ -51,6 +55,7 @@ class Run:
     model: LungSradForAudioClassification | ASTForAudioClassification
     feature_extractor: LungSradFeatureExtractor
     last_checkpoint: Path | None
+    started_from: dict[str, Any] | None
 
     @property
     def output_dir(self) -> Path:
@@ -80,6 +85,7 @@ def train(config: str, overrides: Sequence[str] = ()) -> int:
             check_processes(training_arguments)
             summary_file = Path(str(training_arguments.output_dir)) / TRAINING_SUMMARY
             last_checkpoint = find_last_checkpoint(arguments, training_arguments)
+            check_same_folder(training_arguments, last_checkpoint)
             summaries.append(summary_file)
             if summary_file.exists():
                 read_json(summary_file, "summary")
@@ -101,9 +107,17 @@ def prepare(
 
     Raises:
         ValueError: what `load_training_sources`, `sampling_weights`, `CycleSampler`, `build_feature_extractor`,
-            `build_model` or `check_fit` cannot use, or a batch too small for the contrastive loss.
+            `build_model`, `check_fit` or `check_earlier_stages` cannot use, a batch too small for the contrastive
+            loss, or `record_test` where nothing is scored.
     """
-    sources = load_training_sources(arguments.data, training_arguments.selection, training_arguments.record_test)
+    if training_arguments.record_test and training_arguments.selection == "last" and arguments.data.validation == 0:
+        raise ConfigurationError(
+            "record_test: the test part is scored where validation patients are, and data.validation is 0; make that "
+            "larger, or leave record_test out"
+        )
+    sources = load_training_sources(
+        arguments.data, training_arguments.selection, training_arguments.record_test, arguments.sampling.left_out
+    )
     names = [source.name for source in sources.training for _ in range(len(source.cycles))]
     labels = [label for source in sources.training for label in source.table["label"]]
     weights = sampling_weights(names, labels, arguments.sampling)
@@ -123,7 +137,11 @@ def prepare(
         # That of the checkpoint to start from was fitted to its weights.
         model.config.temperature = None
     check_fit(model, feature_extractor, arguments)
-    return Run(arguments, training_arguments, sources, weights, model, feature_extractor, last_checkpoint)
+    record, started_from = read_earlier_stages(arguments.model.checkpoint)
+    check_earlier_stages(record, sources)
+    return Run(
+        arguments, training_arguments, sources, weights, model, feature_extractor, last_checkpoint, started_from
+    )
 
 
 def run_training(run: Run) -> dict[str, Any]:
@@ -157,7 +175,16 @@ def run_training(run: Run) -> dict[str, Any]:
             f"{run.output_dir}: the model cannot be written ({' '.join(str(error).split())[:200]}); free space on its "
             "disk and start the same command again"
         ) from error
-    summary = summarize(run.arguments, run.training_arguments, run.sources, trainer, measured, result.metrics)
+    summary = summarize(
+        run.arguments,
+        run.training_arguments,
+        run.sources,
+        trainer,
+        measured,
+        result.metrics,
+        started_from=run.started_from,
+        resumed=run.last_checkpoint is not None,
+    )
     if trainer.is_world_process_zero():
         write_json(run.output_dir / TRAINING_SUMMARY, summary)
         print(f"{describe_outcome(summary)}; saved to {run.output_dir}")
@@ -166,7 +193,8 @@ def run_training(run: Run) -> dict[str, Any]:
 
 def build_trainer(run: Run) -> LungSradTrainer:
     """The trainer of a run, with the log-mel spectrograms of its cycles computed or taken from the cache."""
-    arguments = run.training_arguments
+    # A copy, since the settings of the run are those that the same command has the next time.
+    arguments = copy.copy(run.training_arguments)
     monitored = run.sources.part("test" if arguments.selection == "test" else "validation")
     recorded = run.sources.test if arguments.record_test and arguments.selection != "test" else None
     if monitored is None:
@@ -209,16 +237,42 @@ def check_launch() -> None:
 
 
 def check_processes(training_arguments: LungSradTrainingArguments) -> None:
-    """Checks that processes that were started together train together.
+    """Checks that processes that were started together train together, each on one GPU.
 
     Raises:
-        ConfigurationError: each would train by itself, and all in the same folder, as they do without GPUs.
+        ConfigurationError: each would train by itself, and all in the same folder, as they do without GPUs; or one
+            process would train on several GPUs by threads, which would share the draws of the mixed views.
     """
     started = int(os.environ.get("WORLD_SIZE") or 1)
     if training_arguments.world_size != started:
         raise ConfigurationError(
             f"{started} processes were started, and each would train by itself, as they do without GPUs; there, add "
             "use_cpu=true"
+        )
+    if training_arguments.n_gpu > 1:
+        raise ConfigurationError(
+            f"{training_arguments.n_gpu} GPUs are visible to one process, which can train on one only; start "
+            f"accelerate launch --num_processes {training_arguments.n_gpu} training/run_training.py CONFIG.yaml "
+            "[key=value ...], or set CUDA_VISIBLE_DEVICES=0 to use one"
+        )
+
+
+def check_same_folder(training_arguments: LungSradTrainingArguments, last_checkpoint: Path | None) -> None:
+    """Checks that all processes see the same `output_dir`, by what each found in it.
+
+    Raises:
+        ConfigurationError: some would go on from a checkpoint, or stop, that others do not see.
+    """
+    if training_arguments.world_size == 1:
+        return
+    output_dir = Path(str(training_arguments.output_dir))
+    name = "none" if last_checkpoint is None else last_checkpoint.name
+    found = [TRAINING_SUMMARY if (output_dir / TRAINING_SUMMARY).exists() else name]
+    everyone = gather_object(found)
+    if len(set(everyone)) > 1:
+        raise ConfigurationError(
+            f"{output_dir}: the processes found {', '.join(sorted(set(everyone)))} as its last state; use an "
+            "output_dir that all machines share"
         )
 
 

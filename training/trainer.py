@@ -93,6 +93,7 @@ class LungSradTrainer(Trainer):
         self.recorded_dataset = recorded_dataset
         self._unlogged_parts: dict[str, list[torch.Tensor]] = {}
         self.add_callback(SetSamplerEpoch(self))
+        self.add_callback(FindBestCheckpoint())
         if args.ma_beta > 0:
             self.add_callback(AverageWeights(args.ma_beta))
 
@@ -295,6 +296,15 @@ class SetSamplerEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.cycle_sampler.epoch = int(state.epoch or 0)
+
+
+class FindBestCheckpoint(TrainerCallback):
+    """Finds the best checkpoint of a run that goes on in the present folder, which may have been moved meanwhile."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        best = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
 
 
 class AverageWeights(TrainerCallback):

@@ -40,6 +40,22 @@ def test_head_for_other_classes_is_replaced_and_the_rest_is_kept(audioset_folder
     assert all(torch.equal(weights[name], weight) for name, weight in before.items())
 
 
+@pytest.mark.parametrize(
+    "config", [{"hidden_size": 24}, {"num_hidden_layers": 2}, {"max_length": 128}], ids=["other", "missing", "longer"]
+)
+def test_checkpoint_of_another_size_is_refused_and_not_initialised_at_random(audioset_folder, config):
+    arguments = ModelArguments(architecture="ast", checkpoint=str(audioset_folder), config=config)
+    with pytest.raises(ConfigurationError, match=r"weights of .* are missing, of another size .*audio_spectrogram"):
+        build_ast(arguments)
+
+
+def test_checkpoint_with_weights_that_the_network_lacks_is_refused(audioset_folder):
+    ASTForAudioClassification(ASTConfig(**SIZE | {"num_hidden_layers": 2})).save_pretrained(audioset_folder)
+    arguments = ModelArguments(architecture="ast", checkpoint=str(audioset_folder), config={"num_hidden_layers": 1})
+    with pytest.raises(ConfigurationError, match=r"weights of .* not known"):
+        build_ast(arguments)
+
+
 def test_weights_as_a_pickle_are_not_read(audioset_folder):
     (audioset_folder / "model.safetensors").rename(audioset_folder / "pytorch_model.bin")
     with pytest.raises(

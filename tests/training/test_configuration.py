@@ -18,6 +18,14 @@ def test_configurations_of_the_project_are_valid(path):
     read_configuration(path, ["output_dir=runs/x"])
 
 
+@pytest.mark.parametrize(
+    ("name", "largest_norm"),
+    [("table1/lung_srad", 0), ("table1/ast", 0), ("tiny_cpu_finetune", 1), ("ast_tiny_cpu", 1)],
+)
+def test_gradients_are_clipped_for_the_tiny_networks_and_not_in_the_recipe_of_the_paper(name, largest_norm):
+    assert read_configuration(CONFIGS / f"{name}.yaml")[1].max_grad_norm == largest_norm
+
+
 def test_inheriting_file_and_overrides_win_key_by_key(write):
     write("seed: 3\nmodel: {size: small, config: {drop_path_rate: 0.3}}\ndata: {split: fold1}", "base.yaml")
     path = write("extends: base.yaml\nmodel: {size: tiny}\nlearning_rate: 1e-3")
@@ -65,6 +73,11 @@ def test_unquoted_no_is_a_strategy(write):
         ("data: 3", [], "data is a section"),
         ("seed: 1", ["data.icbhi.path=x", "data.icbhi.path.deep=y"], "is a value, not a section"),
         ("seed: 1", ["seed"], "an override is key=value"),
+        ("seed: 1", ["seed=2", "ma_beta=0.5", "seed=3"], "'seed=3': seed is there twice, first as 'seed=2'; keep one"),
+        ("bf16_full_eval: true", [], "bf16_full_eval: would round the weights"),
+        ("fp16_full_eval: true", [], "fp16_full_eval: would round the weights"),
+        ("save_only_model: true", [], "save_only_model: would leave nothing to go on from"),
+        ("ignore_data_skip: true", [], "ignore_data_skip: would go on with other cycles"),
         ("seed: [1", [], "not valid YAML"),
         ("- 1", [], "not a YAML mapping"),
         ("objective: {mode: duel}", [], "objective.mode: 'duel' is not one of .*; the nearest is dual"),

@@ -30,7 +30,7 @@ def test_validation_patients_are_no_training_patients(simulated_sources):
 
 
 def test_simulated_sounds_validate_themselves_when_there_is_no_icbhi():
-    training, validation, test = load_training_sources(DataArguments(simulated=10, validation=0.4))
+    training, validation, test, *_ = load_training_sources(DataArguments(simulated=10, validation=0.4))
     assert test is None
     assert (training[0].name, validation.name) == ("simulated", "simulated")
     assert validation.is_simulated
@@ -39,7 +39,7 @@ def test_simulated_sounds_validate_themselves_when_there_is_no_icbhi():
 def test_sprsound_is_training_data_only(simulated_folder, tmp_path):
     write_sprsound(tmp_path, simulated_folder)
     arguments = DataArguments(icbhi=str(simulated_folder), sprsound=str(tmp_path), validation=0.4)
-    training, validation, _ = load_training_sources(arguments)
+    training, validation, *_ = load_training_sources(arguments)
     assert [source.name for source in training] == ["icbhi", "sprsound"]
     assert training[1].count()["wheeze"] == 1
     assert validation.name == "icbhi"
@@ -47,12 +47,29 @@ def test_sprsound_is_training_data_only(simulated_folder, tmp_path):
 
 def test_test_part_is_loaded_where_it_selects_or_is_recorded(simulated_folder):
     arguments = DataArguments(icbhi=str(simulated_folder), validation=0.0)
-    training, validation, test = load_training_sources(arguments, selection="test")
+    training, validation, test, *_ = load_training_sources(arguments, selection="test")
     assert validation is None
     assert set(test.table["recording"]).isdisjoint(training[0].table["recording"])
     sources = load_training_sources(DataArguments(icbhi=str(simulated_folder), validation=0.4), record_test=True)
     assert sources.part("test").table == test.table
     assert sources.part("validation") is sources.validation
+
+
+def test_source_of_which_nothing_is_drawn_is_no_training_data_and_still_validates(simulated_folder, caplog):
+    arguments = DataArguments(icbhi=str(simulated_folder), simulated=10, validation=0.4)
+    both, alone = load_training_sources(arguments), load_training_sources(arguments, left_out=("icbhi", "sprsound"))
+    assert [source.name for source in alone.training] == ["simulated"]
+    assert alone.validation.table == both.validation.table
+    assert "icbhi: is not trained on, since sampling.icbhi is 0" in caplog.text
+    with pytest.raises(ValueError, match="the weight of icbhi and simulated is 0, so nothing is drawn"):
+        load_training_sources(arguments, left_out=("icbhi", "simulated"))
+
+
+def test_patients_apart_are_those_of_validation_and_test_also_where_these_are_not_needed(simulated_folder):
+    sources = load_training_sources(DataArguments(icbhi=str(simulated_folder), validation=0.4))
+    everyone = {patient for part in load_icbhi(simulated_folder).values() for patient in part["patient"]}
+    assert sources.held_out == everyone - set(sources.training[0].table["patient"])
+    assert sources.held_out_kind == "simulated"
 
 
 def test_patient_on_both_sides_of_validation_is_named(simulated_folder, monkeypatch):

@@ -123,6 +123,29 @@ def test_patients_of_another_split_are_not_called_unseen(checkpoint, simulated_s
     assert any("not unseen" in note for note in report["data_notes"])
 
 
+def test_run_that_left_the_split_alone_has_seen_no_patient_of_it(
+    checkpoint, simulated_sources, simulated_folder, tmp_path
+):
+    configuration = {"data": {"split": "fold2"}}
+    for name, is_noted in (("simulated", True), ("sprsound", False)):
+        patients = {name: ["1"]}
+        summary = summary_of(simulated_sources[1], configuration=configuration, training_patients=patients)
+        report, _ = evaluate_checkpoint(with_summary(checkpoint, tmp_path / name, summary), simulated_folder)
+        assert any("not unseen" in note for note in report["data_notes"]) == is_noted
+
+
+def test_report_speaks_of_the_run_that_the_training_started_from(
+    checkpoint, simulated_sources, simulated_folder, tmp_path
+):
+    earlier = summary_of(simulated_sources[1], selection="test", configuration={"data": {"split": "fold1"}})
+    summary = summary_of(simulated_sources[1], started_from=earlier)
+    folder = with_summary(checkpoint, tmp_path / "run", summary)
+    for part in ("test", "validation"):
+        notes = evaluate_checkpoint(folder, simulated_folder, part=part)[0]["data_notes"]
+        assert any("Started from a checkpoint that was selected on the test set" in note for note in notes)
+        assert any("Started from a checkpoint trained with the split fold1" in note for note in notes)
+
+
 def test_checkpoint_without_a_summary_is_not_calibrated(checkpoint, simulated_folder):
     report, _ = evaluate_checkpoint(checkpoint, simulated_folder)
     assert "no training_summary.json" in report["calibration_fit"]["not_calibrated"]

@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 
@@ -28,6 +29,17 @@ def test_report_is_printed_and_written(checkpoint, simulated_folder, report_fold
     assert "| Score (4-class) |" in text
     assert "Simulated sounds" in text
     assert (report_folder / "evaluation.md").read_text(encoding="utf-8").strip() == text.strip()
+
+
+def test_report_is_printed_also_where_it_cannot_be_written(report_folder, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("training.report.files.write_predictions", fail)
+    assert recompute(str(report_folder), output=str(tmp_path / "again")) == 2
+    printed = capsys.readouterr()
+    assert "| Score (4-class) |" in printed.out
+    assert f"{tmp_path / 'again'}: cannot be written (No space left on device); free space" in printed.err
 
 
 def test_report_is_the_same_from_its_predictions_without_audio_or_model(report_folder, tmp_path, monkeypatch, capsys):

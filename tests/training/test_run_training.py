@@ -10,7 +10,10 @@ from transformers import ASTForAudioClassification
 
 from dataset_scripts.simulated import write_simulated
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.familiarity import load_familiarity
+from training import run_training
 from training.configuration import CONFIGS
+from training.objective import PatchMixTraining
 from training.run_folder import CONFIGURATION
 from training.run_summary import TEST_SELECTION_NOTE
 from training.run_training import main, train
@@ -27,7 +30,9 @@ def overrides(simulated_folder):
 
     def for_output(output_dir, *more):
         data = ["data.simulated=0", f"data.icbhi={simulated_folder}", "data.validation=0.4"]
-        return [*data, "model.feature_extractor.num_frames=64", f"output_dir={output_dir}", "use_cpu=true", *more]
+        usual = [*data, "model.feature_extractor.num_frames=64", f"output_dir={output_dir}", "use_cpu=true"]
+        given = {override.partition("=")[0] for override in more}
+        return [*(override for override in usual if override.partition("=")[0] not in given), *more]
 
     return for_output
 
@@ -97,6 +102,8 @@ def test_interrupted_run_goes_on_to_the_same_weights(overrides, augmented_run, t
     whole, parts = (load_file(folder / "model.safetensors") for folder in (augmented_run, tmp_path))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert summary_of(augmented_run)["history"] == summary_of(tmp_path)["history"]
+    assert summary_of(augmented_run)["training_seconds"] > 0
+    assert summary_of(tmp_path)["training_seconds"] is None
 
 
 def test_complete_run_is_left_alone(overrides, complete_run, capsys):
@@ -169,6 +176,8 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
             "model.config.max_length: 1024 is not model.feature_extractor.num_frames, 64",
         ),
         (["seed=3..1"], "seed=3..1: should be a range of whole numbers such as seed=1..5"),
+        (["seed=1..2", "seed=3"], "'seed=3': seed is there twice, first as 'seed=1..2'; keep one"),
+        (["record_test=true", "selection=last", "data.validation=0"], "record_test: the test part is scored where"),
         (["data.validation_seed=-1"], "data.validation_seed: -1 should be 0 or more"),
         (["model.config.hidden_act=nosuch"], "model.config.hidden_act"),
         (
@@ -215,6 +224,17 @@ def test_last_epoch_is_kept_where_that_is_asked_for(overrides, tmp_path):
     assert summary["cycles"]["training"]["icbhi"]["cycles"] == 48
     kept, last = (load_file(path) for path in (tmp_path / "model.safetensors", last_weights(tmp_path)))
     assert all(torch.equal(kept[name], last[name]) for name in last)
+
+
+def test_run_without_a_scored_part_is_complete_and_goes_on_like_any_other(overrides, tmp_path, capsys, monkeypatch):
+    settings = ("selection=last", "data.validation=0", "num_train_epochs=1")
+    monkeypatch.setattr(run_training, "summarize", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(SMOKE, overrides(tmp_path, *settings))
+    monkeypatch.undo()
+    assert train(SMOKE, overrides(tmp_path, *settings)) == 0
+    assert train(SMOKE, overrides(tmp_path, *settings)) == 0
+    assert "this run is complete" in capsys.readouterr().out
 
 
 def test_recorded_test_part_changes_nothing_and_shows_every_protocol(overrides, complete_run, tmp_path):
@@ -272,6 +292,49 @@ def test_full_disk_keeps_what_is_there_and_the_run_goes_on_later(
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_second_stage_records_the_first_one(overrides, complete_run, tmp_path):
+    (first, *_) = sorted(complete_run.glob("checkpoint-*"))
+    settings = (f"model.checkpoint={first}", "model.config=null", "max_steps=1", "eval_strategy=steps", "eval_steps=1")
+    assert train(SMOKE, overrides(tmp_path, *settings, "save_strategy=steps", "save_steps=1")) == 0
+    started_from, first_summary = summary_of(tmp_path)["started_from"], summary_of(complete_run)
+    assert started_from["checkpoint"] == first.name
+    for key in ("selection", "validation_patients", "training_patients"):
+        assert started_from[key] == first_summary[key]
+    assert started_from["configuration"]["data"]["validation_seed"] == 0
+    assert started_from["started_from"] is None
+    assert not set(started_from["training_patients"]["simulated"]) & set(summary_of(tmp_path)["validation_patients"])
+
+
+def test_validation_patients_that_the_checkpoint_was_trained_on_are_refused(overrides, complete_run, tmp_path, capsys):
+    (first, *_) = sorted(complete_run.glob("checkpoint-*"))
+    settings = (f"model.checkpoint={first}", "model.config=null", "data.validation=0.6")
+    assert train(SMOKE, overrides(tmp_path / "run", *settings)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"model.checkpoint: was trained on patients .* whom this run sets apart", line)
+    assert "use its data.split=official and its data.validation and data.validation_seed" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_that_was_moved_after_its_last_checkpoint_is_finished(overrides, complete_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_training, "summarize", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(SMOKE, overrides(tmp_path / "before", "num_train_epochs=3"))
+    monkeypatch.undo()
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert train(SMOKE, overrides(tmp_path / "after", "num_train_epochs=3")) == 0
+    whole, moved = (load_file(folder / "model.safetensors") for folder in (complete_run, tmp_path / "after"))
+    assert all(torch.equal(whole[name], moved[name]) for name in whole)
+
+
+def test_source_of_weight_zero_leaves_no_trace_in_the_model(overrides, tmp_path):
+    settings = ("data.simulated=5", "data.validation=0.4", "sampling.icbhi=0", "max_steps=1", "selection=last")
+    assert train(SMOKE, overrides(tmp_path, *settings)) == 0
+    cycles = summary_of(tmp_path)["cycles"]
+    assert list(cycles["training"]) == ["simulated"]
+    assert list(cycles["validation"]) == ["icbhi"]
+    assert load_familiarity(tmp_path).cycles == cycles["training"]["simulated"]["cycles"]
+
+
 def test_a_class_without_training_cycles_is_named(tmp_path, capsys):
     folder = write_simulated(tmp_path / "data", patients=10, cycles_per_recording=4)
     for path in folder.glob("*.txt"):
@@ -295,16 +358,17 @@ def test_audio_spectrogram_transformer_is_trained_the_same_way(overrides, tmp_pa
     assert train(SMOKE, overrides(tmp_path / "again", *again)) == 0
 
 
-def test_half_precision_trains(overrides, tmp_path):
+def test_half_precision_trains_and_is_half_precision(overrides, tmp_path, monkeypatch):
+    forward, dtypes = PatchMixTraining._head, set()
+
+    def spied(self, features):
+        logits = forward(self, features)
+        dtypes.add(logits.dtype)
+        return logits
+
+    monkeypatch.setattr(PatchMixTraining, "_head", spied)
     assert train(SMOKE, overrides(tmp_path, "num_train_epochs=1", "bf16=true")) == 0
+    assert dtypes == {torch.bfloat16}
     weights = load_file(tmp_path / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-
-
-def test_accelerate_that_starts_one_of_several_processes_is_told(monkeypatch, capsys):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert main([SMOKE]) == 2
-    assert "--multi_gpu --num_processes N ... use_cpu=true" in capsys.readouterr().err

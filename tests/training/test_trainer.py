@@ -31,7 +31,7 @@ class Inputs(Dataset):
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    def make(dataset=None, objective=None, names=None, **arguments):
+    def make(dataset=None, objective=None, names=None, class_weights=None, **arguments):
         torch.manual_seed(0)
         model = LungSradForAudioClassification(tiny_config(depths=(1, 1, 1, 1), gaussian_blocks=()))
         settings = {
@@ -49,6 +49,7 @@ def make_trainer(tmp_path):
             model=model,
             args=LungSradTrainingArguments(**(settings | arguments)),
             objective=objective,
+            class_weights=class_weights,
             train_dataset=dataset or Inputs(),
             data_collator=default_data_collator,
             cycle_names=names,
@@ -124,9 +125,11 @@ def test_parts_of_the_loss_are_logged(make_trainer):
     )
 
 
-def test_accumulated_steps_are_those_of_the_whole_batch(make_trainer):
-    whole = make_trainer(per_device_train_batch_size=8, max_steps=2)
-    parts = make_trainer(per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=2)
+@pytest.mark.parametrize("class_weights", [None, torch.tensor([0.4, 2.0, 3.0, 6.0])], ids=["plain", "weighted"])
+def test_accumulated_steps_are_those_of_the_whole_batch(make_trainer, class_weights):
+    settings = {"max_steps": 2, "class_weights": class_weights, "max_grad_norm": 0.0}
+    whole = make_trainer(per_device_train_batch_size=8, **settings)
+    parts = make_trainer(per_device_train_batch_size=4, gradient_accumulation_steps=2, **settings)
     for trainer in (whole, parts):
         trainer.train()
     weights = dict(parts.model.named_parameters())
@@ -160,9 +163,14 @@ def test_gradient_checkpointing_gives_the_same_weights(make_trainer):
     objective = ObjectiveArguments(mode="dual")
     plain = make_trainer(max_steps=2, objective=objective)
     lean = make_trainer(max_steps=2, objective=objective, activation_checkpointing=True)
-    for trainer in (plain, lean):
+    calls = {}
+    for name, trainer in (("plain", plain), ("lean", lean)):
+        layer = trainer.model.classifier.lung_srad.layers[0].blocks[0].norm
+        layer.register_forward_pre_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
         torch.manual_seed(1)
         trainer.train()
+    # Every layer is computed a second time in the backward pass.
+    assert calls["lean"] == 2 * calls["plain"]
     weights = dict(lean.model.named_parameters())
     for name, weight in plain.model.named_parameters():
         assert torch.allclose(weight, weights[name], atol=1e-5), name

@@ -27,8 +27,8 @@ def build_report(cycles: CyclePredictions, about: dict[str, Any]) -> dict[str, A
 
     Returns:
         `dict`: `about`, then the figures of `evaluation_report` and of `_probability_figures` for the evaluated part,
-        `temperature` and how it was fitted, `risk_coverage`, `subgroups`, `leak_free_test` where it is the official
-        test part, and `bootstrap`. An undefined figure is `None`.
+        `temperature` and how it was fitted, `risk_coverage`, `subgroups`, `leak_free_test` where it is the
+        published official test part, and `bootstrap`. An undefined figure is `None`.
 
     Raises:
         ValueError: as `icbhi_score`, for a part without normal or without abnormal cycles.
@@ -85,10 +85,10 @@ def _probability_figures(cycles: CyclePredictions, temperature: float | None) ->
 
 
 def _is_official_test(cycles: CyclePredictions, about: dict[str, Any]) -> bool:
-    """Whether the cycles are of the official test part, by the stated split or else by the recordings' names."""
+    """Whether the cycles are of the published test part; a folder with a split file of its own may have another."""
     if about["part"] != "test" or about.get("split") not in ("official", None):
         return False
-    return about.get("split") == "official" or all(official_part(name) == "test" for name in cycles.recording.tolist())
+    return all(official_part(name) == "test" for name in cycles.recording.tolist())
 
 
 def _measure_leak_free(cycles: CyclePredictions, temperature: float | None) -> dict[str, Any]:

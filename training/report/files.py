@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +51,11 @@ def write_report(output: str | os.PathLike, report: dict[str, Any], cycles: Cycl
     Each file of an earlier report is replaced when the new one is complete.
 
     Raises:
-        ReportError: as `make_output_folder`.
+        ReportError: as `make_output_folder`, or a full disk.
     """
     folder = make_output_folder(output)
-    write_predictions(folder / PREDICTIONS_CSV, cycles)
+    with _writing_to(folder):
+        write_predictions(folder / PREDICTIONS_CSV, cycles)
     write_figures(folder, report, cycles)
 
 
@@ -61,19 +64,36 @@ def write_figures(output: str | os.PathLike, report: dict[str, Any], cycles: Cyc
     folder = make_output_folder(output)
     write_json(folder / REPORT_JSON, report)
     write_text(folder / REPORT_MARKDOWN, markdown_report(report))
-    _write_patients(folder / PATIENTS_CSV, report["subgroups"]["patient"])
-    save_figure(plot_report(report, cycles), folder / REPORT_PLOT)
+    with _writing_to(folder):
+        _write_patients(folder / PATIENTS_CSV, report["subgroups"]["patient"])
+        save_figure(plot_report(report, cycles), folder / REPORT_PLOT)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON without NaN; an existing file is replaced when it is done."""
+    """Writes JSON without NaN like `write_text`."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text; an existing file is replaced when it is done."""
-    with replaced_when_complete(path) as temporary:
+    """Writes text; an existing file is replaced when it is done.
+
+    Raises:
+        ReportError: naming the file, where it cannot be written, as on a full disk.
+    """
+    with _writing_to(path), replaced_when_complete(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _writing_to(path: Path) -> Iterator[None]:
+    """Turns an `OSError`, which names no file where the disk is full, into a [`ReportError`] that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise ReportError(
+            f"{path}: cannot be written ({error.strerror or error}); free space on its disk and start the same "
+            "command again"
+        ) from error
 
 
 def predictions_file(source: str | os.PathLike) -> Path:

@@ -1,14 +1,16 @@
 import csv
+import errno
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.training.report.conftest import about_test, made_up_cycles, with_validation
 from training.report.figures import ABOUT, build_report
-from training.report.files import REPORT_FILES, check_output_folder, read_report, write_report
+from training.report.files import REPORT_FILES, check_output_folder, read_report, write_report, write_text
 from training.report.predictions import ReportError, concatenate
 
 
@@ -123,3 +125,21 @@ def test_output_below_a_file_is_refused_before_any_work(tmp_path):
             check_output_folder(output)
     check_output_folder(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_full_disk_is_named_with_the_file():
+    with pytest.raises(ReportError, match=r"^/dev/full: cannot be written \(No space left on device\); free space on"):
+        write_text(Path("/dev/full"), "text")
+
+
+@pytest.mark.parametrize("writer", ["write_predictions", "_write_patients", "save_figure"])
+def test_full_disk_is_named_with_the_folder(tmp_path, monkeypatch, writer):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("save_figure", writer):
+        monkeypatch.setattr(f"training.report.files.{name}", fail if name == writer else lambda *_: None)
+    cycles = made_up_cycles()
+    with pytest.raises(ReportError, match=r"report: cannot be written \(No space left on device\); free space on"):
+        write_report(tmp_path / "report", build_report(cycles, about_test()), cycles)
