@@ -1,5 +1,6 @@
 """What the data sets share: the schema of a cycle, the builder of a cached table of cycles, and lazy decoding."""
 
+import glob
 import hashlib
 import io
 import itertools
@@ -214,7 +215,8 @@ def load_cycles(path: str | os.PathLike, cache_dir: str | os.PathLike | None = N
         raise DataFolderError(f"{path}: has no data/*.parquet; make the folder with `lung-srad prepare`")
     for file in itertools.chain(*files.values()):
         _check_parquet(file)
-    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=_optional_text(cache_dir))
+    patterns = {split: [glob.escape(name) for name in names] for split, names in files.items()}
+    loaded = datasets.load_dataset("parquet", data_files=patterns, cache_dir=_optional_text(cache_dir))
     return with_decoding(dict(loaded))
 
 

@@ -1,7 +1,6 @@
 """Fetches the published archive of ICBHI 2017 and unpacks it: resumable, checked, and without trust in the archive."""
 
 import http.client
-import lzma
 import os
 import shutil
 import stat
@@ -16,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from tqdm.auto import tqdm
 
 from dataset_scripts.cycles import DataFolderError
-from dataset_scripts.icbhi_files import IcbhiFolder, count_annotations, scan_folder
+from dataset_scripts.icbhi_files import IcbhiFolder, count_annotations, find_folder
 from dataset_scripts.icbhi_splits import TOTAL_CYCLES, TOTAL_RECORDINGS
+from modeling_lung_srad.recording_files import BOUNDED_COMPRESSIONS
 
 ICBHI_URL = "https://bhichallenge.med.auth.gr/sites/default/files/ICBHI_final_database/ICBHI_final_database.zip"
 URL_VARIABLE = "LUNG_SRAD_ICBHI_URL"
@@ -61,7 +61,7 @@ def download_icbhi(
     if data_dir.is_file():
         raise DataFolderError(f"{data_dir}: is a file; name a folder for the download, or load the file without one")
     data_dir.mkdir(parents=True, exist_ok=True)
-    folder = _find_recordings(data_dir)
+    folder = find_folder(data_dir)
     if folder is not None:
         problem = _describe_difference(folder, expected_recordings, expected_cycles)
         if problem is None:
@@ -72,7 +72,7 @@ def download_icbhi(
     if not archive.exists():
         download_file(url, archive)
     extract_zip(archive, unpacked)
-    folder = _find_recordings(unpacked)
+    folder = find_folder(unpacked)
     problem = "no ICBHI recordings"
     if folder is not None:
         problem = _describe_difference(folder, expected_recordings, expected_cycles) or ""
@@ -135,8 +135,9 @@ def extract_zip(archive: str | os.PathLike, destination: str | os.PathLike) -> P
         `Path`: the folder.
 
     Raises:
-        DataFolderError: naming the member, where one leads out of the folder, is a link or is encrypted; and where
-            the archive is damaged, of an unknown kind or unpacks to more than 16 GiB. Nothing is left behind then.
+        DataFolderError: naming the member, where one leads out of the folder, is a link, is encrypted or is
+            compressed by anything but deflate; and where the archive is damaged, of an unknown kind or unpacks to
+            more than 16 GiB. Nothing is left behind then.
     """
     destination = Path(destination)
     if destination.exists():
@@ -151,7 +152,7 @@ def extract_zip(archive: str | os.PathLike, destination: str | os.PathLike) -> P
             for member in tqdm(members, desc=f"Unpacking {Path(archive).name}", unit="file", leave=False):
                 opened.extract(member, partial)
         partial.rename(destination)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataFolderError(
             f"{archive}: is not a whole zip archive ({error}); delete it and fetch it again"
         ) from error
@@ -203,6 +204,8 @@ def _check_members(archive: str | os.PathLike, members: list[zipfile.ZipInfo]) -
             problem = "is a link; do not use this archive"
         elif member.flag_bits & 1:
             problem = "is encrypted; unpack the archive by hand"
+        elif member.compress_type not in BOUNDED_COMPRESSIONS:
+            problem = "is not compressed by deflate; unpack the archive by hand and name the folder"
         else:
             continue
         raise DataFolderError(f"{archive}: member {member.filename!r} {problem}")
@@ -212,13 +215,6 @@ def _check_members(archive: str | os.PathLike, members: list[zipfile.ZipInfo]) -
             f"{archive}: unpacks to {unpacked / 1e9:.1f} GB in {len(members)} files, more than ICBHI 2017 has; "
             "do not use this file"
         )
-
-
-def _find_recordings(data_dir: Path) -> IcbhiFolder | None:
-    try:
-        return scan_folder(data_dir)
-    except DataFolderError:
-        return None
 
 
 def _describe_difference(

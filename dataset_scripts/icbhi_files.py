@@ -59,7 +59,8 @@ def scan_folder(data_dir: str | os.PathLike, archive: str | os.PathLike | None =
         archive (`str` or `os.PathLike`, *optional*): the zip that it was unpacked from, for error messages.
 
     Raises:
-        DataFolderError: where there are none, or more than one split file.
+        DataFolderError: where there are none, some are in another folder than the others, or there is more than one
+            split file.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
@@ -67,22 +68,41 @@ def scan_folder(data_dir: str | os.PathLike, archive: str | os.PathLike | None =
             f"{data_dir}: no such folder; check the path, or pass download=True to fetch ICBHI 2017 (on the command "
             "line: lung-srad prepare icbhi FOLDER PREPARED --download)"
         )
-    for folder in _folders(data_dir):
+    folder = find_folder(data_dir)
+    if folder is None:
+        raise DataFolderError(
+            f"{archive or data_dir}: has no ICBHI recordings such as 101_1b1_Al_sc_Meditron.wav; "
+            "name the folder of the unpacked database, or its zip"
+        )
+    return folder
+
+
+def find_folder(data_dir: Path) -> IcbhiFolder | None:
+    """
+    Finds the recordings as [`scan_folder`]; `None` where there are none.
+
+    Raises:
+        DataFolderError: where some are in another folder than the others, or there is more than one split file.
+    """
+    found: IcbhiFolder | None = None
+    for path in _folders(data_dir):
         audio: dict[str, Path] = {}
         annotations: dict[str, Path] = {}
-        for file in sorted(folder.iterdir()):
+        for file in sorted(path.iterdir()):
             if parse_recording_name(file.stem) is None:
                 continue
             if file.suffix.lower() == ANNOTATION_SUFFIX:
                 annotations[file.stem] = file
             elif file.suffix.lower() in AUDIO_SUFFIXES:
                 audio[file.stem] = file
-        if audio or annotations:
-            return IcbhiFolder(folder, audio, annotations, _find_split_file(data_dir, folder))
-    raise DataFolderError(
-        f"{archive or data_dir}: has no ICBHI recordings such as 101_1b1_Al_sc_Meditron.wav; "
-        "name the folder of the unpacked database, or its zip"
-    )
+        names = audio.keys() | annotations.keys()
+        if found is None and names:
+            found = IcbhiFolder(path, audio, annotations, _find_split_file(data_dir, path))
+        elif found is not None and names - found.audio.keys() - found.annotations.keys():
+            raise DataFolderError(
+                f"{path}: has other recordings than {found.path}; put all into one folder, or name one of the two"
+            )
+    return found
 
 
 def read_recordings(folder: IcbhiFolder, split: str) -> dict[str, list[Recording]]:
@@ -170,7 +190,7 @@ def _find_split_file(*folders: Path) -> Path | None:
         file.resolve(): file
         for folder in folders
         for file in sorted(folder.iterdir())
-        if "train_test" in file.name.lower() and file.suffix.lower() == ".txt"
+        if not file.name.startswith(".") and "train_test" in file.name.lower() and file.suffix.lower() == ".txt"
     }
     if len(found) > 1:
         raise DataFolderError(f"{', '.join(map(str, found.values()))}: more than one split file; keep one of them")

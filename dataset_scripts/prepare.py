@@ -171,7 +171,7 @@ def prepare_simulated(
         `Path`: the destination.
 
     Raises:
-        DataFolderError: where the destination holds something already.
+        DataFolderError: where the destination holds something already or is the current folder.
     """
     _check_free(destination)
     size = {
@@ -226,7 +226,7 @@ def write_prepared(
         `Path`: the destination.
 
     Raises:
-        DataFolderError: where the destination holds something already.
+        DataFolderError: where the destination holds something already or is the current folder.
     """
     destination = Path(destination)
     _check_free(destination)
@@ -262,6 +262,8 @@ def _check_free(destination: str | os.PathLike) -> None:
     destination = Path(destination)
     if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
         raise DataFolderError(f"{destination}: holds something already; name a new folder")
+    if not destination.name:
+        raise DataFolderError(f"{destination}: is the folder that you are in; name a new folder")
 
 
 def _card(cycles: datasets.DatasetDict, title: str, source: str, rights: str, settings: Mapping[str, object]) -> str:

@@ -86,6 +86,9 @@ class LungSradConfig(PreTrainedConfig):
             What [`LungSoundPipeline`] divides the logits by before the softmax, fitted on validation patients
             (arXiv 1706.04599); `None`: the probabilities are not calibrated. The logits of the model are not scaled.
             Who trains the weights further sets it to `None`, as `lung-srad train` does.
+        familiarity_digest (`str`, *optional*):
+            `digest` of the `familiarity.safetensors` that was fitted to the training cycles of these weights; the
+            pipeline uses no other. Who trains the weights further sets it to `None`.
 
     Example:
 
@@ -120,6 +123,7 @@ class LungSradConfig(PreTrainedConfig):
     gaussian_at_inference: bool = True
     scan_backend: Literal["auto", "torch", "triton", "mamba_ssm"] = "auto"
     temperature: float | int | None = None
+    familiarity_digest: str | None = None
 
     def __post_init__(self, **kwargs):
         given_type = kwargs.get("model_type", self.model_type)
@@ -162,6 +166,10 @@ class LungSradConfig(PreTrainedConfig):
     def num_hidden_layers(self) -> int:
         """Number of stages, which are what `hidden_states` holds after the patch embedding."""
         return len(self.depths)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The settings that `config.json` has, always with the labels: transformers leaves out its own two."""
+        return super().to_diff_dict() | {"id2label": self.id2label, "label2id": self.label2id}
 
     def validate_backbone(self):
         """Checks widths and depths."""

@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from transformers import BatchFeature
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
+from .audio import MAX_SOURCE_RATE, MIN_SOURCE_RATE
+
 FRAME_SECONDS = 0.025
 HOP_SECONDS = 0.010
 PREEMPHASIS = 0.97
 LOWEST_FREQUENCY = 20.0
 LARGEST_SAMPLE = 2.0**31
-# What a settings file may ask for: an hour, and as many frames as that has.
-MAX_CYCLE_SECONDS, MAX_FRAMES = 3600.0, 360_000
+# What a settings file may ask for: an hour, as many frames as that has, and more filters than any published model.
+MAX_CYCLE_SECONDS, MAX_FRAMES, MAX_MEL_BINS = 3600.0, 360_000, 1024
 LOG_FLOOR = torch.finfo(torch.float32).eps
 
 Waveform = np.ndarray | torch.Tensor | Sequence[float]
@@ -85,18 +87,16 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
     ):
         _check_choice("padding_mode", padding_mode, ("repeat", "zero"))
         _check_choice("normalization", normalization, ("clip", "dataset"))
-        settings = {"sampling_rate": sampling_rate, "num_mel_bins": num_mel_bins, "num_frames": num_frames, "std": std}
-        for name, value in settings.items():
-            if not value > 0 or (name != "std" and value != int(value)):
-                kind = "positive" if name == "std" else "a positive whole number"
-                raise ValueError(f"`{name}` must be {kind}, got {value}.")
+        sampling_rate = _whole("sampling_rate", sampling_rate, MIN_SOURCE_RATE, MAX_SOURCE_RATE)
+        num_mel_bins = _whole("num_mel_bins", num_mel_bins, 1, MAX_MEL_BINS)
+        num_frames = _whole("num_frames", num_frames, 1, MAX_FRAMES)
+        if not std > 0:
+            raise ValueError(f"`std` must be positive, got {std}.")
         if not FRAME_SECONDS <= cycle_seconds <= MAX_CYCLE_SECONDS or not 0 <= fade_seconds <= cycle_seconds:
             raise ValueError(
                 f"`cycle_seconds` must be {FRAME_SECONDS} to {MAX_CYCLE_SECONDS} and `fade_seconds` between 0 and it, "
                 f"got {cycle_seconds} and {fade_seconds}."
             )
-        if num_frames > MAX_FRAMES:
-            raise ValueError(f"`num_frames` may be {MAX_FRAMES}, got {num_frames}.")
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.num_mel_bins = num_mel_bins
         self.cycle_seconds = cycle_seconds
@@ -245,19 +245,29 @@ def kaldi_fbank(waveforms: torch.Tensor, sampling_rate: int, num_mel_bins: int) 
     return (power @ filters).clamp_min(LOG_FLOOR).log()
 
 
+# Kept for all calls, whatever the mode and the default device of the first one.
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _mel_filters(num_mel_bins: int, fft_length: int, sampling_rate: int) -> torch.Tensor:
     """Triangles in mel of shape `(fft_length / 2 + 1, num_mel_bins)`; the bin at Nyquist is unused, as in Kaldi."""
 
     def to_mel(frequency: torch.Tensor) -> torch.Tensor:
         return 1127.0 * torch.log1p(frequency / 700.0)
 
-    limits = to_mel(torch.tensor([LOWEST_FREQUENCY, sampling_rate / 2], dtype=torch.float64))
-    edges = torch.linspace(limits[0], limits[1], num_mel_bins + 2, dtype=torch.float64)
-    bins = to_mel(torch.arange(fft_length // 2, dtype=torch.float64) * sampling_rate / fft_length).unsqueeze(1)
+    limits = to_mel(torch.tensor([LOWEST_FREQUENCY, sampling_rate / 2], dtype=torch.float64, device="cpu"))
+    edges = torch.linspace(limits[0], limits[1], num_mel_bins + 2, dtype=torch.float64, device="cpu")
+    frequencies = torch.arange(fft_length // 2, dtype=torch.float64, device="cpu") * sampling_rate / fft_length
+    bins = to_mel(frequencies).unsqueeze(1)
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     return F.pad(torch.minimum(rising, falling).clamp_min(0), (0, 0, 0, 1)).to(torch.float32)
+
+
+def _whole(name: str, value: float, lowest: int, highest: int) -> int:
+    """The value, which a settings file may have as a float."""
+    if not lowest <= value <= highest or value != int(value):
+        raise ValueError(f"`{name}` must be a whole number from {lowest} to {highest}, got {value}.")
+    return int(value)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -6,12 +6,12 @@ spectral-aware layer regularization of Lung-SRAD (arXiv 2606.11922). Written fro
 the reference implementations by the tests.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -44,7 +44,7 @@ class LungSradClassifierOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor` of shape `()`, *optional*, returned when `labels` is given):
-            Cross-entropy.
+            Of the kind that `config.problem_type` says: cross-entropy, binary cross-entropy or squared error.
         logits (`torch.Tensor` of shape `(batch, num_labels)`):
             Class scores before softmax.
         pooler_output (`torch.Tensor` of shape `(batch, dims[-1])`):
@@ -85,6 +85,20 @@ class LungSradPatchEmbeddings(nn.Module):
         )
 
 
+class LungSradStepProjections(nn.Linear):
+    """Maps to the step sizes, one per direction, stacked in one weight `(4 * channels, rank)` as in the DASS release.
+
+    The scan applies them. They are had by a call, for hooks that load the weights of a module when it is called.
+    """
+
+    def __init__(self, rank: int, channels: int):
+        super().__init__(rank, NUM_DIRECTIONS * channels, bias=False)
+
+    def forward(self) -> torch.Tensor:  # type: ignore[override]
+        """The weights `(4, channels, rank)`."""
+        return self.weight.unflatten(0, (NUM_DIRECTIONS, -1))
+
+
 class LungSradSS2D(nn.Module):
     """Token mixer: depthwise convolution, then a selective scan along four directions of the mel-time grid.
 
@@ -105,8 +119,7 @@ class LungSradSS2D(nn.Module):
         )
         self.act = nn.SiLU()
         self.x_proj = LungSradLinear(self.inner_width, NUM_DIRECTIONS * (self.rank + 2 * self.state_size), bias=False)
-        # One map per direction, stacked in one weight `(4 * channels, rank)` as in the DASS release.
-        self.dt_projs = nn.Linear(self.rank, NUM_DIRECTIONS * self.inner_width, bias=False)
+        self.dt_projs = LungSradStepProjections(self.rank, self.inner_width)
         self.dt_projs_bias = nn.Parameter(torch.empty(NUM_DIRECTIONS, self.inner_width))
         self.A_logs = nn.Parameter(torch.empty(NUM_DIRECTIONS * self.inner_width, self.state_size))
         self.Ds = nn.Parameter(torch.empty(NUM_DIRECTIONS * self.inner_width))
@@ -131,7 +144,7 @@ class LungSradSS2D(nn.Module):
         return selective_scan_2d(
             hidden_states,
             low_rank,
-            delta_weight=self.dt_projs.weight.unflatten(0, (NUM_DIRECTIONS, -1)),
+            delta_weight=self.dt_projs(),
             delta_bias=self.dt_projs_bias,
             A=-torch.exp(self.A_logs.float()).unflatten(0, (NUM_DIRECTIONS, -1)),
             B=B,
@@ -348,15 +361,17 @@ class LungSradForAudioClassification(LungSradPreTrainedModel):
         Args:
             input_values (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`):
                 Normalised log-mel spectrogram of [`LungSradFeatureExtractor`]; any number of frames.
-            labels (`torch.Tensor` of shape `(batch,)`, *optional*):
-                Class indices; the loss is their cross-entropy.
+            labels (`torch.Tensor` of shape `(batch,)` or `(batch, num_labels)`, *optional*):
+                Class indices, for their cross-entropy; floats of 0 and 1 for each label are for binary cross-entropy,
+                and where there is one label, floats are for squared error. `config.problem_type` settles which.
 
         Raises:
             ValueError: if `input_values` has another shape.
         """
         outputs = self.lung_srad(input_values, **kwargs)
         logits = self.head(outputs.pooler_output)
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        # A copy, since the loss writes the kind of problem that it infers into the configuration.
+        loss = None if labels is None else self.loss_function(labels, logits.float(), copy.copy(self.config))
         return LungSradClassifierOutput(
             loss=loss,
             logits=logits,

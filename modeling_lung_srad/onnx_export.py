@@ -211,7 +211,7 @@ def largest_difference(path: Path, model: LungSradForAudioClassification, input_
             expected = model(batch).logits.numpy()
         (logits,) = session.run([OUTPUT], {INPUT: batch.numpy()})
         differences.append(np.abs(logits - expected).max())
-    return float(max(differences))
+    return float(np.max(differences))
 
 
 def quantize_weights(source: Path, destination: Path) -> None:

@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import Pipeline
+from transformers.utils import logging
 
-from .configuration_lung_srad import CLASS_NAMES, class_columns
-from .familiarity import load_familiarity
+from .audio import memory_checked
+from .configuration_lung_srad import CLASS_NAMES, LungSradConfig, class_columns
+from .familiarity import FAMILIARITY_FILE, Familiarity, load_familiarity
 from .quality import QualityFlag, assess_recording
 from .recording import Recording, cut_cycle, fade_recording, load_recording
 from .timeline import RecordingResult, Segment, check_cycles, check_window, sliding_windows, summarize
+
+logger = logging.get_logger(__name__)
 
 TASK = "lung-sound-classification"
 DEFAULT_WINDOW_SECONDS = 8.0
@@ -79,7 +83,7 @@ class LungSoundPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         self.model.eval()
         self._columns = class_columns(self.model.config.id2label or {}, "model")
-        self.familiarity = load_familiarity(self.model.config.name_or_path)
+        self.familiarity = _familiarity_of(self.model.config)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | os.PathLike | None = None, **kwargs: Any) -> "LungSoundPipeline":
@@ -197,7 +201,8 @@ class LungSoundPipeline(Pipeline):
             spans = sliding_windows(recording.duration, window, hop)
         else:
             spans = check_cycles(cycles, recording.duration, recording.file or "cycles")
-        quality = assess_recording(recording.source_waveform, recording.source_rate)
+        with memory_checked(recording.file or "audio"):
+            quality = assess_recording(recording.source_waveform, recording.source_rate)
         return {"recording": recording, "spans": spans, "quality": quality, "cycles_given": cycles is not None}
 
     def _forward(  # type: ignore[override]
@@ -210,7 +215,8 @@ class LungSoundPipeline(Pipeline):
             raise SettingError(f"batch_size: {windows_at_once!r} is no number of windows; give 1 or more")
         recording, spans = input_tensors["recording"], input_tensors["spans"]
         rate = recording.sampling_rate
-        faded = fade_recording(recording.waveform, rate)
+        with memory_checked(recording.file or "audio"):
+            faded = fade_recording(recording.waveform, rate)
         logits, distances = [torch.zeros(0, self.model.config.num_labels)], [np.zeros(0)]
         for first in range(0, len(spans), windows_at_once):
             batch = spans[first : first + windows_at_once]
@@ -262,6 +268,18 @@ class LungSoundPipeline(Pipeline):
             ],
             "timeline": timeline,
         }
+
+
+def _familiarity_of(config: LungSradConfig) -> Familiarity | None:
+    """What lies beside the weights. It is found by their name alone, which may lead to another revision or nowhere."""
+    found = load_familiarity(config.name_or_path or "")
+    if (None if found is None else found.digest) == config.familiarity_digest:
+        return found
+    logger.warning_once(
+        f"{config.name_or_path or 'model'}: has not the {FAMILIARITY_FILE} that its config.familiarity_digest states, "
+        "so that sounds unlike those of training are not flagged; load the checkpoint from a folder that holds it all"
+    )
+    return None
 
 
 def _listed(cycles: Any) -> list[Any]:

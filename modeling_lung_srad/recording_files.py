@@ -181,8 +181,9 @@ def _find_by_name(folder: Path, recordings: Sequence[Path | ArchivedRecording]) 
     annotations = []
     for recording in recordings:
         candidates = by_name.get(recording.stem, [])
-        own_folder = Path(recording).resolve().parent
-        beside = [file for file in candidates if file.resolve().parent == own_folder]
+        # Of the folders alone: the files of a snapshot of the Hub are links into one folder.
+        own_folder = Path(recording).parent.resolve()
+        beside = [file for file in candidates if file.parent.resolve() == own_folder]
         if not beside and (len(candidates) > 1 or (candidates and num_recordings[recording.stem] > 1)):
             raise RecordingsError(
                 f"{recording}: several recordings or annotation files have this name; "

@@ -134,8 +134,8 @@ def prepare(
     set_seed(training_arguments.seed)
     model = build_model(arguments.model)
     if isinstance(model, LungSradForAudioClassification):
-        # That of the checkpoint to start from was fitted to its weights.
-        model.config.temperature = None
+        # Those of the checkpoint to start from were fitted to its weights.
+        model.config.temperature = model.config.familiarity_digest = None
     check_fit(model, feature_extractor, arguments)
     record, started_from = read_earlier_stages(arguments.model.checkpoint)
     check_earlier_stages(record, sources)

@@ -105,6 +105,25 @@ def test_two_split_files_are_an_error(copied_folder):
         load_icbhi(copied_folder)
 
 
+def test_hidden_file_is_no_split_file(copied_folder, cache_dir):
+    (split_file,) = copied_folder.glob("*train_test*")
+    shutil.copy(split_file, copied_folder / f"._{split_file.name}")
+    assert load_icbhi(copied_folder, cache_dir=cache_dir)["train"].num_rows == 48
+
+
+@pytest.mark.parametrize("moved_to", ["more", "more/inner"])
+def test_recordings_in_two_folders_are_an_error_that_names_both(copied_folder, moved_to):
+    (copied_folder / moved_to).mkdir(parents=True)
+    moved = sorted(copied_folder.glob("*.wav"))[-1]
+    for file in (moved, moved.with_suffix(".txt")):
+        file.rename(copied_folder / moved_to / file.name)
+    message = rf"{copied_folder / moved_to}: has other recordings than {copied_folder}; put all into one folder"
+    with pytest.raises(DataFolderError, match=message):
+        load_icbhi(copied_folder)
+    shutil.copytree(copied_folder / moved_to, copied_folder, dirs_exist_ok=True)
+    assert count_cycles(copied_folder)["train"]["cycles"] == 48
+
+
 def test_incomplete_copy_works_and_says_once_what_is_missing(copied_folder, tmp_path, warnings):
     (copied_folder / "101_1b1_Tc_sc_Simulated.wav").unlink()
     (copied_folder / "110_2b1_Ar_sc_Simulated.txt").unlink(missing_ok=True)
@@ -246,6 +265,15 @@ def test_zip_that_leads_out_of_its_folder_is_an_error(tmp_path, name):
         load_icbhi(tmp_path / "a.zip", cache_dir=tmp_path / "cache" / "inner")
     assert repr(name) in str(error.value)
     assert [path.name for path in tmp_path.rglob("*.[tz]*") if path.is_file()] == ["a.zip"]
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_of_a_compression_without_bound_is_an_error(tmp_path, compression):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", compression) as opened:
+        opened.writestr("101_1b1_Al_sc_Meditron.txt", "0.0\t1.0\t0\t0\n")
+    message = r"a\.zip: member '101_1b1_Al_sc_Meditron\.txt' is not compressed by deflate; unpack the archive by hand"
+    with pytest.raises(DataFolderError, match=message):
+        load_icbhi(tmp_path / "a.zip", cache_dir=tmp_path / "cache")
 
 
 def test_zip_with_a_link_and_broken_zips_are_errors(tmp_path):

@@ -173,6 +173,14 @@ def test_folder_with_other_recordings_is_left_alone(tmp_path, archive):
     assert [path.name for path in tmp_path.iterdir()] == ["101_1b1_Al_sc_Meditron.txt"]
 
 
+def test_nothing_is_fetched_to_recordings_in_two_folders(tmp_path):
+    for name in ("a/101_1b1_Al_sc_Meditron.txt", "b/102_1b1_Ar_sc_Meditron.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("0.0\t1.0\t0\t0\n")
+    with pytest.raises(DataFolderError, match="has other recordings than"):
+        download_icbhi(tmp_path, "http://127.0.0.1:9/file")
+
+
 def test_file_in_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(DataFolderError, match="is a file; name a folder for the download"):

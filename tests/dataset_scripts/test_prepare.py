@@ -66,6 +66,18 @@ def test_settings_that_cannot_be_read_are_named(prepared, tmp_path, content):
         load_icbhi(folder)
 
 
+def test_the_current_folder_is_no_destination_and_nothing_is_loaded_for_it(simulated_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prepare, "load_icbhi", None)
+    with pytest.raises(DataFolderError, match=r"^\.: is the folder that you are in; name a new folder$"):
+        prepare_icbhi(simulated_folder, ".")
+
+
+def test_a_folder_may_have_a_name_that_is_a_pattern(prepared, tmp_path, cache_dir):
+    folder = shutil.copytree(prepared, tmp_path / "data [v1]*")
+    assert len(load_cycles(folder, cache_dir)["test"]) == 32
+
+
 def test_parquet_that_is_damaged_or_foreign_is_named(prepared, tmp_path, cache_dir):
     folder = shutil.copytree(prepared, tmp_path / "copied")
     (file,) = folder.glob("data/test-*.parquet")

@@ -199,12 +199,35 @@ def test_truncated_compressed_file_is_an_error(tmp_path, suffix):
         read_audio(path)
 
 
-def test_wav_whose_writer_did_not_know_the_length_is_read(tmp_path):
-    write_wav(tmp_path / "a.wav", tone())
-    content = bytearray((tmp_path / "a.wav").read_bytes())
-    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
-    (tmp_path / "a.wav").write_bytes(content)
-    assert len(read_audio(tmp_path / "a.wav")) == 8000
+def replaced(path, first, values):
+    content = bytearray(path.read_bytes())
+    content[first : first + len(values)] = values
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("length", [0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+def test_wav_whose_writer_did_not_know_the_length_is_read(tmp_path, length):
+    path = tmp_path / "a.wav"
+    write_wav(path, tone())
+    for first, value in ((4, length + 36), (40, length)):
+        replaced(path, first, min(value, 0xFFFFFFFF).to_bytes(4, "little"))
+    assert len(read_audio(path)) == 8000
+
+
+@pytest.mark.parametrize(("suffix", "first", "values"), [("wav", 40, bytes(4)), ("flac", 21, b"\xf0" + bytes(4))])
+def test_file_whose_length_cannot_be_known_is_an_error(tmp_path, suffix, first, values):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone(), 16000)
+    replaced(path, first, values)
+    with pytest.raises(AudioError, match=r"does not state how long its audio is; save it again .* `ffmpeg -i"):
+        read_audio(path)
+
+
+def test_duration_that_a_header_does_not_state_is_an_error(tmp_path):
+    soundfile.write(tmp_path / "a.flac", tone(), 16000)
+    replaced(tmp_path / "a.flac", 21, b"\xf0" + bytes(4))
+    with pytest.raises(AudioError, match="does not state how long its audio is"):
+        audio_duration(tmp_path / "a.flac")
 
 
 @pytest.mark.parametrize("name", ["a\0b.wav", "\ud800.wav"])

@@ -13,7 +13,6 @@ import modeling_lung_srad
 from modeling_lung_srad.checkpoint_code import checkpoint_code_files
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
 
-SAVED = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "training_summary.json"}
 NEEDED_CODE = [
     "audio.py",
     "checkpoint_loading.py",

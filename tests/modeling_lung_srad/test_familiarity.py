@@ -1,15 +1,17 @@
 """Distances from the training distribution against slow formulas, and the file that a checkpoint carries."""
 
+import json
 import math
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from modeling_lung_srad import LungSradFeatureExtractor
+from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
 from modeling_lung_srad.familiarity import (
     FAMILIARITY_FILE,
@@ -111,6 +113,24 @@ def test_file_brings_the_same_distances_back(familiarity, tmp_path):
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+def test_saving_writes_the_digest_into_the_settings_that_are_there(familiarity, tmp_path):
+    (tmp_path / "blob").write_text('{"depths": [1, 2]}')
+    (tmp_path / "config.json").symlink_to("blob")
+    familiarity.save(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == {
+        "depths": [1, 2],
+        "familiarity_digest": load_familiarity(tmp_path).digest,
+    }
+    assert load_familiarity(tmp_path).digest == familiarity.digest
+    # Files of the Hub's cache, which other revisions share, are links.
+    assert (tmp_path / "blob").read_text() == '{"depths": [1, 2]}'
+
+
+@pytest.mark.parametrize("name", ["mean", "whitening", "threshold", "cycles"])
+def test_every_value_changes_the_digest(familiarity, name):
+    assert replace(familiarity, **{name: 2 * getattr(familiarity, name)}).digest != familiarity.digest
+
+
 @pytest.mark.parametrize("checkpoint", ["", "nobody/has-this-model", "/no/such/folder", "not a name!"])
 def test_checkpoints_without_the_file_have_none(checkpoint):
     assert load_familiarity(checkpoint, local_files_only=True) is None
@@ -202,7 +222,7 @@ def test_recording_is_flagged_where_more_than_a_quarter_of_its_windows_are_unfam
 
 
 def test_embedded_checkpoint_knows_foreign_sounds():
-    familiarity = load_familiarity(DEFAULT_CHECKPOINT)
+    familiarity = LungSoundPipeline.from_checkpoint().familiarity
     feature_extractor = LungSradFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT)
     time = np.arange(8 * 16000) / 16000
     white, tone = np.random.default_rng(0).normal(scale=0.1, size=len(time)), np.sin(2 * np.pi * 1000 * time)

@@ -8,6 +8,7 @@ from transformers import AutoFeatureExtractor
 
 from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.audio import resample
+from modeling_lung_srad.feature_extraction_lung_srad import _mel_filters, kaldi_fbank
 from tests.conftest import shared_path
 
 FADE = 1000
@@ -169,11 +170,41 @@ def test_a_waveform_that_cannot_be_used_is_an_error(waveform, message):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"padding_mode": "loop"}, {"normalization": "batch"}, {"num_frames": 0}, {"cycle_seconds": 0.0}]
+    "setting",
+    [
+        {"padding_mode": "loop"},
+        {"normalization": "batch"},
+        {"num_frames": 0},
+        {"num_frames": 1024.5},
+        {"num_mel_bins": 10**9},
+        {"sampling_rate": 10},
+        {"sampling_rate": 10**9},
+        {"sampling_rate": float("inf")},
+        {"std": 0.0},
+        {"cycle_seconds": 0.0},
+    ],
 )
 def test_a_setting_out_of_range_is_an_error_that_names_it(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         LungSradFeatureExtractor(**setting)
+
+
+def test_whole_numbers_that_a_settings_file_has_as_floats_are_taken():
+    features = LungSradFeatureExtractor(sampling_rate=16000.0, num_mel_bins=64.0, num_frames=100.0)
+    assert repr([features.sampling_rate, features.num_mel_bins, features.num_frames]) == "[16000, 64, 100]"
+    assert features(noise(3000), sampling_rate=16000)["input_values"].shape == (1, 100, 64)
+
+
+@pytest.mark.parametrize("first_call", [torch.inference_mode, lambda: torch.device("meta")])
+def test_later_calls_do_not_depend_on_the_mode_of_the_first(first_call):
+    _mel_filters.cache_clear()
+    with first_call():
+        kaldi_fbank(torch.zeros(1, 800), 16000, 128)
+    waveform = torch.as_tensor(noise(4000))[None].requires_grad_()
+    log_mel = kaldi_fbank(waveform, 16000, 128)
+    np.testing.assert_allclose(log_mel[0].detach().numpy(), slow_fbank(noise(4000)), atol=2e-3)
+    log_mel.sum().backward()
+    assert torch.isfinite(waveform.grad).all()
 
 
 def test_every_setting_survives_saving(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import accelerate
 import pytest
 import torch
 import torch.nn.functional as F
@@ -175,6 +176,38 @@ def test_initial_step_sizes_decays_and_skips_are_those_of_the_paper():
     assert op.in_proj.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("settings", "labels", "expected"),
+    [
+        ({}, torch.tensor([1, 3]), F.cross_entropy),
+        ({"num_labels": 2}, torch.eye(2), F.binary_cross_entropy_with_logits),
+        ({"problem_type": "multi_label_classification"}, torch.ones(2, 4), F.binary_cross_entropy_with_logits),
+        ({"problem_type": "regression"}, torch.ones(2, 4), F.mse_loss),
+        ({"num_labels": 1}, torch.ones(2, 1), F.mse_loss),
+    ],
+)
+def test_the_loss_is_that_of_the_kind_of_labels(settings, labels, expected):
+    model = LungSradForAudioClassification(tiny_config(**settings)).eval()
+    outputs = model(random_input(), labels=labels)
+    torch.testing.assert_close(outputs.loss, expected(outputs.logits, labels), atol=0, rtol=0)
+
+
+def test_the_loss_leaves_the_configuration_as_it_is():
+    model = LungSradForAudioClassification(tiny_config())
+    model(random_input(), labels=torch.tensor([1, 3]))
+    assert model.config.problem_type is None
+
+
+def test_weights_may_be_offloaded():
+    torch.manual_seed(0)
+    model = LungSradForAudioClassification(tiny_config()).eval()
+    with torch.no_grad():
+        expected = model(random_input()).logits
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+        assert all(parameter.is_meta for parameter in model.parameters())
+        torch.testing.assert_close(model(random_input()).logits, expected, atol=0, rtol=0)
+
+
 def test_outputs_may_be_asked_for_as_a_tuple():
     model = LungSradForAudioClassification(tiny_config()).eval()
     with torch.no_grad():
@@ -209,12 +242,17 @@ def test_a_setting_out_of_range_is_an_error_that_names_it(setting):
         LungSradConfig(**setting)
 
 
-def test_the_configuration_survives_saving(tmp_path):
-    config = LungSradConfig.small(gaussian_blocks=(), ssm_state_size=4, num_labels=7)
-    config.save_pretrained(tmp_path)
-    loaded = LungSradConfig.from_pretrained(tmp_path)
-    assert tuple(loaded.depths) == (2, 2, 8, 2)
-    assert (loaded.ssm_state_size, loaded.num_labels, list(loaded.gaussian_blocks)) == (4, 7, [])
+@pytest.mark.parametrize("num_labels", [1, 2, 7])
+def test_the_configuration_survives_saving(tmp_path, num_labels):
+    config = tiny_config(gaussian_blocks=(), ssm_state_size=4, num_labels=num_labels)
+    model = LungSradForAudioClassification(config)
+    model.save_pretrained(tmp_path)
+    loaded = LungSradForAudioClassification.from_pretrained(tmp_path)
+    assert tuple(loaded.config.depths) == (1, 1, 4, 1)
+    assert (loaded.config.ssm_state_size, list(loaded.config.gaussian_blocks)) == (4, [])
+    assert (loaded.config.num_labels, loaded.config.id2label) == (num_labels, config.id2label)
+    assert loaded.config.label2id == config.label2id
+    torch.testing.assert_close(loaded.head.weight, model.head.weight, atol=0, rtol=0)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "lung_srad"
 
 

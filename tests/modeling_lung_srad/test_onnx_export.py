@@ -131,6 +131,13 @@ def test_a_network_whose_logits_are_off_is_not_kept(tmp_path, built):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_difference_that_is_no_number_for_one_sound_alone_counts(tmp_path, network):
+    onnx.save(network, tmp_path / "model.onnx")
+    input_values = torch.randn(3, 32, 128)
+    input_values[2, 0] = float("nan")
+    assert np.isnan(onnx_export.largest_difference(tmp_path / "model.onnx", _classifier(), input_values))
+
+
 def test_too_few_frames_are_refused(tmp_path):
     with pytest.raises(onnx_export.ExportError, match=r"frames: 31 is too few.*32 or more"):
         _export(tmp_path / "out", 31)

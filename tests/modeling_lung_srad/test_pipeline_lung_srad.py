@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor, Lung
 from modeling_lung_srad.audio import AudioError, resample
 from modeling_lung_srad.checkpoint_loading import CheckpointError
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES, LabelError
-from modeling_lung_srad.familiarity import fit_familiarity, log_mel_statistics
+from modeling_lung_srad.familiarity import FAMILIARITY_FILE, fit_familiarity, log_mel_statistics
 from modeling_lung_srad.pipeline_lung_srad import TASK, SettingError
 from modeling_lung_srad.timeline import WindowError, summarize
 from tests.conftest import tiny_config
@@ -192,13 +193,18 @@ def test_quality_flags_touch_the_windows_that_they_are_about(lung_sounds):
     assert "clipping" not in by_start[4]["flags"]
 
 
-def test_sounds_unlike_those_of_training_are_flagged(model, feature_extractor, tmp_path):
-    generator = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def familiarity(feature_extractor):
     noises = [noise(8, seed=seed) for seed in range(40)]
     input_values = feature_extractor(noises, sampling_rate=RATE, return_tensors="pt")["input_values"]
-    fit_familiarity(log_mel_statistics(input_values), [str(index) for index in range(40)]).save(tmp_path)
+    return fit_familiarity(log_mel_statistics(input_values), [str(index) for index in range(40)])
+
+
+def test_sounds_unlike_those_of_training_are_flagged(model, feature_extractor, familiarity, tmp_path):
+    generator = np.random.default_rng(0)
     model.save_pretrained(tmp_path)
     feature_extractor.save_pretrained(tmp_path)
+    familiarity.save(tmp_path)
     lung_sounds = LungSoundPipeline.from_checkpoint(tmp_path)
     assert "unfamiliar" not in {flag["flag"] for flag in lung_sounds(noise(16, seed=99))["quality"]}
     tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(16 * RATE) / RATE) + 1e-3 * generator.standard_normal(16 * RATE)
@@ -209,6 +215,31 @@ def test_sounds_unlike_those_of_training_are_flagged(model, feature_extractor, t
     assert all("unfamiliar" in segment["flags"] for segment in result["timeline"])
     lung_sounds.save_pretrained(tmp_path / "again")
     assert LungSoundPipeline.from_checkpoint(tmp_path / "again")(tone) == result
+
+
+@pytest.mark.parametrize("beside", ["of other weights", "of weights that state none", "nothing"])
+def test_familiarity_that_the_weights_do_not_state_is_ignored_with_a_warning(
+    model, feature_extractor, familiarity, tmp_path, monkeypatch, beside
+):
+    said = []
+    monkeypatch.setattr("modeling_lung_srad.pipeline_lung_srad.logger.warning_once", said.append)
+    model.save_pretrained(tmp_path)
+    feature_extractor.save_pretrained(tmp_path)
+    LungSoundPipeline.from_checkpoint(tmp_path)
+    assert said == []
+    settings = (tmp_path / "config.json").read_text()
+    familiarity.save(tmp_path)
+    if beside == "of other weights":
+        stated = (tmp_path / "config.json").read_text()
+        replace(familiarity, threshold=2 * familiarity.threshold).save(tmp_path)
+        (tmp_path / "config.json").write_text(stated)
+    elif beside == "of weights that state none":
+        (tmp_path / "config.json").write_text(settings)
+    else:
+        (tmp_path / FAMILIARITY_FILE).unlink()
+    assert LungSoundPipeline.from_checkpoint(tmp_path).familiarity is None
+    (message,) = said
+    assert message.startswith(f"{tmp_path}: has not the familiarity.safetensors that its config.familiarity_digest")
 
 
 @pytest.mark.parametrize(
@@ -278,3 +309,13 @@ def test_the_pipeline_leaves_training_off_and_gradients_out(model, feature_extra
         assert all(parameter.grad is None for parameter in model.parameters())
     finally:
         model.eval()
+
+
+@pytest.mark.parametrize("step", ["assess_recording", "fade_recording"])
+def test_a_recording_that_does_not_fit_into_memory_is_an_error(monkeypatch, lung_sounds, step):
+    def exhaust_memory(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(f"modeling_lung_srad.pipeline_lung_srad.{step}", exhaust_memory)
+    with pytest.raises(AudioError, match=r"^audio: does not fit into memory; cut it into shorter files$"):
+        lung_sounds(noise(1.0))

@@ -49,6 +49,18 @@ def test_annotations_beside_recordings_of_the_same_name_are_kept_apart(tmp_path)
         find_annotations(tmp_path / "a", recordings)
 
 
+def test_annotations_beside_linked_recordings_are_kept_apart(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    recordings = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for suffix in (".wav", ".txt"):
+            (tmp_path / "blobs" / (folder + suffix)).touch()
+            (tmp_path / folder / f"one{suffix}").symlink_to(tmp_path / "blobs" / (folder + suffix))
+        recordings.append(tmp_path / folder / "one.wav")
+    assert find_annotations(tmp_path, recordings) == [path.with_suffix(".txt") for path in recordings]
+
+
 def test_annotations_are_found_in_folders_inside(tmp_path):
     (tmp_path / "texts" / "inner").mkdir(parents=True)
     (tmp_path / "texts" / "inner" / "one.txt").touch()

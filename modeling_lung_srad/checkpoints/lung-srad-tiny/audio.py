@@ -27,8 +27,11 @@ MIN_SECONDS = 0.025
 MAX_CHANNELS = 2
 # A float file may have any scale, but no recording is louder than full scale of 32 bit.
 LARGEST_SAMPLE = 2.0**31
-# Length that writers put into a RIFF header when they stream and cannot know it.
-UNKNOWN_RIFF_LENGTHS = (0, 0xFFFFFFFF)
+# Lengths that writers put into a RIFF header when they stream and cannot know it. libsndfile reads to the end then.
+UNKNOWN_RIFF_LENGTHS = (0x7FFFF000, 0x80000000, 0xFFFFFFFF)
+# What libsndfile says of a FLAC file whose writer did not know it, and it does not find the end of such a file.
+UNKNOWN_FRAMES = 2**63 - 1
+LENGTH_REMEDY = "save it again by an audio editor, or by `ffmpeg -i FILE NEW.wav`"
 # Writers put a handful of chunks before the audio. A damaged file can have millions of empty ones.
 MAX_CHUNKS = 10000
 MP3_LENGTH_TOLERANCE_SECONDS = 0.1
@@ -296,6 +299,8 @@ def _check_complete_wav(file: BinaryIO, size: int, name: str | os.PathLike) -> N
         elif chunk == b"data":
             length = long_length or length
             missing = length - (size - offset - 8)
+            if length == 0 and missing < 0:
+                raise AudioError(name, "does not state how long its audio is", LENGTH_REMEDY)
             if length not in UNKNOWN_RIFF_LENGTHS and missing > 0:
                 seconds = f" ({missing / bytes_per_second:.2f} s)" if bytes_per_second else ""
                 raise AudioError(
@@ -312,12 +317,17 @@ def _open(file: BinaryIO, name: str | os.PathLike) -> "soundfile.SoundFile":
     if soundfile is None:
         raise AudioError(name, "cannot be read without soundfile", "install it by `pip install soundfile`")
     try:
-        return soundfile.SoundFile(file)
+        sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError as error:
         problem = f"is not readable audio ({error.error_string.strip(' .')})"
     except TypeError:
         # soundfile wants to be told the format of files named .raw.
         problem = "is raw audio without a header"
+    else:
+        if sound.frames < UNKNOWN_FRAMES:
+            return sound
+        sound.close()
+        raise AudioError(name, "does not state how long its audio is", LENGTH_REMEDY)
     raise AudioError(name, problem, "convert it to wav, flac, ogg or mp3")
 
 

@@ -6,6 +6,8 @@ and other foreign sounds they told more apart than pooled features of the networ
 energy of its logits; `python -m benchmarks.familiarity` prints the comparison.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from transformers.utils import cached_file
 
 from .quality import QualityFlag
 
-FAMILIARITY_FILE = "familiarity.safetensors"
+FAMILIARITY_FILE, CONFIG_FILE = "familiarity.safetensors", "config.json"
 FORMAT = "1"
 BINS_PER_BAND = 4
 # Share of the identity in the correlation matrix: 64 statistics of some hundred recordings leave directions that
@@ -102,15 +104,15 @@ class Familiarity:
         unfamiliar = tuple((float(start), float(end)) for start, end in np.asarray(spans, dtype=float)[beyond])
         return QualityFlag("unfamiliar", message, float(beyond.mean()), unfamiliar)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the values as they are saved: `config.familiarity_digest` of the weights that they belong to."""
+        return hashlib.sha256(b"".join(tensor.tobytes() for tensor in self._tensors().values())).hexdigest()
+
     def save(self, folder: str | os.PathLike) -> Path:
-        """Writes `familiarity.safetensors` into the folder of a checkpoint and returns its path."""
-        path = Path(folder) / FAMILIARITY_FILE
-        tensors: dict[str, np.ndarray] = {
-            "mean": self.mean.astype(np.float32),
-            "whitening": np.ascontiguousarray(self.whitening, dtype=np.float32),
-            "threshold": np.array([self.threshold], dtype=np.float32),
-            "cycles": np.array([self.cycles], dtype=np.int64),
-        }
+        """Writes `familiarity.safetensors` into the folder of a checkpoint, and its digest into the `config.json` that
+        is there; returns its path."""
+        path, config_path = Path(folder) / FAMILIARITY_FILE, Path(folder) / CONFIG_FILE
         about = {
             "format": FORMAT,
             "statistics": f"mean and standard deviation over time of bands of {BINS_PER_BAND} normalised mel bins",
@@ -118,8 +120,21 @@ class Familiarity:
             "familiar_share": str(FAMILIAR_SHARE),
         }
         # The library's own `save_file` lets nobody but the owner read the file.
-        path.write_bytes(save(tensors, metadata=about))
+        path.write_bytes(save(self._tensors(), metadata=about))
+        if config_path.exists():
+            config = json.loads(config_path.read_text(encoding="utf-8")) | {"familiarity_digest": self.digest}
+            partial = config_path.with_name(f"{CONFIG_FILE}.partial")
+            partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            partial.replace(config_path)
         return path
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        return {
+            "mean": self.mean.astype(np.float32),
+            "whitening": np.ascontiguousarray(self.whitening, dtype=np.float32),
+            "threshold": np.array([self.threshold], dtype=np.float32),
+            "cycles": np.array([self.cycles], dtype=np.int64),
+        }
 
 
 def log_mel_statistics(input_values: torch.Tensor) -> np.ndarray:

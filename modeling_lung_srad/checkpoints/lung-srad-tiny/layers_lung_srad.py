@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ class LungSradLinear(nn.Linear):
 @functools.cache
 def _is_processor_of_intel() -> bool:
     # Torch 2.9 has no such function.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return capabilities.get("cpu_name", "").startswith("Intel")
 
 
