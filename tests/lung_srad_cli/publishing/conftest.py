@@ -71,7 +71,7 @@ def run_elsewhere(environment, tmp_path):
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        return json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
 
     return run_code
 
