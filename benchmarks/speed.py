@@ -1,7 +1,7 @@
 """Speed and memory of Lung-SRAD beside its peers, in one run on this machine.
 
-`python -m benchmarks.speed` measures what the goals need (medium, about five minutes on two cores); `--suite full` all
-sizes, batches of 1 to 32, lengths of 8 s to 10 min, on one core and on all (about an hour).
+`python -m benchmarks.speed` measures what the goals need (medium, five to eight minutes on two cores); `--suite full`
+all sizes, batches of 1 to 32, lengths of 8 s to 10 min, on one core and on all (over an hour).
 
 Sections, on a CPU each in a process of its own:
   one_clip   latency of one clip of 1024 frames, beside the sequential scan, the scan removed and AST-base
