@@ -119,6 +119,16 @@ class Visit:
         new.wait_for()
         return new.inner_text()
 
+    def set_slider(self, name, value):
+        """Types a number and leaves the field; again where gradio, on a busy machine, was not yet listening."""
+        number, slider = (self.page.get_by_label(f"{kind} for {name}") for kind in ("number input", "range slider"))
+        deadline = time.monotonic() + 30
+        while slider.input_value() != value:
+            assert time.monotonic() < deadline, f"{name} stays {slider.input_value()}"
+            number.fill(value)
+            self.page.keyboard.press("Tab")
+            self.page.wait_for_timeout(200)
+
     def keep_screenshot(self, name):
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

@@ -10,7 +10,7 @@ import soundfile
 
 from tests.space_demo.conftest import MISSING_CHECKPOINT, breath
 
-expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'").expect
+pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
 MAX_TABS = 60
 
 
@@ -48,9 +48,7 @@ def test_recording_is_asked_about_again_although_the_server_has_removed_it(visit
     visit.ask()
     visit.page.get_by_role("button", name="Windows and confidence").click()
     for name, seconds in (("Window", "4"), ("Hop", "2")):
-        visit.page.get_by_label(f"number input for {name}").fill(seconds)
-        visit.page.keyboard.press("Tab")
-        expect(visit.page.get_by_label(f"range slider for {name}")).to_have_value(seconds)
+        visit.set_slider(name, seconds)
     visit.ask()
     assert visit.page.locator("#answer tbody tr").count() == 9
     visit.keep_screenshot("settings")
