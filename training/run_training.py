@@ -290,10 +290,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return train(options.config, options.overrides)
     finally:
-        # Its threads would otherwise end the process by SIGABRT, now and then, when the interpreter shuts down.
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Native threads of the process group may outlive it, and now and then end the process by SIGABRT when the
+        # interpreter shuts down. All files are written and closed by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
