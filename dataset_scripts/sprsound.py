@@ -26,11 +26,37 @@ EVENT_CLASSES = {
     "Stridor": "wheeze",
     "Wheeze+Crackle": "both",
 }
+# Labels of whole recordings: continuous (CAS: wheeze, rhonchi, stridor) and discontinuous (DAS: crackles) adventitious
+# sounds. Recordings of poor quality have no events.
+RECORD_LABELS = ("Normal", "CAS", "DAS", "CAS & DAS", "Poor Quality")
 # All recordings were made with one model of stethoscope.
 DEVICE = "Yunting"
 NAME_PARTS = 5
 END_TOLERANCE_SECONDS = 1.0
 SPRSOUND_FEATURES = datasets.Features(FEATURES | {"event": datasets.Value("string")})
+
+
+@dataclass(frozen=True)
+class SprsoundRecording:
+    """
+    One whole recording with its label.
+
+    Args:
+        path (`Path`): its audio file.
+        name (`str`): its name, without suffix.
+        patient (`str`): number of the patient.
+        part (`str`): `train`, `test_inter` (other patients), `test_intra` (patients of `train`) or `test`.
+        record_label (`str`): one of `RECORD_LABELS`.
+        events (`tuple[tuple[Cycle, str], ...]`):
+            cycles in order of time, with their original event type; empty where nothing was annotated.
+    """
+
+    path: Path
+    name: str
+    patient: str
+    part: str
+    record_label: str
+    events: tuple[tuple[Cycle, str], ...]
 
 
 @dataclass
@@ -104,6 +130,38 @@ def load_sprsound(
     return build(Sprsound(data_dir=data_dir, cache_dir=cache, validation=float(validation), seed=seed))
 
 
+def load_sprsound_recordings(data_dir: str | os.PathLike) -> list[SprsoundRecording]:
+    """
+    Lists whole recordings with their label, in order of their names, also those without events.
+
+    Args:
+        data_dir (`str` or `os.PathLike`): folder of one release, as [`load_sprsound`] takes it.
+
+    Returns:
+        `list[SprsoundRecording]`: recordings of all parts.
+
+    Raises:
+        DataFolderError: where there are none, or several releases are mixed.
+        AnnotationError: naming file and field.
+        AudioError: naming the audio file.
+    """
+    check_named(data_dir)
+    recordings = []
+    for name, audio, annotation in _find_recordings(Path(data_dir)):
+        content = _read_content(annotation)
+        recordings.append(
+            SprsoundRecording(
+                path=audio.absolute(),
+                name=name,
+                patient=name.split("_")[0],
+                part=_part(annotation.relative_to(data_dir)),
+                record_label=_read_record_label(content, annotation),
+                events=tuple(_read_event_list(content, annotation, audio_duration(audio))),
+            )
+        )
+    return recordings
+
+
 def read_recordings(data_dir: str | os.PathLike) -> dict[str, list[Recording]]:
     """
     Recordings with audio and annotation, by part and in order of their names. Those without events are left out.
@@ -113,22 +171,11 @@ def read_recordings(data_dir: str | os.PathLike) -> dict[str, list[Recording]]:
         AnnotationError: naming file and field.
     """
     data_dir = Path(data_dir)
-    annotations = _files_by_name(data_dir, ".json")
-    audio = _files_by_name(data_dir, ".wav")
-    names = sorted(annotations.keys() & audio.keys())
-    if not names:
-        raise DataFolderError(
-            f"{data_dir}: has no SPRSound recordings such as 40069321_15.3_0_p1_981.wav with their .json; "
-            "name the folder that holds train_wav and train_json"
-        )
-    left_out = len(annotations.keys() ^ audio.keys())
-    if left_out:
-        logger.warning(f"{data_dir}: {left_out} recordings without audio or without annotation are left out")
     parts: dict[str, list[Recording]] = {}
-    for name in names:
-        recording = _read_recording(name, audio[name], annotations[name])
+    for name, audio, annotation in _find_recordings(data_dir):
+        recording = _read_recording(name, audio, annotation)
         if recording.cycles:
-            parts.setdefault(_part(annotations[name].relative_to(data_dir)), []).append(recording)
+            parts.setdefault(_part(annotation.relative_to(data_dir)), []).append(recording)
     return parts
 
 
@@ -146,13 +193,33 @@ def read_events(path: str | os.PathLike, duration: float) -> list[tuple[Cycle, s
     Raises:
         AnnotationError: naming file and field.
     """
+    return _read_event_list(_read_content(path), path, duration)
+
+
+def _read_content(path: str | os.PathLike) -> dict[str, Any]:
+    """The object of one annotation file; other JSON gives an empty one, so that readers miss their field in it."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise AnnotationError(f"{path}: is not UTF-8 text; fetch it again") from None
     except json.JSONDecodeError as error:
         raise AnnotationError(f"{path}: line {error.lineno}: is not JSON ({error.msg}); fetch it again") from None
-    events = content.get("event_annotation") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _read_record_label(content: dict[str, Any], path: Path) -> str:
+    record_label = content.get("record_annotation")
+    if record_label is None:
+        raise AnnotationError(f"{path}: record_annotation: is missing; fetch the file again")
+    if record_label not in RECORD_LABELS:
+        raise AnnotationError(
+            f"{path}: record_annotation: {record_label!r} is not known; use one of {', '.join(RECORD_LABELS)}"
+        )
+    return record_label
+
+
+def _read_event_list(content: dict[str, Any], path: str | os.PathLike, duration: float) -> list[tuple[Cycle, str]]:
+    events = content.get("event_annotation")
     if not isinstance(events, list):
         raise AnnotationError(f"{path}: event_annotation: is missing or not a list; fetch the file again")
     read = [_read_event(event, f"{path}: event_annotation[{index}]", duration) for index, event in enumerate(events)]
@@ -183,6 +250,22 @@ def _read_milliseconds(value: Any, where: str) -> float:
     if not math.isfinite(seconds) or seconds < 0:
         raise AnnotationError(f"{where}: {value!r} is not a time; give milliseconds from 0 on")
     return seconds
+
+
+def _find_recordings(data_dir: Path) -> list[tuple[str, Path, Path]]:
+    """Name, audio and annotation of each recording that has both, in order of the names."""
+    annotations = _files_by_name(data_dir, ".json")
+    audio = _files_by_name(data_dir, ".wav")
+    names = sorted(annotations.keys() & audio.keys())
+    if not names:
+        raise DataFolderError(
+            f"{data_dir}: has no SPRSound recordings such as 40069321_15.3_0_p1_981.wav with their .json; "
+            "name the folder that holds train_wav and train_json"
+        )
+    left_out = len(annotations.keys() ^ audio.keys())
+    if left_out:
+        logger.warning(f"{data_dir}: {left_out} recordings without audio or without annotation are left out")
+    return [(name, audio[name], annotations[name]) for name in names]
 
 
 def _files_by_name(data_dir: Path, suffix: str) -> dict[str, Path]:

@@ -10,7 +10,13 @@ import pytest
 import soundfile
 
 from dataset_scripts.cycles import AnnotationError, Cycle, DataFolderError, SettingError
-from dataset_scripts.sprsound import load_sprsound, read_events, read_recordings
+from dataset_scripts.sprsound import (
+    RECORD_LABELS,
+    load_sprsound,
+    load_sprsound_recordings,
+    read_events,
+    read_recordings,
+)
 from modeling_lung_srad.audio import AudioError
 from tests.conftest import shared_path
 
@@ -18,7 +24,7 @@ TYPES = ("Normal", "Fine Crackle", "Coarse Crackle", "Wheeze", "Rhonchi", "Strid
 CLASSES = (0, 1, 1, 2, 2, 2, 3)
 
 
-def write_recording(folder, prefix, patient, index, types, subfolder=""):
+def write_recording(folder, prefix, patient, index, types, subfolder="", record_label="Normal"):
     audio, annotations = folder / f"{prefix}_wav", folder / f"{prefix}_json" / subfolder
     for path in (audio, annotations):
         path.mkdir(parents=True, exist_ok=True)
@@ -29,7 +35,7 @@ def write_recording(folder, prefix, patient, index, types, subfolder=""):
         {"start": str(1000 * order + 100), "end": str(1000 * order + 900), "type": event}
         for order, event in enumerate(types)
     ]
-    content = {"record_annotation": "Normal", "event_annotation": events[::-1]}
+    content = {"record_annotation": record_label, "event_annotation": events[::-1]}
     (annotations / f"{name}.json").write_text(json.dumps(content))
     return annotations / f"{name}.json"
 
@@ -39,8 +45,8 @@ def release(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sprsound")
     for patient in range(5):
         write_recording(folder, "train2022", 41000000 + patient, patient, TYPES)
-    write_recording(folder, "train2022", 41000000, 10, [])
-    write_recording(folder, "test2022", 41000000, 20, TYPES[:2], "intra_test_json")
+    write_recording(folder, "train2022", 41000000, 10, [], record_label="Poor Quality")
+    write_recording(folder, "test2022", 41000000, 20, TYPES[:2], "intra_test_json", record_label="DAS")
     write_recording(folder, "test2022", 42000000, 21, TYPES[:3], "inter_test_json")
     return folder
 
@@ -79,6 +85,56 @@ def test_recordings_without_audio_are_left_out_with_a_warning(release, tmp_path,
     assert "1 recordings without audio or without annotation are left out" in caplog.text
 
 
+def test_whole_recordings_come_with_their_label_and_part(release):
+    recordings = load_sprsound_recordings(release)
+    assert [recording.name for recording in recordings] == sorted(recording.name for recording in recordings)
+    assert Counter((recording.part, recording.record_label) for recording in recordings) == {
+        ("train", "Normal"): 5,
+        ("train", "Poor Quality"): 1,
+        ("test_intra", "DAS"): 1,
+        ("test_inter", "Normal"): 1,
+    }
+    of_patient = [recording for recording in recordings if recording.patient == "41000000"]
+    assert {recording.record_label: recording.events for recording in of_patient[1:]} == {
+        "Poor Quality": (),
+        "DAS": ((Cycle(0.1, 0.9, 0), "Normal"), (Cycle(1.1, 1.9, 1), "Fine Crackle")),
+    }
+    assert all(recording.path.is_file() and recording.path.stem == recording.name for recording in recordings)
+
+
+def test_whole_recordings_have_the_events_of_the_cycles(release):
+    whole = {recording.name: recording.events for recording in load_sprsound_recordings(release)}
+    with_events = {
+        recording.name: tuple(zip(recording.cycles, (extra["event"] for extra in recording.extra), strict=True))
+        for part in read_recordings(release).values()
+        for recording in part
+    }
+    assert {name: events for name, events in whole.items() if events} == with_events
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"event_annotation": []}, "record_annotation: is missing; fetch the file again"),
+        ({"record_annotation": "Wheeze", "event_annotation": []}, "record_annotation: 'Wheeze' is not known; use one"),
+        ({"record_annotation": ["CAS"], "event_annotation": []}, r"record_annotation: \['CAS'\] is not known"),
+        ({"record_annotation": "CAS"}, "event_annotation: is missing or not a list"),
+    ],
+)
+def test_bad_label_of_a_recording_names_file_and_field(tmp_path, content, message):
+    path = write_recording(tmp_path, "train", 41000000, 1, TYPES)
+    path.write_text(json.dumps(content))
+    with pytest.raises(AnnotationError, match=message) as error:
+        load_sprsound_recordings(tmp_path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_cycles_are_read_without_a_label_of_the_recording(tmp_path):
+    path = write_recording(tmp_path, "train", 41000000, 1, TYPES)
+    path.write_text(json.dumps(event()))
+    assert len(read_recordings(tmp_path)["train"]) == 1
+
+
 def test_published_annotations_have_the_published_counts(tmp_path):
     with tarfile.open(shared_path("data/sprsound_train_json.tar.gz")) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -93,6 +149,10 @@ def test_published_annotations_have_the_published_counts(tmp_path):
         "Stridor": 15,
     }
     assert Counter(cycle.label for cycle, _ in events) == {0: 5159, 1: 961, 2: 506, 3: 30}
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert Counter(record["record_annotation"] for record in records) == dict(
+        zip(RECORD_LABELS, (1303, 126, 248, 95, 177), strict=True)
+    )
 
 
 def event(**changes):
@@ -133,6 +193,10 @@ def test_bad_folders_and_files_are_errors(tmp_path, release):
         read_recordings(tmp_path)
     with pytest.raises(DataFolderError, match="no such folder"):
         load_sprsound(tmp_path / "missing")
+    with pytest.raises(DataFolderError, match="has no SPRSound recordings"):
+        load_sprsound_recordings(tmp_path / "missing")
+    with pytest.raises(DataFolderError, match="data_dir: is empty"):
+        load_sprsound_recordings("")
     with pytest.raises(SettingError, match=r"validation: -0\.1 is not a fraction"):
         load_sprsound(release, validation=-0.1)
     shutil.copytree(release, tmp_path / "BioCAS2022")
