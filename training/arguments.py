@@ -66,7 +66,8 @@ class DataArguments:
 
     Args:
         icbhi (`str`, *optional*): folder or zip of ICBHI 2017, as published.
-        sprsound (`str`, *optional*): folder of SPRSound (BioCAS 2022). Its events are training data only.
+        sprsound (`str`, *optional*): folder of SPRSound (BioCAS 2022). Its events are training data, never selected
+            on.
         simulated (`int`, *optional*, defaults to 0): number of simulated patients. They take the place of ICBHI for
             validation when `icbhi` is not given.
         split (`str`, *optional*, defaults to `"official"`): `official`, `leak_free` or `fold0` to `fold4`.
@@ -74,6 +75,10 @@ class DataArguments:
             none, where `selection` does not need them.
         validation_seed (`int`, *optional*, defaults to 0): draw of those patients. Apart from `seed`, so that runs
             with several seeds are selected on the same patients.
+        sprsound_validation (`float`, *optional*, defaults to 0.0): share of the training patients of SPRSound kept
+            out, to fit temperature and thresholds to both databases after training.
+        simulated_events (`int`, *optional*, defaults to 0): number of simulated recordings with one planted crackle
+            burst or wheeze to train on; goes with `augmentation.stretch_frames`.
         feature_cache (`str`, *optional*): folder for computed log-mel spectrograms; `$LUNG_SRAD_CACHE` or
             `~/.cache/lung-srad` when not given.
     """
@@ -84,11 +89,18 @@ class DataArguments:
     split: str = "official"
     validation: float = 0.2
     validation_seed: int = 0
+    sprsound_validation: float = 0.0
+    simulated_events: int = 0
     feature_cache: str | None = None
 
     def __post_init__(self):
         check_choice("data.split", self.split, SPLITS)
         _check_paths(self, "data", ("icbhi", "sprsound", "feature_cache"))
+        if not 0 <= self.sprsound_validation < 1 or self.simulated_events < 0:
+            raise ValueError(
+                f"data.sprsound_validation, data.simulated_events: {self.sprsound_validation} and "
+                f"{self.simulated_events} should be a share below 1 and a number of recordings"
+            )
         if self.simulated < 0 or self.simulated == 1:
             raise ValueError(f"data.simulated: {self.simulated} patients: use 2 or more, or 0 for none")
 
@@ -193,6 +205,13 @@ class AugmentationArguments:
             mel bins: stethoscopes differ in their frequency response.
         crop_frames (`int`, *optional*): frames of a random stretch of the network's input to train on. The network
             averages over time, so it may see more at inference than in training, where short inputs cost less.
+        stretch_frames (`int`, *optional*): train on stretches of this many frames, 10 ms each, cut anywhere in cycles
+            and, with `sampling.windows`, in whole recordings, instead of on padded cycles.
+        speed (`float`, *optional*, defaults to 0.0): by how much, at most, a stretch is made slower or faster.
+        mel_shift_bins (`int`, *optional*, defaults to 0): by how many mel bins, at most, it is moved up or down.
+        breath_share (`float`, *optional*, defaults to 0.0): chance to add another patient's normal breath.
+        noise_share, hum_share (`float`, *optional*, defaults to 0.0): chance to add noise, and hum.
+        bandwidth_share (`float`, *optional*, defaults to 0.0): chance to take away the highest bins, and the lowest.
     """
 
     frequency_masks: int = 2
@@ -202,13 +221,29 @@ class AugmentationArguments:
     roll: bool = False
     equalizer_decibels: float = 0.0
     crop_frames: int | None = None
+    stretch_frames: int | None = None
+    speed: float = 0.0
+    mel_shift_bins: int = 0
+    breath_share: float = 0.0
+    noise_share: float = 0.0
+    hum_share: float = 0.0
+    bandwidth_share: float = 0.0
 
     def __post_init__(self):
-        for name in ("frequency_masks", "frequency_mask_bins", "time_masks", "time_mask_frames", "equalizer_decibels"):
+        numbers = ("frequency_masks", "frequency_mask_bins", "time_masks", "time_mask_frames", "mel_shift_bins")
+        for name in (*numbers, "equalizer_decibels"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"augmentation.{name}: {getattr(self, name)} should be 0 or more")
-        if self.crop_frames is not None and self.crop_frames < 1:
-            raise ValueError(f"augmentation.crop_frames: {self.crop_frames} should be at least 1, or null for all")
+        for name in ("speed", "breath_share", "noise_share", "hum_share", "bandwidth_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augmentation.{name}: {getattr(self, name)} should be 0 to 1")
+        for name in ("crop_frames", "stretch_frames"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"augmentation.{name}: {getattr(self, name)} should be at least 1, or null for all")
+        if self.stretch_frames is None and (self.speed or self.breath_share):
+            raise ValueError("augmentation.speed, augmentation.breath_share: go with augmentation.stretch_frames only")
+        if self.stretch_frames is not None and (self.crop_frames is not None or self.roll):
+            raise ValueError("augmentation.stretch_frames: cuts at random by itself; leave out crop_frames and roll")
 
 
 @dataclass
@@ -220,6 +255,10 @@ class SamplingArguments:
             of its class to the power `-class_balance`: 0 leaves the classes as they are, 1 makes them equal.
         icbhi, sprsound, simulated (`float`, *optional*, defaults to 1.0): relative chance of a cycle of that source;
             with 0 its training part is left out.
+        windows (`float`, *optional*, defaults to 0.0): relative chance of a window cut anywhere in a whole recording
+            of SPRSound; goes with `augmentation.stretch_frames`.
+        patient_balance (`float`, *optional*, defaults to 0.0): within a class, a patient's chance is proportional to
+            the number of their cycles to the power `1 - patient_balance`.
         cycles_per_epoch (`int`, *optional*): draws that make an epoch; as many as there are cycles when not given.
     """
 
@@ -227,10 +266,12 @@ class SamplingArguments:
     icbhi: float = 1.0
     sprsound: float = 1.0
     simulated: float = 1.0
+    windows: float = 0.0
+    patient_balance: float = 0.0
     cycles_per_epoch: int | None = None
 
     def __post_init__(self):
-        for name in ("class_balance", "icbhi", "sprsound", "simulated"):
+        for name in ("class_balance", "icbhi", "sprsound", "simulated", "windows", "patient_balance"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"sampling.{name}: {getattr(self, name)} should be a finite number")
 
@@ -254,7 +295,7 @@ class RunArguments:
 @dataclass
 class LungSradTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` with the defaults of this project (AdamW, cosine to lr/1000, the best epoch by
-    validation Score) and three settings more.
+    validation Score) and four settings more.
 
     Args:
         selection (`str`, *optional*, defaults to `"validation"`): epoch that is kept: the best one on `validation`
@@ -266,6 +307,8 @@ class LungSradTrainingArguments(TrainingArguments):
             in the paper, from the first step below `learning_rate` to its minimum in the last epoch.
         ma_beta (`float`, *optional*, defaults to 0.0): after every step the weights become `ma_beta * old + (1 -
             ma_beta) * new`; 0.5 in the paper.
+        muon_learning_rate (`float`, *optional*, defaults to 0.0): above 0, Muon updates the matrices, at this rate,
+            and AdamW, at `learning_rate`, all else; see `training/muon.py`.
 
     Raises:
         ValueError: naming the key, for a value that the Trainer would stumble over later, ignore, or not train with at
@@ -285,6 +328,7 @@ class LungSradTrainingArguments(TrainingArguments):
     record_test: bool = False
     lr_per_epoch: bool = False
     ma_beta: float = 0.0
+    muon_learning_rate: float = 0.0
 
     def __post_init__(self):
         for item in fields(self):
@@ -304,7 +348,7 @@ class LungSradTrainingArguments(TrainingArguments):
         for name in ("learning_rate", *batches):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)} should be above 0")
-        for name in ("weight_decay", "max_grad_norm", "adam_epsilon", "dataloader_num_workers"):
+        for name in ("weight_decay", "max_grad_norm", "adam_epsilon", "dataloader_num_workers", "muon_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)} should be 0 or more")
         for name in ("seed", "data_seed"):

@@ -69,6 +69,7 @@ class RunSources(NamedTuple):
     Args:
         training (`list[CycleSource]`): one source per data set.
         validation, test (`CycleSource`, *optional*): where they are needed.
+        calibration (`list[CycleSource]`): the validation patients of all data sets, to fit temperature and thresholds.
         held_out (`frozenset[str]`): patients of the validation and the test part, needed or not.
         held_out_kind (`str`): `kind` of their source.
     """
@@ -76,6 +77,7 @@ class RunSources(NamedTuple):
     training: list[CycleSource]
     validation: CycleSource | None
     test: CycleSource | None
+    calibration: list[CycleSource]
     held_out: frozenset[str]
     held_out_kind: str
 
@@ -120,7 +122,9 @@ def load_training_sources(
     if arguments.simulated:
         loaded["simulated"] = load_simulated(patients=arguments.simulated, **draw)
     if arguments.sprsound:
-        loaded["sprsound"] = load_sprsound(Path(os.path.expanduser(arguments.sprsound)))
+        loaded["sprsound"] = load_sprsound(
+            Path(os.path.expanduser(arguments.sprsound)), arguments.sprsound_validation, arguments.validation_seed
+        )
     training = [CycleSource(name, parts["train"]) for name, parts in loaded.items() if name not in left_out]
     if not training:
         raise ValueError(f"sampling: the weight of {' and '.join(loaded)} is 0, so nothing is drawn; set one above 0")
@@ -144,7 +148,8 @@ def load_training_sources(
     ]
     held_out = frozenset(patient for source in apart for patient in source.table["patient"])
     kind = CycleSource(selecting, loaded[selecting]["train"]).kind
-    return RunSources(training, parts.get("validation"), parts.get("test"), held_out, kind)
+    calibration = [CycleSource(name, parts["validation"]) for name, parts in loaded.items() if "validation" in parts]
+    return RunSources(training, parts.get("validation"), parts.get("test"), calibration, held_out, kind)
 
 
 def load_evaluated_source(

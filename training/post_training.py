@@ -5,14 +5,16 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import softmax
+from scipy.optimize import minimize
+from scipy.special import expit, softmax
 from tqdm.auto import tqdm
 
 from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
@@ -22,6 +24,7 @@ from training.evaluate_checkpoint import predict
 from training.evaluated_cycles import load_evaluated_cycles
 from training.feature_cache import cached_log_mel
 from training.log_mel_dataset import LogMelDataset, check_sampling_rate, compute_log_mel
+from training.metrics.icbhi_score.icbhi_measure import confusion_counts, rates_from_counts
 from training.report.calibration import fit_temperature
 from training.report.files import write_text
 from training.trainer import LungSradTrainer
@@ -29,6 +32,7 @@ from training.training_record import read_training_record
 
 BATCH_SIZE = 64
 MODEL_TYPE = "lung_srad"
+THRESHOLDS = np.arange(0.04, 0.62, 0.02).round(2).tolist()
 
 
 def fit_after_training(
@@ -36,7 +40,8 @@ def fit_after_training(
 ) -> Familiarity | None:
     """
     Puts the temperature of the validation patients into the configuration of the trained model, and fits the
-    familiarity of its training cycles.
+    familiarity of its training cycles. With a head for two sounds, their biases and thresholds are fitted as well, to
+    the validation patients of all data sets.
 
     All processes of a run call it together. Without validation patients, or where the fit runs into a bound, there is
     no temperature; models of other kinds than Lung-SRAD have neither.
@@ -52,15 +57,80 @@ def fit_after_training(
     config = trainer.training_model.classifier.config
     if config.model_type != MODEL_TYPE:
         return None
-    config.temperature = None
-    if sources.validation is not None:
-        predicted: Any = trainer.predict(_validation_cycles(trainer, sources.validation, cache_dir))
-        logits = predicted.predictions[0] if isinstance(predicted.predictions, tuple) else predicted.predictions
-        config.temperature = usable_temperature(softmax(logits.astype(np.float64), axis=-1), predicted.label_ids)
+    config.temperature = config.crackle_threshold = config.wheeze_threshold = None
+    if config.head == "sounds" and sources.calibration:
+        cycles = [_all_cycles([source], trainer.processing_class, cache_dir) for source in sources.calibration]
+        fitted = fit_sounds([_predict(trainer, part) for part in cycles])
+        head: Any = trainer.training_model.classifier.head
+        with torch.no_grad():
+            head.bias += head.bias.new_tensor(fitted.biases)
+        config.temperature = fitted.temperature
+        config.crackle_threshold, config.wheeze_threshold = fitted.thresholds
+    elif sources.validation is not None:
+        logits, labels = _predict(trainer, _validation_cycles(trainer, sources.validation, cache_dir))
+        config.temperature = usable_temperature(softmax(logits, axis=-1), labels)
     if not trainer.is_world_process_zero():
         return None
-    cycles: Any = trainer.train_dataset
-    return familiarity_of(LogMelDataset(cycles.log_mel, cycles.labels, cycles.feature_extractor), sources.training)
+    training = trainer.train_dataset
+    if not isinstance(training, LogMelDataset):
+        return familiarity_of(_all_cycles(sources.training, trainer.processing_class, cache_dir), sources.training)
+    plain = LogMelDataset(training.log_mel, training.labels, training.feature_extractor)
+    return familiarity_of(plain, sources.training)
+
+
+class SoundCalibration(NamedTuple):
+    """What is added to the log odds of crackle and wheeze, what they are divided by then, and the probabilities from
+    which the sounds are named."""
+
+    biases: tuple[float, float]
+    temperature: float
+    thresholds: tuple[float, float]
+
+
+def fit_sounds(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> SoundCalibration:
+    """
+    Fits biases and temperature by likelihood, then thresholds by Score, each data set with the same weight.
+
+    The thresholds maximise the mean over data sets of the ICBHI Score with four classes and with any abnormal class.
+
+    Args:
+        parts (sequence of `tuple[np.ndarray, np.ndarray]`):
+            of each data set, composed logits `(cycles, 4)` and classes `(cycles,)`.
+    """
+    odds = [logits[:, 1:3] - logits[:, :1] for logits, _ in parts]
+    heard = [np.stack((labels & 1, labels >> 1), axis=1) for _, labels in parts]
+
+    def loss(values: np.ndarray) -> float:
+        temperature, biases = math.exp(values[0]), values[1:]
+        signed = ((x + biases) / temperature * (1 - 2 * y) for x, y in zip(odds, heard, strict=True))
+        return sum(np.logaddexp(0, x).sum(axis=1).mean() for x in signed)
+
+    log_temperature, *biases = minimize(loss, np.zeros(3), method="Nelder-Mead", options={"maxiter": 2000}).x
+    temperature = math.exp(log_temperature)
+    probabilities = [expit((x + biases) / temperature) for x in odds]
+    choices = [(crackle, wheeze) for crackle in THRESHOLDS for wheeze in THRESHOLDS]
+
+    def score(thresholds: tuple[float, float]) -> float:
+        scores = []
+        for sounds, (_, labels) in zip(probabilities, parts, strict=True):
+            counts = confusion_counts((sounds >= thresholds) @ np.array([1, 2]), labels)
+            rates = rates_from_counts(counts)
+            scores += [float(rates["score"]), float(rates["score_any_abnormal"])]
+        return float(np.mean(scores))
+
+    return SoundCalibration((float(biases[0]), float(biases[1])), temperature, max(choices, key=score))
+
+
+def _predict(trainer: LungSradTrainer, cycles: LogMelDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Logits in float64, and classes."""
+    predicted: Any = trainer.predict(cycles)
+    logits = predicted.predictions[0] if isinstance(predicted.predictions, tuple) else predicted.predictions
+    return logits.astype(np.float64), np.asarray(predicted.label_ids)
+
+
+def _all_cycles(sources: Sequence[CycleSource], feature_extractor: Any, cache_dir: str | None) -> LogMelDataset:
+    log_mel = cached_log_mel(sources, feature_extractor, cache_dir, "log-mel, calibration")
+    return LogMelDataset(log_mel, [label for source in sources for label in source.table["label"]], feature_extractor)
 
 
 def usable_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
@@ -126,9 +196,7 @@ def _validation_cycles(trainer: LungSradTrainer, validation: CycleSource, cache_
     monitored: Any = trainer.eval_dataset
     if arguments.selection != "test":
         return monitored
-    feature_extractor = monitored.feature_extractor
-    log_mel = cached_log_mel([validation], feature_extractor, cache_dir, "log-mel, validation")
-    return LogMelDataset(log_mel, validation.table["label"], feature_extractor)
+    return _all_cycles([validation], monitored.feature_extractor, cache_dir)
 
 
 def _input_values(cycles: LogMelDataset, positions: range) -> torch.Tensor:

@@ -36,6 +36,7 @@ from training.report.files import write_json
 from training.run_folder import CONFIGURATION, find_last_checkpoint, read_json, shaping_settings
 from training.run_summary import describe_outcome, describe_seeds, summarize
 from training.sampling import CycleSampler, sampling_weights
+from training.stretches import StretchDataset, load_recordings
 from training.trainer import LungSradTrainer, TrainingError
 from training.training_record import TRAINING_SUMMARY
 
@@ -120,11 +121,18 @@ def prepare(
     )
     names = [source.name for source in sources.training for _ in range(len(source.cycles))]
     labels = [label for source in sources.training for label in source.table["label"]]
-    weights = sampling_weights(names, labels, arguments.sampling)
+    patients = [f"{source.name} {patient}" for source in sources.training for patient in source.table["patient"]]
+    weights = sampling_weights(names, labels, arguments.sampling, patients)
     batch_size = training_arguments.train_batch_size
     CycleSampler(
         len(labels), batch_size * training_arguments.world_size, 0, weights, arguments.sampling.cycles_per_epoch
     )
+    if arguments.augmentation.stretch_frames is None and (
+        arguments.sampling.windows or arguments.data.simulated_events
+    ):
+        raise ConfigurationError(
+            "sampling.windows, data.simulated_events: go with augmentation.stretch_frames; set it, such as to 128"
+        )
     if arguments.objective.axes and batch_size < 2:
         raise ConfigurationError(
             f"per_device_train_batch_size: {batch_size} leaves objective.mode {arguments.objective.mode!r} nothing to "
@@ -136,6 +144,7 @@ def prepare(
     if isinstance(model, LungSradForAudioClassification):
         # Those of the checkpoint to start from were fitted to its weights.
         model.config.temperature = model.config.familiarity_digest = None
+        model.config.crackle_threshold = model.config.wheeze_threshold = None
     check_fit(model, feature_extractor, arguments)
     record, started_from = read_earlier_stages(arguments.model.checkpoint)
     check_earlier_stages(record, sources)
@@ -205,21 +214,38 @@ def build_trainer(run: Run) -> LungSradTrainer:
         labels = [label for source in sources for label in source.table["label"]]
         return LogMelDataset(log_mel, labels, run.feature_extractor, run.arguments.augmentation if augmented else None)
 
+    cycle_names = [name for source in run.sources.training for name in source.cycle_names]
+    cycle_weights = run.cycle_weights
+    training: LogMelDataset | StretchDataset
+    if run.arguments.augmentation.stretch_frames is None:
+        training = cycles(run.sources.training, "training", augmented=True)
+    else:
+        training = stretches(run)
+        cycle_names = training.names
+        cycle_weights = sampling_weights(training.sources, training.labels, run.arguments.sampling, training.patients)
     return LungSradTrainer(
         model=run.model,
         args=arguments,
         objective=run.arguments.objective,
         class_weights=class_weights_from_labels(run.labels, len(CLASS_NAMES), run.arguments.objective.class_balance),
-        train_dataset=cycles(run.sources.training, "training", augmented=True),
+        train_dataset=training,
         eval_dataset=None if monitored is None else cycles([monitored], "selection", augmented=False),
         recorded_dataset=None if recorded is None else cycles([recorded], "test", augmented=False),
         processing_class=run.feature_extractor,
         data_collator=default_data_collator,
         compute_metrics=compute_metrics,
-        cycle_weights=run.cycle_weights,
+        cycle_weights=cycle_weights,
         cycles_per_epoch=run.arguments.sampling.cycles_per_epoch,
-        cycle_names=[name for source in run.sources.training for name in source.cycle_names],
+        cycle_names=cycle_names,
     )
+
+
+def stretches(run: Run) -> StretchDataset:
+    """The training stretches of a run, whose spectrograms are computed at every start: that takes a minute or two."""
+    data = run.arguments.data
+    recordings = load_recordings(run.sources.training, run.feature_extractor, data.sprsound, data.simulated_events)
+    windows = run.arguments.sampling.windows > 0
+    return StretchDataset(recordings, run.feature_extractor, run.arguments.augmentation, windows)
 
 
 def check_launch() -> None:

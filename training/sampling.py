@@ -23,7 +23,9 @@ class CycleDraw(NamedTuple):
     seed: int
 
 
-def sampling_weights(sources: Sequence[str], labels: Sequence[int], arguments: SamplingArguments) -> np.ndarray | None:
+def sampling_weights(
+    sources: Sequence[str], labels: Sequence[int], arguments: SamplingArguments, patients: Sequence[str] | None = None
+) -> np.ndarray | None:
     """Relative chance of each cycle to be drawn, or `None` where every cycle is to be seen once per epoch.
 
     Args:
@@ -31,6 +33,7 @@ def sampling_weights(sources: Sequence[str], labels: Sequence[int], arguments: S
         labels (sequence of `int`): class of each cycle. Classes are counted over all sources together, each cycle
             with the weight of its source.
         arguments (`SamplingArguments`): weights of the sources and balance of the classes.
+        patients (sequence of `str`, *optional*): patient of each cycle, for `patient_balance`.
 
     Raises:
         ValueError: a negative weight, or no cycle with a weight above zero.
@@ -43,6 +46,16 @@ def sampling_weights(sources: Sequence[str], labels: Sequence[int], arguments: S
     label_array = np.asarray(labels)
     share = np.bincount(label_array, weights=by_source)[label_array]
     weights = by_source * np.where(share > 0, share, 1.0) ** -arguments.class_balance
+    if patients is not None and arguments.patient_balance:
+        _, groups, counts = np.unique(
+            [f"{label} {patient}" for label, patient in zip(labels, patients, strict=True)],
+            return_inverse=True,
+            return_counts=True,
+        )
+        evened = counts[groups] ** -arguments.patient_balance
+        # The classes keep their total.
+        totals, evened_totals = (np.bincount(label_array, weights=weights * x) for x in (1.0, evened))
+        weights = weights * evened * (totals / np.where(evened_totals > 0, evened_totals, 1.0))[label_array]
     if arguments.cycles_per_epoch is None and np.allclose(weights, weights[0]):
         return None
     return weights / weights.sum()

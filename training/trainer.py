@@ -20,6 +20,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training.arguments import MIN_LR_RATE, LungSradTrainingArguments, ObjectiveArguments
+from training.muon import build_muon
 from training.objective import ObjectiveOutput, PatchMixTraining
 from training.sampling import CycleSampler
 
@@ -117,6 +118,18 @@ class LungSradTrainer(Trainer):
         Raises:
             TrainingError: an optimizer that is not installed, or settings that it refuses.
         """
+        args: Any = self.args
+        if args.muon_learning_rate and self.optimizer is None:
+            trained = self.training_model
+            self.optimizer = build_muon(
+                trained.named_parameters(),
+                set(self.get_decay_parameter_names(trained)),
+                args.muon_learning_rate,
+                args.learning_rate,
+                args.weight_decay,
+                betas=(args.adam_beta1, args.adam_beta2),
+                eps=args.adam_epsilon,
+            )
         try:
             return super().create_optimizer(model)
         except (ImportError, TypeError, ValueError) as error:

@@ -29,7 +29,7 @@ def record_of_stage(split="official", selection="validation", validation=("103",
 
 
 def sources(*held_out, training=()):
-    return RunSources([TrainingPatients(*training)], None, None, frozenset(held_out), "icbhi")
+    return RunSources([TrainingPatients(*training)], None, None, [], frozenset(held_out), "icbhi")
 
 
 @pytest.fixture
