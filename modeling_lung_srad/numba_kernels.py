@@ -8,7 +8,7 @@ Arrays that the loops share are float32 and contiguous, their sizes in [`Sizes`]
 
     u, out, grad_out, grad_u  (batch, length, channels)             by position on the map
     order                     (directions, length)                  position of each step, int64
-    weights                   (directions, batch, length, columns)  by step; B and C are the last two columns
+    weights                   (directions, batch, length, sizes[COLUMNS])  by step; B and C are the last two columns
     delta                     (directions, batch, steps, channels)  step sizes before bias and softplus, from `start` on
     rates, bias               (directions, variants, channels)      A times log2(e); sample b has variant b % variants
     states, carry             (directions, batch, channels)         before the first step, afterwards after the last one
@@ -16,11 +16,11 @@ Arrays that the loops share are float32 and contiguous, their sizes in [`Sizes`]
 """
 
 import functools
-import getpass
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ logger = logging.get_logger(__name__)
 
 SECONDS_BEFORE_A_WORD = 2.0
 COMPILING = "Compiling the selective scan for this processor takes some seconds, the first time."
-NOT_KEPT = "The compiled scan is not kept, as no folder can be written; NUMBA_CACHE_DIR names one."
+NOT_KEPT = "The compiled scan cannot be kept on disk ({}); NUMBA_CACHE_DIR may name another folder for it."
 LONGEST_WAIT_SECONDS = 120.0
 # Steps between the states that the forward pass keeps. The backward pass computes those between them again.
 STEPS_KEPT = 32
@@ -158,19 +158,21 @@ def as_pointer(typing_context, address):
 
 
 @intrinsic
-def next_task(typing_context, call):
-    """The first number of a call, which is raised by one at once for all threads."""
+def take_number(typing_context, call, index):
+    """The number of a call at an index, which is raised by one at once for all threads."""
 
     def codegen(context, builder, signature, arguments):
-        return builder.atomic_rmw("add", arguments[0], context.get_constant(types.int64, 1), "monotonic")
+        place = builder.gep(arguments[0], [arguments[1]])
+        return builder.atomic_rmw("add", place, context.get_constant(types.int64, 1), "monotonic")
 
-    return types.int64(types.CPointer(types.int64)), codegen
+    return types.int64(types.CPointer(types.int64), types.int64), codegen
 
 
 class Sizes(NamedTuple):
     """The whole numbers of a call of a kernel. The addresses of its arrays follow them."""
 
     next_task: int
+    next_worker: int  # each thread takes one number
     tasks: int
     width: int  # channels of a task
     start: int
@@ -185,6 +187,9 @@ class Sizes(NamedTuple):
 
 
 NUM_SIZES = len(Sizes._fields)
+NEXT_TASK, NEXT_WORKER, TASKS, WIDTH, START, DIRECTIONS, BATCH, LENGTH, CHANNELS, COLUMNS, STEPS, VARIANTS, CHUNKS = range(
+    NUM_SIZES
+)
 
 
 @inlined
@@ -192,14 +197,14 @@ def read_inputs(call, num_arrays):
     """Sizes, addresses and the arrays that both kernels read."""
     sizes = carray(call, (NUM_SIZES,))
     at = carray(call, (NUM_SIZES + num_arrays,))[NUM_SIZES:]
-    directions, batch, length, channels, columns = sizes[4], sizes[5], sizes[6], sizes[7], sizes[8]
+    directions, batch, length, channels = sizes[DIRECTIONS], sizes[BATCH], sizes[LENGTH], sizes[CHANNELS]
     u = carray(as_pointer(at[0]), (batch, length, channels), np.float32)
-    delta = carray(as_pointer(at[1]), (directions, batch, sizes[9], channels), np.float32)
-    weights = carray(as_pointer(at[2]), (directions, batch, length, columns), np.float32)
-    rates = carray(as_pointer(at[3]), (directions, sizes[10], channels), np.float32)
-    bias = carray(as_pointer(at[4]), (directions, sizes[10], channels), np.float32)
+    delta = carray(as_pointer(at[1]), (directions, batch, sizes[STEPS], channels), np.float32)
+    weights = carray(as_pointer(at[2]), (directions, batch, length, sizes[COLUMNS]), np.float32)
+    rates = carray(as_pointer(at[3]), (directions, sizes[VARIANTS], channels), np.float32)
+    bias = carray(as_pointer(at[4]), (directions, sizes[VARIANTS], channels), np.float32)
     order = carray(as_pointer(at[5]), (directions, length), np.int64)
-    kept = carray(as_pointer(at[6]), (directions, batch, sizes[11], channels), np.float32)
+    kept = carray(as_pointer(at[6]), (directions, batch, sizes[CHUNKS], channels), np.float32)
     return sizes, at, u, delta, weights, rates, bias, order, kept
 
 
@@ -208,14 +213,14 @@ def scan(call):
     which is added to."""
     use_widest_vectors()
     sizes, at, u, delta, weights, rates, bias, order, kept = read_inputs(call, 9)
-    width, start, channels = sizes[2], sizes[3], sizes[7]
-    states = carray(as_pointer(at[7]), (sizes[4], sizes[5], channels), np.float32)
+    width, start, channels = sizes[WIDTH], sizes[START], sizes[CHANNELS]
+    states = carray(as_pointer(at[7]), (sizes[DIRECTIONS], sizes[BATCH], channels), np.float32)
     out = carray(as_pointer(at[8]), u.shape, np.float32)
-    B, C = sizes[8] - 2, sizes[8] - 1
+    B, C = sizes[COLUMNS] - 2, sizes[COLUMNS] - 1
     blocks = (channels + width - 1) // width
     while True:
-        task = next_task(call)
-        if task >= sizes[1]:
+        task = take_number(call, NEXT_TASK)
+        if task >= sizes[TASKS]:
             break
         b, c = task // blocks, task % blocks * width
         end, variant = min(c + width, channels), b % rates.shape[1]
@@ -243,32 +248,34 @@ def scan_gradients(call):
     Runs the tasks of the gradients of [`scan`], from the last step that `delta` has back to step `start`.
 
     Arrays: u, delta, weights, rates, bias, order, kept; grad_out; carry, the gradient of the states; scratch
-    `(tasks, 5, STEPS_KEPT, width)`, memory to work in; and what is filled: grad_u (added to), grad_delta, which may be
+    `(threads, 5, STEPS_KEPT, width)`, memory to work in; and what is filled: grad_u (added to), grad_delta, which may be
     the memory of delta, grad_weights `(blocks, directions, batch, length, 2)` of B and C by block of channels, and
     grad_rates, that of A, and grad_bias `(directions, batch, channels)` (added to).
     """
     use_widest_vectors()
     sizes, at, u, delta, weights, rates, bias, order, kept = read_inputs(call, 15)
-    width, start, directions, batch, length, channels = sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7]
-    B, C = sizes[8] - 2, sizes[8] - 1
+    width, start, channels = sizes[WIDTH], sizes[START], sizes[CHANNELS]
+    directions, batch, length = sizes[DIRECTIONS], sizes[BATCH], sizes[LENGTH]
+    B, C = sizes[COLUMNS] - 2, sizes[COLUMNS] - 1
     blocks = (channels + width - 1) // width
     grad_out = carray(as_pointer(at[7]), u.shape, np.float32)
     carry = carray(as_pointer(at[8]), (directions, batch, channels), np.float32)
-    scratch = carray(as_pointer(at[9]), (sizes[1], 5, STEPS_KEPT, width), np.float32)
+    memory = as_pointer(at[9] + 4 * 5 * STEPS_KEPT * width * take_number(call, NEXT_WORKER))
+    scratch = carray(memory, (5, STEPS_KEPT, width), np.float32)
     grad_u = carray(as_pointer(at[10]), u.shape, np.float32)
     grad_delta = carray(as_pointer(at[11]), delta.shape, np.float32)
     grad_weights = carray(as_pointer(at[12]), (blocks, directions, batch, length, 2), np.float32)
     grad_rates = carray(as_pointer(at[13]), (directions, batch, channels), np.float32)
     grad_bias = carray(as_pointer(at[14]), (directions, batch, channels), np.float32)
     while True:
-        task = next_task(call)
-        if task >= sizes[1]:
+        task = take_number(call, NEXT_TASK)
+        if task >= sizes[TASKS]:
             break
         b, block = task // blocks, task % blocks
         c = block * width
         end, variant = min(c + width, channels), b % rates.shape[1]
         n = end - c
-        state = scratch[task, 4, 0, :n]
+        state = scratch[4, 0, :n]
         for k in range(directions):
             rate, offset = rates[k, variant, c:end], bias[k, variant, c:end]
             for chunk in range((delta.shape[2] - 1) // STEPS_KEPT, -1, -1):
@@ -282,10 +289,10 @@ def scan_gradients(call):
                         rate,
                         state,
                         weights[k, b, start + t, B],
-                        scratch[task, 0, t - first, :n],
-                        scratch[task, 1, t - first, :n],
-                        scratch[task, 2, t - first, :n],
-                        scratch[task, 3, t - first, :n],
+                        scratch[0, t - first, :n],
+                        scratch[1, t - first, :n],
+                        scratch[2, t - first, :n],
+                        scratch[3, t - first, :n],
                     )
                 for t in range(last - 1, first - 1, -1):
                     step = start + t
@@ -296,10 +303,10 @@ def scan_gradients(call):
                         rate,
                         weights[k, b, step, B],
                         weights[k, b, step, C],
-                        scratch[task, 0, t - first, :n],
-                        scratch[task, 1, t - first, :n],
-                        scratch[task, 2, t - first, :n],
-                        scratch[task, 3, t - first, :n],
+                        scratch[0, t - first, :n],
+                        scratch[1, t - first, :n],
+                        scratch[2, t - first, :n],
+                        scratch[3, t - first, :n],
                         carry[k, b, c:end],
                         grad_u[b, position, c:end],
                         grad_delta[k, b, t, c:end],
@@ -322,17 +329,19 @@ def compile_kernels() -> tuple[Any, Any]:
     Raises:
         ImportError: where numba cannot compile them.
     """
+    timer = threading.Timer(SECONDS_BEFORE_A_WORD, logger.warning_once, (COMPILING,))
+    timer.daemon = True
+    timer.start()
     try:
         with _alone():
             return _compile(scan), _compile(scan_gradients)
     except Exception as error:  # Of numba or LLVM, for want of support for this machine.
         raise ImportError(f"numba cannot compile it ({' '.join(str(error).split())[:200]})") from error
+    finally:
+        timer.cancel()
 
 
 def _compile(function: Callable) -> Any:
-    timer = threading.Timer(SECONDS_BEFORE_A_WORD, logger.warning_once, (COMPILING,))
-    timer.daemon = True
-    timer.start()
     compiled = functools.partial(
         cfunc,
         types.void(types.CPointer(types.int64)),
@@ -342,22 +351,18 @@ def _compile(function: Callable) -> Any:
     )
     try:
         return compiled(cache=True)(function)
-    except RuntimeError as error:
-        if "cannot cache" not in str(error):
-            raise
-        logger.warning_once(NOT_KEPT)
-        return compiled()(function)
-    finally:
-        timer.cancel()
+    except Exception as error:  # No folder can be written, the disk is full, or what is there is damaged.
+        kernel = compiled()(function)
+        logger.warning_once(NOT_KEPT.format(" ".join(str(error).split())[:200]))
+        return kernel
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Keeps other processes of this user from writing the same files, where that is possible."""
-    lock = FileLock(Path(tempfile.gettempdir(), f"lung-srad-scan-{getpass.getuser()}.lock"), LONGEST_WAIT_SECONDS)
-    with suppress(OSError, Timeout):
-        lock.acquire()
-    try:
+    """Keeps other processes of this user from compiling the same at once, where that is possible."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    with ExitStack() as stack:
+        with suppress(OSError, Timeout):
+            path = Path(tempfile.gettempdir(), f"lung-srad-scan-{user}.lock")
+            stack.enter_context(FileLock(path, timeout=LONGEST_WAIT_SECONDS))
         yield
-    finally:
-        lock.release()

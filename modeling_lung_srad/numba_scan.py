@@ -51,7 +51,7 @@ def scan_2d(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D)
     return y.addcmul_(u, D.float().sum(0)).view(hidden_states.shape)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)
 def traversals(height: int, width: int) -> torch.Tensor:
     """Positions, row by row, in the order of the four scans: by rows, by columns, and both reversed."""
     with torch.inference_mode(False):
@@ -69,10 +69,9 @@ def _traverse(maps: torch.Tensor) -> torch.Tensor:
 
 def _apply(u, delta, delta_weight, weights, rates, bias, order) -> torch.Tensor:
     arguments = u, delta, delta_weight, weights, rates, bias
+    needs_gradients = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
     with torch.autocast("cpu", enabled=False):
-        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments):
-            return _NumbaScan.apply(*arguments, order)
-        return _forward(*arguments, order, kept=u.new_empty(0, 0, 0, 0))
+        return _NumbaScan.apply(*arguments, order, needs_gradients)
 
 
 class _NumbaScan(torch.autograd.Function):
@@ -81,13 +80,15 @@ class _NumbaScan(torch.autograd.Function):
 
     Step sizes are `delta` `(directions, batch, length, channels)` or, where that is None, the product of the first
     columns of `weights` `(directions, batch, length, columns)` with `delta_weight` `(directions, channels, rank)`.
-    `rates` (that is A) and `bias` are `(directions, variants, channels)`. Keeps the inputs and every so manieth state.
+    `rates` (that is A) and `bias` are `(directions, variants, channels)`. Keeps the inputs and, if `needs_gradients`,
+    every so manieth state.
     """
 
     @staticmethod
-    def forward(ctx, u, delta, delta_weight, weights, rates, bias, order):
+    def forward(ctx, u, delta, delta_weight, weights, rates, bias, order, needs_gradients):
         directions, batch, length, _ = weights.shape
-        kept = u.new_empty(directions, batch, -(-length // STEPS_KEPT), u.shape[2])
+        chunks = -(-length // STEPS_KEPT) if needs_gradients else 0
+        kept = u.new_empty(directions, batch, chunks, u.shape[2])
         ctx.save_for_backward(u, delta, delta_weight, weights, rates, bias, order, kept)
         return _forward(u, delta, delta_weight, weights, rates, bias, order, kept)
 
@@ -95,7 +96,7 @@ class _NumbaScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_out):
         with torch.autocast("cpu", enabled=False):
-            return *_backward(grad_out.contiguous(), *ctx.saved_tensors), None
+            return *_backward(grad_out.contiguous(), *ctx.saved_tensors), None, None
 
 
 def _forward(u, delta, delta_weight, weights, rates, bias, order, kept) -> torch.Tensor:
@@ -122,7 +123,7 @@ def _backward(grad_out, u, delta, delta_weight, weights, rates, bias, order, kep
     grad_weights = torch.empty_like(weights)
     grad_delta = None if delta is None else torch.empty_like(delta)
     grad_delta_weight = None if delta_weight is None else torch.zeros_like(delta_weight)
-    scratch = u.new_empty(batch * blocks, 5, STEPS_KEPT, width)
+    scratch = u.new_empty(_threads(batch * blocks), 5, STEPS_KEPT, width)
     for start, end in reversed(list(_pieces(weights, channels))):
         steps = _step_sizes(delta, delta_weight, weights, start, end)
         inputs = u, steps, weights, scaled_rates, bias, order, kept, grad_out
@@ -173,6 +174,7 @@ def _run(kernel: Any, tensors: Sequence[torch.Tensor], width: int, start: int) -
     tasks = batch * -(-channels // width)
     sizes = Sizes(
         next_task=0,
+        next_worker=0,
         tasks=tasks,
         width=width,
         start=start,
@@ -186,4 +188,8 @@ def _run(kernel: Any, tensors: Sequence[torch.Tensor], width: int, start: int) -
         chunks=kept.shape[2],
     )
     numbers = *sizes, *(x.data_ptr() for x in tensors)
-    run_on_threads(kernel.address, (ctypes.c_int64 * len(numbers))(*numbers), min(torch.get_num_threads(), tasks))
+    run_on_threads(kernel.address, (ctypes.c_int64 * len(numbers))(*numbers), _threads(tasks), tensors)
+
+
+def _threads(tasks: int) -> int:
+    return min(torch.get_num_threads(), tasks)
