@@ -80,8 +80,8 @@ class LungSradConfig(PreTrainedConfig):
         gaussian_at_inference (`bool`, *optional*, defaults to `True`):
             Whether it also acts outside training. The paper does not say; the default is this project's choice.
         scan_backend (`str`, *optional*, defaults to `"auto"`):
-            Back end of [`selective_scan`]: `"auto"`, `"torch"`, `"numba"`, `"triton"` or `"mamba_ssm"`. One that cannot run where
-            the model is falls back to torch and says so once.
+            Back end of [`selective_scan`]: `"auto"`, `"torch"`, `"numba"`, `"triton"` or `"mamba_ssm"`. One that
+            cannot run where the model is falls back to torch and says so once.
         temperature (`float`, *optional*):
             What [`LungSoundPipeline`] divides the logits by before the softmax, fitted on validation patients
             (arXiv 1706.04599); `None`: the probabilities are not calibrated. The logits of the model are not scaled.

@@ -8,11 +8,11 @@ Arrays that the loops share are float32 and contiguous, their sizes in [`Sizes`]
 
     u, out, grad_out, grad_u  (batch, length, channels)             by position on the map
     order                     (directions, length)                  position of each step, int64
-    weights                   (directions, batch, length, sizes[COLUMNS])  by step; B and C are the last two columns
-    delta                     (directions, batch, steps, channels)  step sizes before bias and softplus, from `start` on
+    weights                   (directions, batch, length, columns)  by step; B and C are the last two columns
+    delta                     (directions, batch, steps, channels)  step sizes from `start` on, without bias, softplus
     rates, bias               (directions, variants, channels)      A times log2(e); sample b has variant b % variants
-    states, carry             (directions, batch, channels)         before the first step, afterwards after the last one
-    kept                      (directions, batch, length / STEPS_KEPT, channels)    every so manieth state, or empty
+    states, carry             (directions, batch, channels)         before the first step; afterwards, after the last
+    kept                      (directions, batch, length / STEPS_KEPT, channels)    one state of each STEPS_KEPT steps
 """
 
 import functools
@@ -187,8 +187,8 @@ class Sizes(NamedTuple):
 
 
 NUM_SIZES = len(Sizes._fields)
-NEXT_TASK, NEXT_WORKER, TASKS, WIDTH, START, DIRECTIONS, BATCH, LENGTH, CHANNELS, COLUMNS, STEPS, VARIANTS, CHUNKS = range(
-    NUM_SIZES
+NEXT_TASK, NEXT_WORKER, TASKS, WIDTH, START, DIRECTIONS, BATCH, LENGTH, CHANNELS, COLUMNS, STEPS, VARIANTS, CHUNKS = (
+    range(NUM_SIZES)
 )
 
 
@@ -209,8 +209,12 @@ def read_inputs(call, num_arrays):
 
 
 def scan(call):
-    """Runs the tasks of a scan until none is left. Arrays: u, delta, weights, rates, bias, order, kept, states, and out,
-    which is added to."""
+    """
+    Runs the tasks of a scan until none is left.
+
+    Arrays: u, delta, weights, rates, bias, order, kept, which is filled unless it is empty, states; and out, which is
+    added to.
+    """
     use_widest_vectors()
     sizes, at, u, delta, weights, rates, bias, order, kept = read_inputs(call, 9)
     width, start, channels = sizes[WIDTH], sizes[START], sizes[CHANNELS]
@@ -248,9 +252,9 @@ def scan_gradients(call):
     Runs the tasks of the gradients of [`scan`], from the last step that `delta` has back to step `start`.
 
     Arrays: u, delta, weights, rates, bias, order, kept; grad_out; carry, the gradient of the states; scratch
-    `(threads, 5, STEPS_KEPT, width)`, memory to work in; and what is filled: grad_u (added to), grad_delta, which may be
-    the memory of delta, grad_weights `(blocks, directions, batch, length, 2)` of B and C by block of channels, and
-    grad_rates, that of A, and grad_bias `(directions, batch, channels)` (added to).
+    `(threads, 5, STEPS_KEPT, width)`, memory to work in; and those that are filled: grad_u (added to), grad_delta,
+    which may be the memory of delta, grad_weights `(blocks, directions, batch, length, 2)` of B and C by block of
+    channels, and grad_rates, that of A, and grad_bias `(directions, batch, channels)` (added to).
     """
     use_widest_vectors()
     sizes, at, u, delta, weights, rates, bias, order, kept = read_inputs(call, 15)

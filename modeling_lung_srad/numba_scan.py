@@ -100,7 +100,7 @@ class _NumbaScan(torch.autograd.Function):
 
 
 def _forward(u, delta, delta_weight, weights, rates, bias, order, kept) -> torch.Tensor:
-    batch, length, channels = u.shape
+    batch, _, channels = u.shape
     width, _ = _divide(batch, channels)
     rates, bias = (rates / math.log(2)).contiguous(), bias.contiguous()
     out = torch.zeros_like(u)
@@ -127,9 +127,7 @@ def _backward(grad_out, u, delta, delta_weight, weights, rates, bias, order, kep
     for start, end in reversed(list(_pieces(weights, channels))):
         steps = _step_sizes(delta, delta_weight, weights, start, end)
         inputs = u, steps, weights, scaled_rates, bias, order, kept, grad_out
-        _run(
-            SCAN_GRADIENTS, (*inputs, carry, scratch, grad_u, steps, grad_BC, grad_rates, grad_bias), width, start
-        )
+        _run(SCAN_GRADIENTS, (*inputs, carry, scratch, grad_u, steps, grad_BC, grad_rates, grad_bias), width, start)
         if grad_delta is not None:
             grad_delta[:, :, start:end] = steps
         if grad_delta_weight is not None:
@@ -143,7 +141,9 @@ def _backward(grad_out, u, delta, delta_weight, weights, rates, bias, order, kep
 
 def _divide(batch: int, channels: int) -> tuple[int, int]:
     """Channels of a block, and the number of blocks, so that there is a task for every thread where possible."""
-    blocks = max(-(-channels // WIDEST_BLOCK), min(-(-torch.get_num_threads() // batch), -(-channels // NARROWEST_BLOCK)))
+    blocks = max(
+        -(-channels // WIDEST_BLOCK), min(-(-torch.get_num_threads() // batch), -(-channels // NARROWEST_BLOCK))
+    )
     width = -(-channels // (blocks * NARROWEST_BLOCK)) * NARROWEST_BLOCK
     return width, -(-channels // width)
 

@@ -1,7 +1,8 @@
 """Threads for compiled code: those that torch keeps awake where they can be had, otherwise a pool of ours.
 
-The OpenMP threads of torch wait for their next work by spinning, 20 ms on end. A pool beside them gets half a processor
-on a busy machine, so on Linux the code runs on these same threads, by `GOMP_parallel` of the library that torch uses.
+The OpenMP threads of torch wait for their next work by spinning, 20 ms on end. A pool beside them gets half a
+processor on a busy machine. On Linux the code therefore runs on these same threads, by `GOMP_parallel` of the library
+that torch uses.
 """
 
 import ctypes

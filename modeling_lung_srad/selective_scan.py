@@ -1,12 +1,13 @@
 """Selective scan of a state space model, by the back end that is fastest where the tensors are.
 
 Equations: Mamba (arXiv 2312.00752, equation 2 with the discretisation of `selective_scan_fn`) and the four traversals
-of VMamba (arXiv 2401.10166, section 4.2). `torch_scan.py` runs on any device, `numba_scan.py` on a CPU, `triton_scan.py`
-and `mamba_scan.py` on CUDA; each has `scan_1d` for sequences and `scan_2d` for a map.
+of VMamba (arXiv 2401.10166, section 4.2). `torch_scan.py` runs on any device, `numba_scan.py` on a CPU,
+`triton_scan.py` and `mamba_scan.py` on CUDA; each has `scan_1d` for sequences and `scan_2d` for a map.
 """
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 
 import torch
@@ -135,6 +136,19 @@ def selective_scan_2d(
     return scan_2d(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D)
 
 
+def choose_cpu_backend(elements: float) -> str:
+    """
+    The back end on a CPU for a job of known size; `"auto"` goes by what the process has scanned so far.
+
+    Args:
+        elements (`float`): elements of all maps that are to be scanned.
+
+    Returns:
+        `str`: `"numba"` if it can be loaded and pays, otherwise `"torch"`.
+    """
+    return "numba" if elements > ELEMENTS_BEFORE_NUMBA_PAYS and not _load_kernels("numba")[1] else "torch"
+
+
 def _choose_scan(
     name: str, backend: str, arguments: tuple[torch.Tensor | None, ...], state_size: int, delta_softplus: bool = True
 ) -> Callable:
@@ -148,11 +162,11 @@ def _choose_scan(
     if backend == "auto" and not u.is_cuda:
         pays = is_plain_cpu_tensor(u) and _numba_pays(arguments)
         is_used = pays and not _why_not("numba", arguments, state_size, delta_softplus)
-        return _load_kernels("numba")[name] if is_used else in_torch
+        return _load_kernels("numba")[0][name] if is_used else in_torch
     reasons = []
     for candidate in ("triton", "mamba_ssm") if backend == "auto" else (backend,):
         if not (reason := _why_not(candidate, arguments, state_size, delta_softplus)):
-            return _load_kernels(candidate)[name]
+            return _load_kernels(candidate)[0][name]
         reasons.append(f"{candidate}, as {reason}")
     # A graph in the making is always of torch operations.
     if not torch.compiler.is_compiling():
@@ -165,9 +179,10 @@ def _choose_scan(
 def _numba_pays(arguments: tuple[torch.Tensor | None, ...]) -> bool:
     """Training always takes long enough. Counts what is scanned otherwise, so that short commands do without."""
     global _elements_scanned
-    needs_gradients = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments):
+        return True
     _elements_scanned += arguments[0].numel() if arguments[0] is not None else 0
-    return needs_gradients or _elements_scanned > ELEMENTS_BEFORE_NUMBA_PAYS or _load_kernels.cache_info().currsize > 0
+    return _elements_scanned > ELEMENTS_BEFORE_NUMBA_PAYS or f"{__package__}.numba_scan" in sys.modules
 
 
 def _why_not(
@@ -177,7 +192,7 @@ def _why_not(
     if u is None or delta is None:
         return None
     if backend == "numba" and not is_plain_cpu_tensor(u):
-        return f"the tensors are on {u.device}" if u.device.type != "cpu" else "the tensors are part of a graph"
+        return f"the tensors are {'part of a graph' if u.device.type == 'cpu' else f'on {u.device}'}"
     interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if backend != "numba" and not (u.is_cuda or interpreted):
         return f"the tensors are on {u.device}"
@@ -189,13 +204,14 @@ def _why_not(
         return f"the state size is {state_size}"
     if backend == "numba" and not delta_softplus:
         return "delta_softplus is False"
-    kernels = _load_kernels(backend)
-    return kernels if isinstance(kernels, str) else None
+    return _load_kernels(backend)[1]
 
 
 @functools.cache
-def _load_kernels(backend: str) -> dict[str, Callable] | str:
-    """`scan_1d` and `scan_2d` of a back end, or why it cannot be used."""
+def _load_kernels(backend: str) -> tuple[dict[str, Callable], str | None]:
+    """`scan_1d` and `scan_2d` of a back end, and why there are none if it cannot be used."""
+    scan_1d: Callable
+    scan_2d: Callable
     try:
         # Saving a model copies the files that such lines name.
         if backend == "numba":
@@ -205,8 +221,8 @@ def _load_kernels(backend: str) -> dict[str, Callable] | str:
         else:
             from .mamba_scan import scan_1d, scan_2d
     except ImportError as error:
-        return f"{' '.join(str(error).split())} (pip install {backend.replace('_', '-')})"
-    return {"scan_1d": scan_1d, "scan_2d": scan_2d}
+        return {}, f"{' '.join(str(error).split())} (pip install {backend.replace('_', '-')})"
+    return {"scan_1d": scan_1d, "scan_2d": scan_2d}, None
 
 
 def _check_shapes(u, delta, A, B, C, D, delta_bias) -> None:
