@@ -23,9 +23,12 @@ from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 from modeling_lung_srad.output_files import OutputError, check_output, replaced_when_complete
 from modeling_lung_srad.recording import Recording, load_recording
-from modeling_lung_srad.recording_files import ArchivedRecording, find_annotations, find_recordings
+from modeling_lung_srad.recording_files import ArchivedRecording, find_annotations, find_recordings, sum_durations
 from modeling_lung_srad.result_formats import FORMATS, PARQUET, write_parquet
 from modeling_lung_srad.timeline import RecordingResult
+
+# Of sound, after which a job is long for every size of the network.
+ENOUGH_SECONDS = 1800.0
 
 
 class Job(NamedTuple):
@@ -91,7 +94,7 @@ def _run_to_stream(
 ) -> int:
     """Writes each result to standard output, or to a pipe or device, as soon as it is there."""
     bar = _progress_bar(jobs, processes, arguments)
-    results = (result for _, result in classify_jobs(bar, load_pipeline(arguments), failures))
+    results = (result for _, result in classify_jobs(bar, load_pipeline(arguments, jobs), failures))
     is_annotated = arguments.annotations is not None
     if output_format == PARQUET:
         write_parquet(Path(arguments.output), results, is_annotated)
@@ -113,7 +116,7 @@ def _run_to_file(
     failures: list[Exception],
 ) -> int:
     """Classifies the share of this process into the journal; the main one then writes the output of all."""
-    lung_sounds = load_pipeline(arguments)
+    lung_sounds = load_pipeline(arguments, jobs)
     output, is_annotated = Path(arguments.output), arguments.annotations is not None
     with Journal(output, describe_settings(lung_sounds, arguments), processes.index) as journal:
         todo = [job for job in jobs[processes.index :: processes.count] if not _is_done(job, journal)]
@@ -205,8 +208,9 @@ def _stamps(*files: Path | None) -> list[tuple[int, int]]:
     return [(stat.st_size, stat.st_mtime_ns) for stat in found]
 
 
-def load_pipeline(arguments: argparse.Namespace) -> LungSoundPipeline:
-    """Loads the checkpoint and checks the windows against it."""
+def load_pipeline(arguments: argparse.Namespace, jobs: list[Job]) -> LungSoundPipeline:
+    """Loads the checkpoint, checks the windows against it and chooses the scan that all of the jobs, those of other
+    processes and earlier runs too, are done by."""
     lung_sounds = LungSoundPipeline.from_checkpoint(
         arguments.checkpoint,
         batch_size=arguments.batch_size,
@@ -214,7 +218,9 @@ def load_pipeline(arguments: argparse.Namespace) -> LungSoundPipeline:
         window=arguments.window,
         hop=arguments.hop,
     )
-    lung_sounds.choose_window(arguments.window, arguments.hop)
+    _, hop = lung_sounds.choose_window(arguments.window, arguments.hop)
+    seconds = sum_durations([job.recording for job in jobs], enough=ENOUGH_SECONDS)
+    lung_sounds.model.fix_scan_backend(max(len(jobs), seconds / hop) * lung_sounds.feature_extractor.num_frames)
     return lung_sounds
 
 

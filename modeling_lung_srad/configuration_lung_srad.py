@@ -82,8 +82,8 @@ class LungSradConfig(PreTrainedConfig):
         gaussian_at_inference (`bool`, *optional*, defaults to `True`):
             Whether it also acts outside training. The paper does not say; the default is this project's choice.
         scan_backend (`str`, *optional*, defaults to `"auto"`):
-            Back end of [`selective_scan`]: `"auto"`, `"torch"`, `"triton"` or `"mamba_ssm"`. One that cannot run where
-            the model is falls back to torch and says so once.
+            Back end of [`selective_scan`]: `"auto"`, `"torch"`, `"numba"`, `"triton"` or `"mamba_ssm"`. One that
+            cannot run where the model is falls back to torch and says so once.
         head (`str`, *optional*, defaults to `"classes"`):
             `"classes"`: a linear layer with an output for each label. `"sounds"`: two outputs, the log odds of crackle
             and of wheeze, from which the logits of the four classes are composed as if the two were independent.
@@ -131,7 +131,7 @@ class LungSradConfig(PreTrainedConfig):
     gaussian_sigma: float | int = 3.0
     gaussian_position: Literal["scan_input", "scan_output", "block_output"] = "scan_input"
     gaussian_at_inference: bool = True
-    scan_backend: Literal["auto", "torch", "triton", "mamba_ssm"] = "auto"
+    scan_backend: Literal["auto", "torch", "numba", "triton", "mamba_ssm"] = "auto"
     head: Literal["classes", "sounds"] = "classes"
     window_seconds: float | int | None = None
     crackle_threshold: float | None = None

@@ -1,5 +1,6 @@
 """Finds the recordings that a user names, and the annotation files that belong to them."""
 
+import contextlib
 import io
 import os
 import shutil
@@ -9,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import soundfile
 
 from .audio import AudioError, memory_checked
 
@@ -85,6 +88,24 @@ class ArchivedRecording:
 
     def __fspath__(self) -> str:
         return str(self)
+
+
+def sum_durations(recordings: Sequence[Path | ArchivedRecording], enough: float) -> float:
+    """
+    Seconds that the recordings last, by what their headers say; one that cannot be read counts nothing.
+
+    Args:
+        recordings (sequence of `Path` or [`ArchivedRecording`]): files, or recordings inside a zip.
+        enough (`float`): sum at which no further one is read.
+    """
+    total = 0.0
+    for recording in recordings:
+        if total >= enough:
+            break
+        with contextlib.suppress(OSError, ValueError, soundfile.SoundFileError):
+            source = io.BytesIO(recording.read()) if isinstance(recording, ArchivedRecording) else str(recording)
+            total += soundfile.info(source).duration
+    return total
 
 
 def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecording]:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from modeling_lung_srad import LungSradFeatureExtractor
+from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.configuration_lung_srad import class_columns
 from training.classifier_loading import load_classifier
 from training.cycle_sources import CycleSource, describe_limits
@@ -94,6 +94,8 @@ def predict(
     # `id2label` is what loading checks; `label2id` of an edited config.json may not fit it.
     columns = class_columns(model.config.id2label or {}, "model")
     model.eval()
+    if isinstance(model, LungSradForAudioClassification):
+        model.fix_scan_backend(len(cycles) * feature_extractor.num_frames)
     batches = []
     with torch.inference_mode():
         for batch in tqdm(DataLoader(cycles, batch_size=batch_size), desc=description, unit="batch"):

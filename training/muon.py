@@ -1,6 +1,6 @@
 """Muon for the matrices of a network, AdamW for all else (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-An update of Muon is the momentum with its singular values made equal. It is scaled as in Moonlight (arXiv 2502.16982), to
+An update of Muon is the momentum with its singular values made equal. Scaled as in Moonlight (arXiv 2502.16982), it has
 the size of the updates of AdamW. `torch.optim.Muon` takes matrices only, not the kernels of convolutions.
 """
 

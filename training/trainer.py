@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from modeling_lung_srad import LungSradForAudioClassification
 from training.arguments import MIN_LR_RATE, LungSradTrainingArguments, ObjectiveArguments
 from training.muon import build_muon
 from training.objective import ObjectiveOutput, PatchMixTraining
@@ -88,6 +89,9 @@ class LungSradTrainer(Trainer):
         objective = objective or ObjectiveArguments()
         trained = PatchMixTraining(model, objective, class_weights, args.label_smoothing_factor)
         super().__init__(model=trained, args=args, **kwargs)
+        if isinstance(model, LungSradForAudioClassification) and args.device.type == "cpu":
+            # A run that goes on may begin by an evaluation, for which alone another back end would do.
+            model.fix_scan_backend(math.inf)
         self.cycle_weights = cycle_weights
         self.cycles_per_epoch = cycles_per_epoch
         self.cycle_names = cycle_names
