@@ -1,7 +1,7 @@
 """Muon for the matrices of a network, AdamW for all else (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-An update of Muon is the momentum with its singular values made equal. Scaled as in Moonlight (arXiv 2502.16982), it has
-the size of the updates of AdamW. `torch.optim.Muon` takes matrices only, not the kernels of convolutions.
+An update of Muon is the momentum with its singular values made equal, scaled to the size of the updates of AdamW
+(Moonlight, arXiv 2502.16982). `torch.optim.Muon` takes matrices only, not the kernels of convolutions.
 """
 
 from collections.abc import Callable, Iterable
