@@ -53,7 +53,8 @@ def build_efficientat(arguments: ModelArguments, num_mel_bins: int) -> Efficient
     checkpoint = arguments.checkpoint
     if checkpoint is not None and Path(os.path.expanduser(checkpoint)).is_dir():
         return _from_folder(checkpoint, arguments.config)
-    model = EfficientATForAudioClassification(_config({"num_mel_bins": num_mel_bins} | arguments.config))
+    config = _config({"num_mel_bins": num_mel_bins} | arguments.config, "model.config")
+    model = EfficientATForAudioClassification(config)
     if checkpoint is not None:
         published = load_published(checkpoint)
         model.efficientat.load_state_dict(published.efficientat.state_dict())
@@ -61,11 +62,11 @@ def build_efficientat(arguments: ModelArguments, num_mel_bins: int) -> Efficient
     return model
 
 
-def _config(settings: dict[str, Any]) -> EfficientATConfig:
+def _config(settings: dict[str, Any], name: str) -> EfficientATConfig:
     try:
         return EfficientATConfig(**settings)
     except StrictDataclassError as error:
-        raise ConfigurationError(f"model.config: {error.__cause__ or error}") from error
+        raise ConfigurationError(f"{name}: {error.__cause__ or error}") from error
 
 
 def _from_folder(checkpoint: str, config: dict[str, Any]) -> EfficientATForAudioClassification:
@@ -102,7 +103,7 @@ def load_published(path: str | os.PathLike, num_mel_bins: int = NETWORK_MEL_BINS
     """
     path = Path(os.path.expanduser(path))
     weights = _read_weights(path)
-    config = _config({"num_labels": NUM_AUDIOSET_LABELS, "head": "classes", "num_mel_bins": num_mel_bins})
+    config = _config({"num_labels": NUM_AUDIOSET_LABELS, "head": "classes", "num_mel_bins": num_mel_bins}, str(path))
     model = EfficientATForAudioClassification(config)
     _check_weights(path, weights, {_published_name(name): tensor for name, tensor in model.state_dict().items()})
     model.load_state_dict({name: weights[_published_name(name)] for name in model.state_dict()})

@@ -15,6 +15,7 @@ from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSra
 from modeling_lung_srad.conversion import OWN_SETTINGS, convert_checkpoint, convert_feature_extractor
 from training.arguments import ModelArguments, RunArguments
 from training.ast_baseline import AST_FEATURES, AST_SETTINGS, build_ast
+from training.classifier_loading import load_classifier
 from training.configuration import ConfigurationError, coerce
 from training.efficientat import EfficientATForAudioClassification
 from training.efficientat_loading import EFFICIENTAT_SETTINGS, build_efficientat
@@ -117,7 +118,7 @@ def check_fit(model: PreTrainedModel, feature_extractor: LungSradFeatureExtracto
 def _saved_feature_extractor(architecture: str, checkpoint: str) -> LungSradFeatureExtractor:
     folder = Path(os.path.expanduser(checkpoint))
     if architecture == "efficientat":
-        return LungSradFeatureExtractor.from_pretrained(folder) if folder.is_dir() else LungSradFeatureExtractor()
+        return load_classifier(folder)[1] if folder.is_dir() else LungSradFeatureExtractor()
     return convert_feature_extractor(checkpoint)
 
 

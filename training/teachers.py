@@ -158,7 +158,7 @@ def load_teacher(checkpoint: str, feature_extractor: LungSradFeatureExtractor) -
             "model.feature_extractor to those of the teacher"
         )
     columns = tuple(class_columns(classifier.config.id2label or {}, checkpoint))
-    sha256 = _sha256(sorted(Path(str(classifier.name_or_path)).glob("*.safetensors")))
+    sha256 = _sha256(sorted(Path(str(classifier.name_or_path)).glob("model*.safetensors")))
     description = (kept or {"checkpoint": path.name, "unknown": True}) | {"sha256": sha256}
     return Teacher(checkpoint, classifier, columns, sha256, record, description)
 
