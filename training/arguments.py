@@ -1,10 +1,10 @@
-"""What a training run is told, by section: data, model, objective, augmentation, sampling, and the arguments of the
-Trainer."""
+"""The settings of a training run, by section: data, model, objective, augmentation, sampling, teacher, and the
+arguments of the Trainer."""
 
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from transformers.utils.logging import log_levels
 from dataset_scripts.icbhi_splits import SPLITS
 from training.metrics.icbhi_score.icbhi_measure import RATES
 
-ARCHITECTURES = ("lung_srad", "ast")
+ARCHITECTURES = ("lung_srad", "ast", "efficientat")
 AXES_OF_MODE = {"none": (), "time": ("time",), "mel": ("mel",), "dual": ("time", "mel"), "2d": ("2d",)}
 TARGETS = ("grad_block", "grad_flow", "project_block", "project_flow")
 PROJECTORS = ("trained", "frozen")
@@ -110,13 +110,14 @@ class ModelArguments:
     """Which network to train.
 
     Args:
-        architecture (`str`, *optional*, defaults to `"lung_srad"`): `lung_srad`, or `ast` for the Audio Spectrogram
-            Transformer of transformers, the baseline of the paper.
+        architecture (`str`, *optional*, defaults to `"lung_srad"`): `lung_srad`, `ast` for the Audio Spectrogram
+            Transformer of transformers, the baseline of the paper, or `efficientat` for EfficientAT mn04, a teacher.
         size (`str`, *optional*, defaults to `"tiny"`): `tiny`, `small` or `medium`, initialised at random. AST has
-            the size that `config` gives, by default AST-base.
+            the size that `config` gives, by default AST-base; EfficientAT has one size.
         checkpoint (`str`, *optional*): folder or file to start from instead, in any layout that `lung-srad convert`
-            reads; for AST a folder or a Hub id. A head for another number of classes is replaced.
-        config (`dict`, *optional*): values of `LungSradConfig` (or `ASTConfig`) to set, such as
+            reads; for AST a folder or a Hub id, for EfficientAT a folder or the published file. A head for another
+            number of classes is replaced.
+        config (`dict`, *optional*): values of `LungSradConfig`, `ASTConfig` or `EfficientATConfig` to set, such as
             `{drop_path_rate: 0.1}`.
         feature_extractor (`dict`, *optional*): values of `LungSradFeatureExtractor`, such as `{num_frames: 512}`.
     """
@@ -282,6 +283,57 @@ class SamplingArguments:
 
 
 @dataclass
+class TeacherArguments:
+    """Frozen classifiers whose answers to the same augmented input the network learns (arXiv 1503.02531, 2106.05237).
+
+    Args:
+        checkpoints (`list[str]`, *optional*): the teachers; none when empty. A folder with a Lung-SRAD, AST or
+            EfficientAT classifier of the four classes, a Hub id of Lung-SRAD, or the published file of EfficientAT,
+            which has pooled features alone. The logits of several teachers are averaged, and so are their features.
+        weight (`float`, *optional*, defaults to 0.5): share of the teachers' class probabilities in the loss, 0 to 1.
+        temperature (`float`, *optional*, defaults to 1.0): of both softmaxes in the Kullback-Leibler divergence, which
+            is multiplied by its square.
+        feature_weight (`float`, *optional*, defaults to 0.0): weight of the mean squared error between the pooled
+            features, the network's after a trained linear projection, both layer-normalised without weights.
+        label_weight (`float`, *optional*): weight of the cross-entropy with the labels; `1 - weight` when not given.
+            0 with `weight` 0 learns features alone.
+    """
+
+    checkpoints: list[str] = field(default_factory=list)
+    weight: float = 0.5
+    temperature: float = 1.0
+    feature_weight: float = 0.0
+    label_weight: float | None = None
+
+    def __post_init__(self):
+        if not all(isinstance(checkpoint, str) and checkpoint for checkpoint in self.checkpoints):
+            raise ValueError(f"teacher.checkpoints: {self.checkpoints} should be a list of paths or Hub ids")
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"teacher.weight: {self.weight} should be 0 to 1")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"teacher.temperature: {self.temperature} should be above 0")
+        for name in ("feature_weight", "label_weight"):
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
+                raise ValueError(f"teacher.{name}: {getattr(self, name)} should be 0 or more")
+        given = [item.name for item in fields(self) if item.default not in (MISSING, getattr(self, item.name))]
+        if given and not self.checkpoints:
+            raise ValueError(
+                f"teacher.{given[0]}: is given without a teacher; name one in teacher.checkpoints, or set teacher=null"
+            )
+        if self.checkpoints and self.weight == self.feature_weight == 0:
+            raise ValueError(
+                "teacher.weight: 0 and feature_weight 0 leave nothing to learn from teacher.checkpoints; set one"
+            )
+
+    @property
+    def weight_of_labels(self) -> float:
+        """Weight of the cross-entropy with the labels: 1 without teachers."""
+        if not self.checkpoints:
+            return 1.0
+        return 1 - self.weight if self.label_weight is None else self.label_weight
+
+
+@dataclass
 class RunArguments:
     """The sections of a configuration that `transformers.TrainingArguments` does not have."""
 
@@ -290,6 +342,7 @@ class RunArguments:
     objective: ObjectiveArguments = field(default_factory=ObjectiveArguments)
     augmentation: AugmentationArguments = field(default_factory=AugmentationArguments)
     sampling: SamplingArguments = field(default_factory=SamplingArguments)
+    teacher: TeacherArguments = field(default_factory=TeacherArguments)
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""The runs behind the checkpoint that a run starts from: what they trained on, and what follows for its figures."""
+"""The runs behind a run, by the checkpoint that it starts from and by its teachers: what they trained on, and what
+follows for its figures."""
 
 import json
 import os
@@ -13,7 +14,8 @@ from training.cycle_sources import RunSources
 from training.evaluated_cycles import are_training_patients_common
 from training.training_record import TrainingRecord, find_summary, read_training_record
 
-KEPT_KEYS = ("selection", "validation_patients", "training_patients", "cycles", "started_from")
+KEPT_KEYS = ("selection", "validation_patients", "training_patients", "cycles", "started_from", "teachers")
+STARTED, LEARNED = "Started from a checkpoint", "Learned from a teacher"
 NAMED_PATIENTS = 3
 
 
@@ -21,8 +23,8 @@ def read_earlier_stages(checkpoint: str | os.PathLike | None) -> tuple[TrainingR
     """What the run that made a checkpoint says about itself and the runs before it.
 
     Args:
-        checkpoint (`str` or `os.PathLike`, *optional*): as `model.checkpoint`: a folder, also `checkpoint-N` in that
-            of a run, a file in one, or an id on the Hub.
+        checkpoint (`str` or `os.PathLike`, *optional*): as `model.checkpoint`, or a teacher: a folder, also
+            `checkpoint-N` in that of a run, a file in one, or an id on the Hub.
 
     Returns:
         `tuple[TrainingRecord | None, dict | None]`: its record, and the part of its summary that a later summary
@@ -48,54 +50,66 @@ def read_earlier_stages(checkpoint: str | os.PathLike | None) -> tuple[TrainingR
     return record, {"checkpoint": Path(checkpoint).name, **kept, "configuration": data}
 
 
-def check_earlier_stages(record: TrainingRecord | None, sources: RunSources) -> None:
+def check_earlier_stages(record: TrainingRecord | None, sources: RunSources, name: str = "model.checkpoint") -> None:
     """Checks that no earlier run trained on patients that this one sets apart.
 
     A patient whom the split itself has on both sides, as the official one has two, is not counted.
+
+    Args:
+        record (`TrainingRecord`, *optional*): of the checkpoint.
+        sources (`RunSources`): the cycles of the run.
+        name (`str`, *optional*, defaults to `"model.checkpoint"`): what messages call the checkpoint.
 
     Raises:
         ConfigurationError: naming patients; only where the summary of the earlier run has its training patients.
     """
     own = {patient for source in sources.training for patient in source.table["patient"]}
-    for stage in _stages(record):
+    stages = [] if record is None else [record, *(stage for _, stage in _earlier_stages(record))]
+    for stage in stages:
         seen = sorted((sources.held_out & _patients(stage, sources.held_out_kind)) - own)
         if seen:
             raise ConfigurationError(
-                f"model.checkpoint: was trained on patients {', '.join(seen[:NAMED_PATIENTS])} ({len(seen)} in all) "
+                f"{name}: was trained on patients {', '.join(seen[:NAMED_PATIENTS])} ({len(seen)} in all) "
                 f"whom this run sets apart for validation or test; use its data.split={stage.split} and its "
-                "data.validation and data.validation_seed, or start from another checkpoint"
+                "data.validation and data.validation_seed, or choose another checkpoint"
             )
 
 
-def earlier_stage_notes(record: TrainingRecord | None, split: str, validation_patients: set[str]) -> list[str]:
-    """Sentences about earlier runs that must stand beside the figures of a run, or of its checkpoint.
+def earlier_stage_notes(record: TrainingRecord, split: str) -> list[str]:
+    """Sentences about the runs behind a run that must stand beside its figures, or beside those of its checkpoint.
 
     Args:
-        record (`TrainingRecord`, *optional*): of the checkpoint that the run started from.
+        record (`TrainingRecord`): of the run.
         split (`str`): of the figures.
-        validation_patients (`set[str]`): those of the run.
     """
     notes = []
-    for stage in _stages(record):
+    for origin, stage in _earlier_stages(record):
         if stage.selection == "test":
-            notes.append("Started from a checkpoint that was selected on the test set: optimistic.")
+            notes.append(f"{origin} that was selected on the test set: optimistic.")
         if stage.has_trained_on_split and not are_training_patients_common(stage, split):
             notes.append(
-                f"Started from a checkpoint trained with the split {stage.split}, whose training patients may be in "
+                f"{origin} trained with the split {stage.split}, whose training patients may be in "
                 "the test and validation parts here: not unseen."
             )
-        elif stage.training_patients is None and not validation_patients <= set(stage.validation_patients):
+        elif stage.training_patients is None and not set(record.validation_patients) <= set(stage.validation_patients):
             notes.append(
-                "Started from a checkpoint with other validation patients, which may have been trained on those of "
+                f"{origin} with other validation patients, which may have been trained on those of "
                 "this run: not unseen."
             )
+    for stage in (record, *(stage for _, stage in _earlier_stages(record))):
+        for teacher in stage.unknown_teachers:
+            notes.append(f"{LEARNED} with unknown training patients ({teacher}): perhaps not unseen.")
     return list(dict.fromkeys(notes))
 
 
-def _stages(record: TrainingRecord | None) -> Iterator[TrainingRecord]:
-    while record is not None:
-        yield record
-        record = record.started_from
+def _earlier_stages(record: TrainingRecord, origin: str = STARTED) -> Iterator[tuple[str, TrainingRecord]]:
+    """All runs behind a run, each with how the run came to it."""
+    if record.started_from is not None:
+        yield origin, record.started_from
+        yield from _earlier_stages(record.started_from, origin)
+    for teacher in record.teachers:
+        yield LEARNED, teacher
+        yield from _earlier_stages(teacher, LEARNED)
 
 
 def _patients(stage: TrainingRecord, kind: str) -> set[str]:

@@ -114,7 +114,7 @@ def _leakage(record: TrainingRecord | None, split: str, part: str) -> list[str]:
         return ["Training part: these are not figures of unseen patients."]
     if record is None:
         return []
-    notes = earlier_stage_notes(record.started_from, split, set(record.validation_patients))
+    notes = earlier_stage_notes(record, split)
     if part == "validation" or not record.has_trained_on_split or are_training_patients_common(record, split):
         return notes
     return [*notes, f"Trained with the split {record.split}, whose training patients may be in this part: not unseen."]

@@ -2,35 +2,43 @@
 
 import difflib
 import inspect
+import os
 import typing
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import ASTForAudioClassification
+from transformers import ASTForAudioClassification, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.conversion import OWN_SETTINGS, convert_checkpoint, convert_feature_extractor
 from training.arguments import ModelArguments, RunArguments
 from training.ast_baseline import AST_FEATURES, AST_SETTINGS, build_ast
+from training.classifier_loading import load_classifier
 from training.configuration import ConfigurationError, coerce
+from training.efficientat import EfficientATForAudioClassification
+from training.efficientat_loading import EFFICIENTAT_SETTINGS, build_efficientat
 from training.log_mel_dataset import check_sampling_rate
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 
 SIZES = {"tiny": LungSradConfig.tiny, "small": LungSradConfig.small, "medium": LungSradConfig.medium}
 
 
-def build_model(arguments: ModelArguments) -> LungSradForAudioClassification | ASTForAudioClassification:
+def build_model(arguments: ModelArguments) -> PreTrainedModel:
     """A network of a named size with random weights, or one that starts from a checkpoint.
 
     Raises:
-        ConfigurationError: unknown size, a `config` key or value that `LungSradConfig` (or `ASTConfig`) refuses, or a
+        ConfigurationError: unknown size, a `config` key or value that the configuration of the network refuses, or a
             checkpoint for four other classes.
         ValueError: a checkpoint that cannot be read.
     """
     if arguments.architecture == "ast":
         _check_keys("model.config", arguments.config, AST_SETTINGS)
         return build_ast(arguments)
+    if arguments.architecture == "efficientat":
+        _check_keys("model.config", arguments.config, EFFICIENTAT_SETTINGS)
+        return build_efficientat(arguments, build_feature_extractor(arguments).num_mel_bins)
     _check_keys("model.config", arguments.config, OWN_SETTINGS)
     hidden_act = arguments.config.get("hidden_act", LungSradConfig.hidden_act)
     if hidden_act not in ACT2FN:
@@ -53,8 +61,7 @@ def build_feature_extractor(arguments: ModelArguments) -> LungSradFeatureExtract
         ConfigurationError: a key that `LungSradFeatureExtractor` does not have, or a value of the wrong type.
         ValueError: a value that it refuses, or another sampling rate than that of decoded cycles.
     """
-    signature = inspect.signature(LungSradFeatureExtractor.__init__).parameters.values()
-    names = {item.name for item in signature if item.kind is item.POSITIONAL_OR_KEYWORD} - {"self"}
+    names = feature_settings()
     _check_keys("model.feature_extractor", arguments.feature_extractor, names)
     hints = typing.get_type_hints(LungSradFeatureExtractor.__init__)
     settings = {
@@ -64,24 +71,31 @@ def build_feature_extractor(arguments: ModelArguments) -> LungSradFeatureExtract
     if arguments.architecture == "ast":
         settings = AST_FEATURES | settings
     elif arguments.checkpoint is not None:
-        saved = convert_feature_extractor(arguments.checkpoint)
+        saved = _saved_feature_extractor(arguments.architecture, arguments.checkpoint)
         settings = {name: getattr(saved, name) for name in names} | settings
     feature_extractor = LungSradFeatureExtractor(**settings)
     check_sampling_rate(feature_extractor, "model.feature_extractor.sampling_rate")
     return feature_extractor
 
 
-def check_fit(
-    model: LungSradForAudioClassification | ASTForAudioClassification,
-    feature_extractor: LungSradFeatureExtractor,
-    run: RunArguments,
-) -> None:
+def feature_settings() -> set[str]:
+    """Names of the settings of `LungSradFeatureExtractor`."""
+    signature = inspect.signature(LungSradFeatureExtractor.__init__).parameters.values()
+    return {item.name for item in signature if item.kind is item.POSITIONAL_OR_KEYWORD} - {"self"}
+
+
+def check_fit(model: PreTrainedModel, feature_extractor: LungSradFeatureExtractor, run: RunArguments) -> None:
     """Checks that network, features and objective go together.
 
     Raises:
-        ConfigurationError: different numbers of mel bins or, for AST, of frames; or views that AST cannot mix.
+        ConfigurationError: different numbers of mel bins or, for AST, of frames; or views that the network cannot mix.
     """
     pairs = {"num_mel_bins": ("num_mel_bins", model.config.num_mel_bins)}
+    if isinstance(model, EfficientATForAudioClassification) and run.objective.mode != "none":
+        raise ConfigurationError(
+            f"objective.mode: {run.objective.mode!r} mixes patches, and the convolutions of EfficientAT have none; "
+            "use none"
+        )
     if isinstance(model, ASTForAudioClassification):
         pairs["num_frames"] = ("max_length", model.config.max_length)
         if run.objective.mode not in ("none", "2d"):
@@ -99,6 +113,13 @@ def check_fit(
                 f"model.config.{name}: {value} is not model.feature_extractor.{setting}, "
                 f"{getattr(feature_extractor, setting)}; set both to the same number"
             )
+
+
+def _saved_feature_extractor(architecture: str, checkpoint: str) -> LungSradFeatureExtractor:
+    folder = Path(os.path.expanduser(checkpoint))
+    if architecture == "efficientat":
+        return load_classifier(folder)[1] if folder.is_dir() else LungSradFeatureExtractor()
+    return convert_feature_extractor(checkpoint)
 
 
 def _from_checkpoint(checkpoint: str, config: dict[str, Any]) -> LungSradForAudioClassification:

@@ -1,7 +1,9 @@
-"""The training objective: cross-entropy and Patch-Mix contrastive learning (arXiv 2606.11922 and 2305.14032).
+"""The training objective: cross-entropy, Patch-Mix contrastive learning (arXiv 2606.11922 and 2305.14032) and
+distillation.
 
 Clean and mixed views go through the network in one forward pass. The loss is `CE(clean) + sum over axes of weight *
-contrastive(mixed, clean)`.
+contrastive(mixed, clean)`. With teachers, the cross-entropy has a weight, and the losses of [`Distillation`] on the
+clean view are added.
 """
 
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from transformers.modeling_outputs import ModelOutput
 
 from modeling_lung_srad.patch_mix import mixed_patches
 from training.arguments import NEGATIVES, ObjectiveArguments
+from training.classifier_loading import classify_pooled
+from training.distillation import Distillation
 
 
 class PatchMixContrastiveLoss(nn.Module):
@@ -110,12 +114,14 @@ class ObjectiveOutput(ModelOutput):
         logits (`torch.Tensor` of shape `(batch, num_labels)`): class scores of the clean samples.
         cross_entropy (`torch.Tensor` of shape `()`, *optional*): its part on the clean samples.
         contrastive (`dict[str, torch.Tensor]`, *optional*): the unweighted contrastive loss of each axis, in training.
+        taught (`dict[str, torch.Tensor]`, *optional*): the unweighted losses of [`Distillation`], in training.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     cross_entropy: torch.Tensor | None = None
     contrastive: dict[str, torch.Tensor] | None = None
+    taught: dict[str, torch.Tensor] | None = None
 
 
 class PatchMixTraining(nn.Module):
@@ -124,10 +130,11 @@ class PatchMixTraining(nn.Module):
 
     Args:
         classifier (`PreTrainedModel`):
-            its `base_model` returns `pooler_output`, and `head` (Lung-SRAD) or `classifier` (AST) is the rest.
+            its `base_model` returns `pooler_output`, and `classify_pooled` knows the rest.
         arguments (`ObjectiveArguments`): the objective.
         class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*): weights of the cross-entropy.
         label_smoothing (`float`, *optional*, defaults to 0.0): of the cross-entropy, in training.
+        distillation (`Distillation`, *optional*): losses against teachers; none when not given.
     """
 
     # The loss is a plain mean, so the Trainer must scale it under gradient accumulation.
@@ -139,6 +146,7 @@ class PatchMixTraining(nn.Module):
         arguments: ObjectiveArguments,
         class_weights: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
+        distillation: Distillation | None = None,
     ):
         super().__init__()
         self.classifier = classifier
@@ -151,6 +159,7 @@ class PatchMixTraining(nn.Module):
         if arguments.axes:
             self.projector = PatchMixProjector(classifier.config.hidden_size)
             self.projector.requires_grad_(arguments.projector == "trained")
+        self.distillation = distillation
 
     @property
     def config(self):
@@ -165,11 +174,19 @@ class PatchMixTraining(nn.Module):
         """That of the classifier; the Trainer calls it."""
         self.classifier.activation_checkpointing_enable(**kwargs)
 
-    def forward(self, input_values: torch.Tensor, labels: torch.Tensor | None = None) -> ObjectiveOutput:
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        teacher_logits: torch.Tensor | None = None,
+        teacher_pooled: torch.Tensor | None = None,
+    ) -> ObjectiveOutput:
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`): normalised log-mel spectrograms.
             labels (`torch.Tensor` of shape `(batch,)`, *optional*): class indices.
+            teacher_logits, teacher_pooled (`torch.Tensor`, *optional*): the answers of teachers, as for
+                [`Distillation`].
 
         Outside training, or without labels, there are no mixed views and the loss is plain cross-entropy.
         """
@@ -195,12 +212,19 @@ class PatchMixTraining(nn.Module):
             for axis, view, draw in zip(axes, mixed, draws, strict=True):
                 contrastive[axis] = self.contrastive(self.projector(view), targets, draw.index, draw.lam, labels)
         weighted = [self.arguments.weight(axis) * loss for axis, loss in contrastive.items()]
-        loss = torch.stack([cross_entropy, *weighted]).sum()
-        return ObjectiveOutput(loss=loss, logits=logits, cross_entropy=cross_entropy, contrastive=contrastive)
+        taught = {}
+        labelled = cross_entropy
+        if self.distillation is not None:
+            labelled = self.distillation.arguments.weight_of_labels * cross_entropy
+            taught = self.distillation(logits, clean, teacher_logits, teacher_pooled)
+            weighted += [self.distillation.weight(name) * loss for name, loss in taught.items()]
+        loss = torch.stack([labelled, *weighted]).sum()
+        return ObjectiveOutput(
+            loss=loss, logits=logits, cross_entropy=cross_entropy, contrastive=contrastive, taught=taught
+        )
 
     def _head(self, features: torch.Tensor) -> torch.Tensor:
-        name = "head" if hasattr(self.classifier, "head") else "classifier"
-        return self.classifier.get_submodule(name)(features)
+        return classify_pooled(self.classifier, features)
 
     def _targets(self, clean: torch.Tensor) -> torch.Tensor:
         if self.projector is not None and self.arguments.targets.startswith("project"):

@@ -16,6 +16,8 @@ CONFIGURATION = "training_configuration.json"
 # How a run is logged, loaded and shared may change between its parts.
 OPERATIONAL = ("output_dir", "run_name", "dataloader", "log", "report_to", "disable_tqdm", "hub", "push")
 OPERATIONAL_DATA = ("data.feature_cache",)
+# Beside the settings; known once the teachers are loaded.
+TEACHER_WEIGHTS = "teacher.sha256"
 
 
 def find_last_checkpoint(arguments: RunArguments, training_arguments: LungSradTrainingArguments) -> Path | None:
@@ -33,10 +35,13 @@ def find_last_checkpoint(arguments: RunArguments, training_arguments: LungSradTr
 
 
 def shaping_settings(arguments: RunArguments, training_arguments: LungSradTrainingArguments) -> dict[str, Any]:
-    """The settings that shape the result, by dotted key."""
+    """The settings that shape the result, by dotted key; those of the teachers only where there are any."""
+    sections = dataclasses.asdict(arguments)
+    if not arguments.teacher.checkpoints:
+        del sections["teacher"]
     shaping = {
         f"{section}.{key}": value
-        for section, values in dataclasses.asdict(arguments).items()
+        for section, values in sections.items()
         for key, value in values.items()
         if f"{section}.{key}" not in OPERATIONAL_DATA
     }
@@ -47,6 +52,22 @@ def training_settings(training_arguments: LungSradTrainingArguments) -> dict[str
     """The settings of the Trainer that shape the result."""
     settings = training_arguments.to_sanitized_dict()
     return {key: value for key, value in settings.items() if not key.startswith(OPERATIONAL)}
+
+
+def check_same_teachers(last_checkpoint: Path | None, sha256: list[str]) -> None:
+    """Checks that a run goes on with the teachers that it began with.
+
+    Raises:
+        ConfigurationError: the weights of a teacher are other ones.
+    """
+    if last_checkpoint is None or not sha256:
+        return
+    file = last_checkpoint.parent / CONFIGURATION
+    if read_json(file, "settings").get(TEACHER_WEIGHTS) != sha256:
+        raise ConfigurationError(
+            f"{file}: the run began with other weights of teacher.checkpoints; put them back, or choose another "
+            "output_dir"
+        )
 
 
 def read_json(file: Path, content: str) -> dict[str, Any]:
@@ -95,6 +116,7 @@ def _check_output_dir(output_dir: Path, shaping: dict[str, Any]) -> None:
     if not any(output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")) and not any(output_dir.glob("*.safetensors")):
         return
     before = read_json(configuration, "settings")
+    before.pop(TEACHER_WEIGHTS, None)
     now = json.loads(json.dumps(shaping))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:

@@ -29,6 +29,7 @@ def summarize(
     measured: dict[str, float],
     train_metrics: dict[str, float],
     started_from: dict[str, Any] | None = None,
+    teachers: Sequence[dict[str, Any]] = (),
     resumed: bool = False,
 ) -> dict[str, Any]:
     """The content of `training_summary.json`.
@@ -37,13 +38,14 @@ def summarize(
         measured (`dict`): rates of the epoch that was kept, as `LungSradTrainer.evaluate` returns them.
         train_metrics (`dict`): what `Trainer.train` returns.
         started_from (`dict`, *optional*): what `read_earlier_stages` says of the checkpoint to start from.
+        teachers (sequence of `dict`, *optional*): `description` of each [`Teacher`].
         resumed (`bool`, *optional*, defaults to `False`): whether the run went on from a checkpoint, so that the time
             of its training is not known.
 
     Returns:
         `dict`: `selection` says on which part the epoch was chosen, `scored_part` which one the rates under it and in
-        `history` are of, `notes` what must stand beside them. `started_from` is as given. With `record_test`,
-        `protocols` holds the test rates of the epoch that each rule of selection would have reported.
+        `history` are of, `notes` what must stand beside them. `started_from` and `teachers` are as given. With
+        `record_test`, `protocols` holds the test rates of the epoch that each rule of selection would have reported.
     """
     selection = training_arguments.selection
     part = "test" if selection == "test" else "validation"
@@ -54,20 +56,20 @@ def summarize(
     for section, key in (("data", "icbhi"), ("data", "sprsound"), ("model", "checkpoint")):
         if sections[section][key] is not None:
             sections[section][key] = Path(sections[section][key]).name
+    sections["teacher"]["checkpoints"] = [Path(name).name for name in sections["teacher"]["checkpoints"]]
     del sections["data"]["feature_cache"]
     validation_patients = sorted(set(sources.validation.table["patient"])) if sources.validation else []
-    earlier = None if started_from is None else record_of(started_from)
     summary: dict[str, Any] = {
         "selection": selection,
         "best_step": trainer.state.global_step if selection == "last" else trainer.state.best_global_step,
         "scored_part": part,
         part: {key.removeprefix("eval_"): value for key, value in measured.items() if key.startswith("eval_")},
         "notes": ([TEST_SELECTION_NOTE] if selection == "test" else [])
-        + ([] if scored is None else describe_limits(scored, arguments.data.split, part))
-        + earlier_stage_notes(earlier, arguments.data.split, set(validation_patients)),
+        + ([] if scored is None else describe_limits(scored, arguments.data.split, part)),
         "validation_patients": validation_patients,
         "training_patients": {source.kind: sorted(set(source.table["patient"])) for source in sources.training},
         "started_from": started_from,
+        "teachers": list(teachers),
         "cycles": {"training": {source.name: source.count() for source in sources.training}}
         | {name: {source.name: source.count()} for name in ("validation", "test") if (source := sources.part(name))},
         "history": history,
@@ -77,6 +79,7 @@ def summarize(
         "configuration": sections | {"training": training_settings(training_arguments)},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
+    summary["notes"] += earlier_stage_notes(record_of(summary), arguments.data.split)
     if training_arguments.record_test:
         summary["protocols"] = _protocols(history, training_arguments)
     return summary

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
-from transformers import ASTForAudioClassification, default_data_collator, set_seed
+from transformers import PreTrainedModel, default_data_collator, set_seed
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from training.arguments import LungSradTrainingArguments, RunArguments
@@ -33,10 +33,18 @@ from training.model_setup import build_feature_extractor, build_model, check_fit
 from training.objective import class_weights_from_labels
 from training.post_training import fit_after_training
 from training.report.files import write_json
-from training.run_folder import CONFIGURATION, find_last_checkpoint, read_json, shaping_settings
+from training.run_folder import (
+    CONFIGURATION,
+    TEACHER_WEIGHTS,
+    check_same_teachers,
+    find_last_checkpoint,
+    read_json,
+    shaping_settings,
+)
 from training.run_summary import describe_outcome, describe_seeds, summarize
 from training.sampling import CycleSampler, sampling_weights
 from training.stretches import StretchDataset, load_recordings
+from training.teachers import Teacher, Teachers, load_teachers
 from training.trainer import LungSradTrainer, TrainingError
 from training.training_record import TRAINING_SUMMARY
 
@@ -53,10 +61,11 @@ class Run:
     training_arguments: LungSradTrainingArguments
     sources: RunSources
     cycle_weights: np.ndarray | None
-    model: LungSradForAudioClassification | ASTForAudioClassification
+    model: PreTrainedModel
     feature_extractor: LungSradFeatureExtractor
     last_checkpoint: Path | None
     started_from: dict[str, Any] | None
+    teachers: list[Teacher]
 
     @property
     def output_dir(self) -> Path:
@@ -108,8 +117,8 @@ def prepare(
 
     Raises:
         ValueError: what `load_training_sources`, `sampling_weights`, `CycleSampler`, `build_feature_extractor`,
-            `build_model`, `check_fit` or `check_earlier_stages` cannot use, a batch too small for the contrastive
-            loss, or `record_test` where nothing is scored.
+            `build_model`, `check_fit`, `check_earlier_stages`, `load_teachers` or `check_same_teachers` cannot use, a
+            batch too small for the contrastive loss, or `record_test` where nothing is scored.
     """
     if training_arguments.record_test and training_arguments.selection == "last" and arguments.data.validation == 0:
         raise ConfigurationError(
@@ -148,8 +157,20 @@ def prepare(
     check_fit(model, feature_extractor, arguments)
     record, started_from = read_earlier_stages(arguments.model.checkpoint)
     check_earlier_stages(record, sources)
+    teachers = load_teachers(arguments, feature_extractor)
+    for teacher in teachers:
+        check_earlier_stages(teacher.record, sources, f"teacher.checkpoints: {teacher.checkpoint}")
+    check_same_teachers(last_checkpoint, [teacher.sha256 for teacher in teachers])
     return Run(
-        arguments, training_arguments, sources, weights, model, feature_extractor, last_checkpoint, started_from
+        arguments,
+        training_arguments,
+        sources,
+        weights,
+        model,
+        feature_extractor,
+        last_checkpoint,
+        started_from,
+        teachers,
     )
 
 
@@ -166,7 +187,10 @@ def run_training(run: Run) -> dict[str, Any]:
     trainer = build_trainer(run)
     if trainer.is_world_process_zero():
         run.output_dir.mkdir(parents=True, exist_ok=True)
-        write_json(run.output_dir / CONFIGURATION, shaping_settings(run.arguments, run.training_arguments))
+        settings = shaping_settings(run.arguments, run.training_arguments)
+        if run.teachers:
+            settings[TEACHER_WEIGHTS] = [teacher.sha256 for teacher in run.teachers]
+        write_json(run.output_dir / CONFIGURATION, settings)
     result = trainer.train(resume_from_checkpoint=str(run.last_checkpoint) if run.last_checkpoint else None)
     if run.training_arguments.load_best_model_at_end and trainer.state.best_model_checkpoint is None:
         raise TrainingError(
@@ -192,6 +216,7 @@ def run_training(run: Run) -> dict[str, Any]:
         measured,
         result.metrics,
         started_from=run.started_from,
+        teachers=[teacher.description for teacher in run.teachers],
         resumed=run.last_checkpoint is not None,
     )
     if trainer.is_world_process_zero():
@@ -237,6 +262,7 @@ def build_trainer(run: Run) -> LungSradTrainer:
         cycle_weights=cycle_weights,
         cycles_per_epoch=run.arguments.sampling.cycles_per_epoch,
         cycle_names=cycle_names,
+        teachers=Teachers(run.teachers, run.arguments.teacher) if run.teachers else None,
     )
 
 

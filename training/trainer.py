@@ -21,12 +21,16 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling_lung_srad import LungSradForAudioClassification
 from training.arguments import MIN_LR_RATE, LungSradTrainingArguments, ObjectiveArguments
+from training.distillation import Distillation
 from training.muon import build_muon
 from training.objective import ObjectiveOutput, PatchMixTraining
 from training.sampling import CycleSampler
+from training.teachers import Teachers
 
-PROJECTOR_WEIGHTS = "projector.safetensors"
-CLASSIFIER_PREFIX, PROJECTOR_PREFIX = "classifier.", "projector."
+PROJECTOR_WEIGHTS, DISTILLATION_WEIGHTS = "projector.safetensors", "distillation.safetensors"
+CLASSIFIER_PREFIX = "classifier."
+# Parts of the training model that only resuming needs, beside the classifier.
+TRAINING_PARTS = {"projector.": PROJECTOR_WEIGHTS, "distillation.": DISTILLATION_WEIGHTS}
 SHOWN_CYCLES = 16
 
 
@@ -39,17 +43,20 @@ class LungSradTrainer(Trainer):
     `transformers.Trainer` for respiratory cycles: the objective of [`PatchMixTraining`], cycles drawn by weight, the
     weights averaged over steps, and a stop where the loss is no longer a number.
 
-    Checkpoints hold the classifier as `save_pretrained` writes it, and beside it the projector of the objective.
+    Checkpoints hold the classifier as `save_pretrained` writes it, and beside it the projector of the objective and
+    the projection of the distillation, but no teacher.
 
     Args:
         model (`PreTrainedModel`):
-            [`LungSradForAudioClassification`] or `transformers.ASTForAudioClassification`; it is trained in place.
+            [`LungSradForAudioClassification`], `transformers.ASTForAudioClassification` or
+            [`EfficientATForAudioClassification`]; it is trained in place.
         objective (`ObjectiveArguments`, *optional*): cross-entropy alone when not given.
         class_weights (`torch.Tensor` of shape `(num_labels,)`, *optional*): weights of the cross-entropy.
         cycle_weights (`np.ndarray`, *optional*): relative chance of each training cycle; each once per epoch when not
             given.
         cycles_per_epoch (`int`, *optional*): draws per epoch; the number of training cycles when not given.
         cycle_names (sequence of `str`, *optional*): what error messages call the training cycles.
+        teachers (`Teachers`, *optional*): moved to the device of the model and asked in every training step.
         recorded_dataset (`Dataset`, *optional*):
             scored at every evaluation under the prefix `test`, for the record; nothing depends on it.
         kwargs: those of `transformers.Trainer`. Items of the data sets are dictionaries with `input_values`, `labels`
@@ -84,14 +91,20 @@ class LungSradTrainer(Trainer):
         cycles_per_epoch: int | None = None,
         cycle_names: Sequence[str] | None = None,
         recorded_dataset: Dataset | None = None,
+        teachers: Teachers | None = None,
         **kwargs: Any,
     ):
         objective = objective or ObjectiveArguments()
-        trained = PatchMixTraining(model, objective, class_weights, args.label_smoothing_factor)
+        distillation = None
+        if teachers is not None:
+            distillation = Distillation(teachers.arguments, model.config.hidden_size, teachers.width)
+        trained = PatchMixTraining(model, objective, class_weights, args.label_smoothing_factor, distillation)
         super().__init__(model=trained, args=args, **kwargs)
         if isinstance(model, LungSradForAudioClassification) and args.device.type == "cpu":
             # A run that goes on may begin by an evaluation, for which alone another back end would do.
             model.fix_scan_backend(math.inf)
+        # Outside the model, so that no wrapper for several devices and no checkpoint has the teachers.
+        self.teachers = None if teachers is None else teachers.to(args.device)
         self.cycle_weights = cycle_weights
         self.cycles_per_epoch = cycles_per_epoch
         self.cycle_names = cycle_names
@@ -178,10 +191,16 @@ class LungSradTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The objective, of which the parts are kept for the log."""
-        outputs: ObjectiveOutput = model(input_values=inputs["input_values"], labels=inputs["labels"])
+        """Computes the objective and keeps its parts for the log."""
+        answers = {}
+        if self.teachers is not None and model.training:
+            with self.accelerator.autocast():
+                taught = self.teachers(inputs["input_values"])
+            answers = {"teacher_logits": taught.logits, "teacher_pooled": taught.pooled}
+        outputs: ObjectiveOutput = model(input_values=inputs["input_values"], labels=inputs["labels"], **answers)
         if outputs.cross_entropy is not None:
             parts = {f"contrastive_{axis}": loss for axis, loss in (outputs.contrastive or {}).items()}
+            parts |= outputs.taught or {}
             for name, loss in {"cross_entropy": outputs.cross_entropy, **parts}.items():
                 self._unlogged_parts.setdefault(name, []).append(loss.detach())
         return (outputs.loss, outputs) if return_outputs else outputs.loss
@@ -200,16 +219,30 @@ class LungSradTrainer(Trainer):
         """As in `transformers.Trainer`.
 
         Raises:
-            TrainingError: naming step and cycles, where the loss is NaN or infinite. Nothing was updated by it.
+            TrainingError: naming step and cycles, or the teacher, where the loss is NaN or infinite. Nothing was
+                updated by it.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
+            self._check_teachers(inputs)
             raise TrainingError(
                 f"step {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f}): the loss is {loss.item()}; "
                 f"the last checkpoint in {self.args.output_dir} is kept. The batch: {self._describe_batch(inputs)}. "
                 "Lower learning_rate, or look at these cycles"
             )
         return loss
+
+    def _check_teachers(self, inputs: dict[str, Any]) -> None:
+        values = inputs["input_values"].to(self.args.device)
+        if self.teachers is None or not torch.isfinite(values).all():
+            return
+        with self.accelerator.autocast():
+            broken = self.teachers.not_finite(values)
+        if broken:
+            raise TrainingError(
+                f"step {self.state.global_step + 1}: the teacher {broken[0]} answers with NaN or infinite values; the "
+                f"last checkpoint in {self.args.output_dir} is kept. Choose another teacher, or bf16=false fp16=false"
+            )
 
     def _describe_batch(self, inputs: dict[str, Any]) -> str:
         values = inputs["input_values"]
@@ -261,9 +294,10 @@ class LungSradTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         state = self.training_model.state_dict() if state_dict is None else state_dict
         self.training_model.classifier.save_pretrained(folder, state_dict=_part(state, CLASSIFIER_PREFIX))
-        projector = _part(state, PROJECTOR_PREFIX)
-        if projector and folder != Path(str(self.args.output_dir)):
-            save_file(projector, folder / PROJECTOR_WEIGHTS)
+        if folder != Path(str(self.args.output_dir)):
+            for prefix, name in TRAINING_PARTS.items():
+                if part := _part(state, prefix):
+                    save_file(part, folder / name)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
@@ -301,8 +335,10 @@ class LungSradTrainer(Trainer):
         # `save_pretrained` may write weights under other names than the modules have, as it does for AST.
         saved = type(classifier).from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
         classifier.load_state_dict(saved.state_dict())
-        if self.training_model.projector is not None:
-            self.training_model.projector.load_state_dict(load_file(folder / PROJECTOR_WEIGHTS))
+        for prefix, name in TRAINING_PARTS.items():
+            if _part(self.training_model.state_dict(), prefix):
+                part = self.training_model.get_submodule(prefix.rstrip("."))
+                part.load_state_dict(load_file(folder / name))
 
 
 class SetSamplerEpoch(TrainerCallback):

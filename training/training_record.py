@@ -27,6 +27,8 @@ class TrainingRecord:
         training_patients (`dict[str, tuple[str, ...]]`, *optional*): patients of the training cycles, by data set;
             `None` where the summary does not say.
         started_from (`TrainingRecord`, *optional*): of the checkpoint that the run started from.
+        teachers (`tuple[TrainingRecord, ...]`): of the teachers that the run learned from, where they are known.
+        unknown_teachers (`tuple[str, ...]`): names of the other teachers with lung classes.
     """
 
     split: str
@@ -36,6 +38,8 @@ class TrainingRecord:
     validation_cycles: int | None
     training_patients: dict[str, tuple[str, ...]] | None = None
     started_from: "TrainingRecord | None" = None
+    teachers: "tuple[TrainingRecord, ...]" = ()
+    unknown_teachers: tuple[str, ...] = ()
 
     @property
     def has_trained_on_split(self) -> bool:
@@ -74,6 +78,7 @@ def record_of(summary: dict[str, Any]) -> TrainingRecord:
     counted: dict[str, dict[str, int]] = (summary.get("cycles") or {}).get("validation", {})
     source = next(iter(counted), None)
     patients, earlier = summary.get("training_patients"), summary.get("started_from")
+    teachers = summary.get("teachers") or ()
     record = TrainingRecord(
         split=summary["configuration"]["data"]["split"],
         selection=SELECTIONS_BEFORE.get(selection, selection),
@@ -82,6 +87,8 @@ def record_of(summary: dict[str, Any]) -> TrainingRecord:
         validation_cycles=None if source is None else counted[source]["cycles"],
         training_patients=None if patients is None else {name: tuple(of) for name, of in patients.items()},
         started_from=None if earlier is None else record_of(earlier),
+        teachers=tuple(record_of(teacher) for teacher in teachers if "configuration" in teacher),
+        unknown_teachers=tuple(teacher["checkpoint"] for teacher in teachers if teacher.get("unknown")),
     )
     _check_types(record, summary.get("validation_patients"))
     return record

@@ -1,22 +1,19 @@
-"""EfficientAT mn04: its architecture against a forward pass written with functions, and what loading refuses."""
-
-import json
-import os
-import pickle
+"""EfficientAT mn04: its architecture against a forward pass written with functions, and its two heads."""
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
-from modeling_lung_srad.checkpoint_loading import CheckpointError
-from tests.conftest import shared_path
+from modeling_lung_srad import LungSradFeatureExtractor
+from tests.training.conftest import SHORT_INPUT
 from training.efficientat import (
-    EfficientAT,
-    load_efficientat,
-    load_finetuned_efficientat,
+    EfficientATConfig,
+    EfficientATForAudioClassification,
+    EfficientATModel,
+    compose_classes,
     round_channels,
-    save_efficientat,
 )
 
 # The blocks at width 0.4, worked out by hand: channels in, expanded, out, squeezed (0 for none), kernel, stride.
@@ -38,15 +35,13 @@ BLOCKS = (
     (64, 384, 64, 96, 5, 1),
 )
 FIRST_HARDSWISH_BLOCK = 7
-LABELS = ("crackle", "wheeze")
-FEATURE_SETTINGS = {"sampling_rate": 8000, "num_mel_bins": 128, "low_frequency": 40.0}
 
 
 @pytest.fixture
 def model():
     """Random weights, with statistics of the batch norms that differ from channel to channel."""
     torch.manual_seed(0)
-    model = EfficientAT(num_labels=2)
+    model = EfficientATForAudioClassification(EfficientATConfig(head="classes"))
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.running_mean, std=0.1)
@@ -54,14 +49,6 @@ def model():
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, std=0.1)
     return model.eval()
-
-
-@pytest.fixture
-def published_layout(tmp_path):
-    """A file like the published one: a pickled state dict with 527 outputs."""
-    torch.manual_seed(1)
-    torch.save(EfficientAT().state_dict(), tmp_path / "mn04.pt")
-    return tmp_path / "mn04.pt"
 
 
 def forward_by_functions(weights, log_mel):
@@ -78,65 +65,113 @@ def forward_by_functions(weights, log_mel):
     def hardswish(states):
         return states * (states + 3).clamp(0, 6) / 6
 
-    states = hardswish(convolve(log_mel, "features.0", stride=2))
+    states = hardswish(convolve(log_mel, "efficientat.features.0", stride=2))
     for number, (channels, expanded, out, squeezed, _, stride) in enumerate(BLOCKS, start=1):
         activation = hardswish if number >= FIRST_HARDSWISH_BLOCK else lambda states: states.clamp(min=0)
         before, layer = states, 0
         if channels != expanded:
-            states = activation(convolve(states, f"features.{number}.block.0"))
+            states = activation(convolve(states, f"efficientat.features.{number}.block.0"))
             layer = 1
-        states = activation(convolve(states, f"features.{number}.block.{layer}", stride, groups=expanded))
+        states = activation(convolve(states, f"efficientat.features.{number}.block.{layer}", stride, groups=expanded))
         if squeezed:
             layer += 1
-            name = f"features.{number}.block.{layer}.conc_se_layers.0"
+            name = f"efficientat.features.{number}.block.{layer}.conc_se_layers.0"
             squeeze = states.mean(dim=(2, 3)) @ weights[f"{name}.fc1.weight"].T + weights[f"{name}.fc1.bias"]
             gate = squeeze.clamp(min=0) @ weights[f"{name}.fc2.weight"].T + weights[f"{name}.fc2.bias"]
             states = states / (1 + torch.exp(-gate))[:, :, None, None]
-        states = convolve(states, f"features.{number}.block.{layer + 1}")
+        states = convolve(states, f"efficientat.features.{number}.block.{layer + 1}")
         if channels == out and stride == 1:
             states = states + before
-    pooled = hardswish(convolve(states, "features.16")).mean(dim=(2, 3))
-    hidden = hardswish(pooled @ weights["classifier.2.weight"].T + weights["classifier.2.bias"])
-    return hidden @ weights["classifier.5.weight"].T + weights["classifier.5.bias"], pooled
+    pooled = hardswish(convolve(states, "efficientat.features.16")).mean(dim=(2, 3))
+    hidden = hardswish(pooled @ weights["classifier.0.weight"].T + weights["classifier.0.bias"])
+    return hidden @ weights["classifier.3.weight"].T + weights["classifier.3.bias"], pooled
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 128, 100), (1, 1, 64, 33), (1, 1, 1, 1)])
-def test_forward_is_that_of_the_functions(model, shape):
-    log_mel = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+@pytest.mark.parametrize(("batch", "frames"), [(2, 100), (1, 33), (1, 1)])
+def test_forward_is_that_of_the_functions(model, batch, frames):
+    input_values = torch.randn(batch, frames, 128, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        logits, pooled = forward_by_functions(model.state_dict(), log_mel)
-        output = model(log_mel)
-    assert output.logits.shape == (shape[0], 2)
-    assert output.pooled.shape == (shape[0], 384)
-    torch.testing.assert_close(output.pooled, pooled, atol=1e-5, rtol=1e-4)
+        logits, pooled = forward_by_functions(model.state_dict(), input_values.transpose(1, 2).unsqueeze(1))
+        output = model(input_values)
+    assert output.logits.shape == (batch, 4)
+    assert output.pooler_output.shape == (batch, model.config.hidden_size) == (batch, 384)
+    torch.testing.assert_close(output.pooler_output, pooled, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(output.logits, logits, atol=1e-5, rtol=1e-4)
 
 
-def test_names_and_shapes_are_those_of_the_published_weights():
-    def norm(name, channels):
-        parts = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (channels,))
-        return {f"{name}.1.{part}": shape for part, shape in (parts | {"num_batches_tracked": ()}).items()}
+@pytest.mark.parametrize("bins", [64, 32, 1])
+def test_fewer_mel_bins_are_each_given_several_times(model, bins):
+    input_values = torch.randn(2, 40, bins, generator=torch.Generator().manual_seed(2))
+    narrow = EfficientATForAudioClassification(EfficientATConfig(head="classes", num_mel_bins=bins)).eval()
+    narrow.load_state_dict(model.state_dict())
+    repeated = torch.stack([input_values[..., number * bins // 128] for number in range(128)], dim=-1)
+    with torch.no_grad():
+        torch.testing.assert_close(narrow(input_values).logits, model(repeated).logits)
 
-    expected = {"features.0.0.weight": (8, 1, 3, 3), "features.16.0.weight": (384, 64, 1, 1)}
-    expected |= norm("features.0", 8) | norm("features.16", 384)
-    for number, (channels, expanded, out, squeezed, kernel, _) in enumerate(BLOCKS, start=1):
-        kernels = [(expanded, 1, kernel, kernel), (out, expanded, 1, 1)]
-        if channels != expanded:
-            kernels.insert(0, (expanded, channels, 1, 1))
-        layers = list(range(len(kernels)))
-        if squeezed:
-            layers[-1] += 1
-            name = f"features.{number}.block.{layers[-1] - 1}.conc_se_layers.0"
-            expected |= {f"{name}.fc1.weight": (squeezed, expanded), f"{name}.fc1.bias": (squeezed,)}
-            expected |= {f"{name}.fc2.weight": (expanded, squeezed), f"{name}.fc2.bias": (expanded,)}
-        for layer, shape in zip(layers, kernels, strict=True):
-            expected[f"features.{number}.block.{layer}.0.weight"] = shape
-            expected |= norm(f"features.{number}.block.{layer}", shape[0])
-    expected |= {"classifier.2.weight": (512, 384), "classifier.2.bias": (512,)}
-    expected |= {"classifier.5.weight": (527, 512), "classifier.5.bias": (527,)}
-    model = EfficientAT()
-    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == expected
-    assert sum(parameter.numel() for parameter in model.parameters()) == 983_599
+
+@pytest.mark.parametrize("shape", [(2, 40, 64), (40, 128), (1, 1, 40, 128)])
+def test_inputs_of_another_shape_are_refused(model, shape):
+    with pytest.raises(ValueError, match=r"must have shape \(batch, frames, 128\), got"):
+        model(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_mel_bins": 100}, "`num_mel_bins` must divide 128, got 100; use 128, 64 or 32"),
+        ({"num_mel_bins": 0}, "must divide 128, got 0"),
+        ({"num_mel_bins": 256}, "must divide 128, got 256"),
+        ({"num_labels": 527}, "`head` 'sounds' gives the labels normal, crackle, wheeze, both, got LABEL_0"),
+        ({"id2label": dict(enumerate(["normal", "wheeze", "crackle", "both"]))}, "got normal, wheeze, crackle, both"),
+        ({"head": "events"}, "head"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        EfficientATConfig(**settings)
+
+
+def test_sounds_are_independent_and_their_cross_entropy_is_the_sum_of_two_binary_ones():
+    log_odds = torch.tensor([[0.3, -1.2], [2.0, 0.5], [-4.0, 3.0], [-0.1, -0.2]], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 3])
+    crackle, wheeze = torch.sigmoid(log_odds).unbind(dim=1)
+    expected = [(1 - crackle) * (1 - wheeze), crackle * (1 - wheeze), (1 - crackle) * wheeze, crackle * wheeze]
+    logits = compose_classes(log_odds)
+    torch.testing.assert_close(logits.softmax(dim=-1), torch.stack(expected, dim=-1))
+    sounds = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], dtype=torch.float64)
+    binary = functional.binary_cross_entropy_with_logits(log_odds, sounds, reduction="sum")
+    torch.testing.assert_close(functional.cross_entropy(logits, labels, reduction="sum"), binary)
+
+
+def test_head_of_two_sounds_is_the_default_and_gives_the_loss_of_four_classes():
+    torch.manual_seed(0)
+    model = EfficientATForAudioClassification(EfficientATConfig()).eval()
+    assert model.classifier[-1].out_features == 2
+    output = model(torch.randn(3, 40, 128), labels=torch.tensor([0, 3, 1]))
+    assert output.logits.shape == (3, 4)
+    torch.testing.assert_close(output.logits[:, 3], output.logits[:, 1] + output.logits[:, 2])
+    log_probability = output.logits.log_softmax(dim=-1)
+    assert output.loss.item() == pytest.approx(-log_probability[[0, 1, 2], [0, 3, 1]].mean().item(), rel=1e-5)
+
+
+def test_auto_classes_load_what_was_saved(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    LungSradFeatureExtractor(**SHORT_INPUT).save_pretrained(tmp_path)
+    loaded = AutoModelForAudioClassification.from_pretrained(tmp_path, use_safetensors=True)
+    assert isinstance(loaded, EfficientATForAudioClassification)
+    assert (loaded.config.head, loaded.config.id2label) == ("classes", model.config.id2label)
+    weights = model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())
+    assert isinstance(AutoModel.from_pretrained(tmp_path), EfficientATModel)
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).num_frames == SHORT_INPUT["num_frames"]
+    assert {path.suffix for path in tmp_path.glob("model*")} == {".safetensors"}
+
+
+def test_random_weights_keep_the_scale_of_the_signal():
+    torch.manual_seed(0)
+    model = EfficientATForAudioClassification(EfficientATConfig()).train()
+    pooled = model(torch.randn(8, 64, 128)).pooler_output
+    assert 0.05 < pooled.std().item() < 5
 
 
 @pytest.mark.parametrize(("channels", "rounded"), [(1, 8), (9.6, 16), (25.6, 24), (28.8, 32), (12, 16), (268.8, 272)])
@@ -144,190 +179,25 @@ def test_channels_are_multiples_of_8_and_never_under_90_percent(channels, rounde
     assert round_channels(channels) == rounded
 
 
-@pytest.mark.parametrize("prefix", ["", "odd."])
-def test_published_weights_give_the_reference_output(prefix):
-    model = load_efficientat(shared_path("weights/efficientat_mn04_as.pt"))
-    reference = load_file(shared_path("golden/efficientat_mn04.safetensors"))
-    with torch.no_grad():
-        output = model(reference[f"{prefix}input"])
-    torch.testing.assert_close(output.logits, reference[f"{prefix}logits"], atol=1e-4, rtol=0)
-    torch.testing.assert_close(output.pooled, reference[f"{prefix}pooled"], atol=1e-4, rtol=0)
-
-
-def test_published_weights_have_the_names_of_the_network():
-    weights = torch.load(shared_path("weights/efficientat_mn04_as.pt"), weights_only=True)
-    EfficientAT().load_state_dict(weights, strict=True)
-
-
 def test_gradients_reach_every_parameter_in_training(model):
     model.train()
-    model(torch.randn(4, 1, 128, 64)).logits.square().sum().backward()
+    model(torch.randn(4, 64, 128)).logits.square().sum().backward()
     without = [name for name, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 0]
     assert not without
 
 
 def test_training_draws_dropout_and_moves_the_statistics_by_one_percent(model):
     model.train()
-    log_mel = torch.randn(2, 1, 128, 64, generator=torch.Generator().manual_seed(3))
-    norm = model.features[0][1]
+    input_values = torch.randn(2, 64, 128, generator=torch.Generator().manual_seed(3))
+    stem = model.efficientat.features[0]
+    norm = stem[1]
     before = norm.running_mean.clone()
     with torch.no_grad():
-        batch_mean = model.features[0][0](log_mel).mean(dim=(0, 2, 3))
-        first, second = model(log_mel), model(log_mel)
+        batch_mean = stem[0](input_values.transpose(1, 2).unsqueeze(1)).mean(dim=(0, 2, 3))
+        first, second = model(input_values), model(input_values)
     assert not torch.equal(first.logits, second.logits)
-    torch.testing.assert_close(first.pooled, second.pooled)
+    torch.testing.assert_close(first.pooler_output, second.pooler_output)
     torch.testing.assert_close(norm.running_mean, 0.99**2 * before + (1 - 0.99**2) * batch_mean)
     # A fifth of the 512 hidden values is dropped and the others are scaled up.
-    dropped = model.classifier[4](torch.ones(100, 512))
+    dropped = model.classifier[2](torch.ones(100, 512))
     assert (dropped == 0).float().mean().item() == pytest.approx(0.2, abs=0.02)
-
-
-def test_loading_keeps_the_weights_and_is_in_evaluation_mode(published_layout):
-    weights = torch.load(published_layout, weights_only=True)
-    for loaded in (load_efficientat(published_layout), load_efficientat(str(published_layout), num_labels=527)):
-        assert not loaded.training
-        assert loaded.num_labels == 527
-        assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())
-
-
-def test_another_number_of_labels_replaces_the_last_layer_only(published_layout):
-    weights = torch.load(published_layout, weights_only=True)
-    model = load_efficientat(published_layout, num_labels=2)
-    assert model.num_labels == 2
-    assert model(torch.zeros(1, 1, 128, 32)).logits.shape == (1, 2)
-    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, weights[name])}
-    assert changed == {"classifier.5.weight", "classifier.5.bias"}
-    with pytest.raises(ValueError, match="num_labels: 0 is below 1"):
-        load_efficientat(published_layout, num_labels=0)
-
-
-def test_saving_and_loading_gives_the_same_model(model, tmp_path):
-    save_efficientat(tmp_path / "runs" / "first", model, LABELS, FEATURE_SETTINGS)
-    loaded = load_finetuned_efficientat(tmp_path / "runs" / "first")
-    assert loaded.labels == LABELS
-    assert loaded.feature_settings == FEATURE_SETTINGS
-    weights = model.state_dict()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.model.state_dict().items())
-    assert not loaded.model.training
-    assert load_efficientat(tmp_path / "runs" / "first" / "model.safetensors", num_labels=5).num_labels == 5
-    assert sorted(os.listdir(tmp_path / "runs" / "first")) == ["config.json", "model.safetensors"]
-
-
-class Touch:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
-def refused(path):
-    with pytest.raises(CheckpointError) as error:
-        load_efficientat(path)
-    assert str(error.value).startswith(f"{path}: ")
-    assert "\n" not in str(error.value)
-    return str(error.value).removeprefix(f"{path}: ")
-
-
-def test_missing_file_and_folder_are_refused(tmp_path):
-    assert "no such file" in refused(tmp_path / "missing.pt")
-    assert "is a folder; name a file" in refused(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))]
-)
-def test_pickled_code_is_refused_and_not_run(tmp_path, save):
-    save({"features.0.0.weight": Touch(str(tmp_path / "touched"))}, tmp_path / "code.pt")
-    assert "holds pickled code" in refused(tmp_path / "code.pt")
-    assert not (tmp_path / "touched").exists()
-
-
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
-def test_truncated_files_are_refused(tmp_path, model, published_layout, share):
-    save_efficientat(tmp_path / "saved", model, LABELS, {})
-    for path in (published_layout, tmp_path / "saved" / "model.safetensors"):
-        content = path.read_bytes()
-        path.write_bytes(content[: int(share * len(content))])
-        assert "fetch or save it again" in refused(path)
-
-
-def test_other_content_is_refused(tmp_path):
-    torch.save({"epoch": 3}, tmp_path / "epoch.pt")
-    assert "is not a state dict of tensors" in refused(tmp_path / "epoch.pt")
-    torch.save([torch.zeros(3)], tmp_path / "list.pt")
-    assert "is not a state dict of tensors" in refused(tmp_path / "list.pt")
-    (tmp_path / "text.pt").write_text("404: Not Found")
-    assert "is not a file of weights" in refused(tmp_path / "text.pt")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"features.3.block.1.0.weight": None}, "lacks 1 weights, such as features.3.block.1.0.weight;"),
-        ({"classifier.5.weight": None}, "lacks 1 weights, such as classifier.5.weight;"),
-        ({"v.head": torch.zeros(3), "v.a": torch.zeros(3)}, "has 2 unexpected weights, such as v.a;"),
-        (
-            {"features.0.0.weight": torch.zeros(16, 1, 3, 3)},
-            "features.0.0.weight has shape (16, 1, 3, 3) where (8, 1, 3, 3) is needed;",
-        ),
-        ({"classifier.5.bias": torch.zeros(3)}, "classifier.5.bias has shape (3,) where (2,) is needed;"),
-        ({"classifier.5.weight": torch.zeros(2)}, "classifier.5.weight has shape (2,) where (2, 512) is needed;"),
-        ({"classifier.2.bias": torch.full((512,), torch.nan)}, "classifier.2.bias has NaN or infinite values;"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, model, change, message):
-    weights = {name: tensor for name, tensor in (model.state_dict() | change).items() if tensor is not None}
-    save_file(weights, tmp_path / "model.safetensors")
-    torch.save(weights, tmp_path / "model.pt")
-    assert refused(tmp_path / "model.safetensors").startswith(message)
-    assert refused(tmp_path / "model.pt").startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (None, "no such file"),
-        ("{", "cannot be read"),
-        ("[]", "model_type is not 'efficientat'"),
-        ({"model_type": "lung_srad"}, "model_type is not 'efficientat'"),
-        ({"model_type": "efficientat", "feature_settings": {}}, "lacks the list labels"),
-        ({"model_type": "efficientat", "labels": ["a", "b"]}, "lacks the list labels or the mapping feature_settings"),
-        ({"model_type": "efficientat", "labels": ["a"], "feature_settings": {}}, "has 1 labels, but .* has 2 outputs"),
-    ],
-)
-def test_bad_configuration_of_a_saved_model_names_the_file(tmp_path, model, config, message):
-    save_efficientat(tmp_path, model, LABELS, {})
-    file = tmp_path / "config.json"
-    file.unlink()
-    if config is not None:
-        file.write_text(config if isinstance(config, str) else json.dumps(config))
-    with pytest.raises(CheckpointError, match=message) as error:
-        load_finetuned_efficientat(tmp_path)
-    assert str(error.value).startswith(f"{file}: ")
-    assert "\n" not in str(error.value)
-
-
-def test_saving_refuses_labels_that_do_not_fit_and_keeps_what_was_there(tmp_path, model):
-    save_efficientat(tmp_path / "saved", model, LABELS, {})
-    before = (tmp_path / "saved" / "config.json").read_text()
-    for labels in (("crackle",), ("crackle", "crackle")):
-        with pytest.raises(ValueError, match="are not 2 different names"):
-            save_efficientat(tmp_path / "saved", model, labels, {})
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        save_efficientat(tmp_path / "saved", EfficientAT(2), LABELS, {"mean": torch.zeros(1)})
-    assert (tmp_path / "saved" / "config.json").read_text() == before
-    assert torch.equal(
-        load_finetuned_efficientat(tmp_path / "saved").model.features[0][0].weight, model.features[0][0].weight
-    )
-    with pytest.raises(CheckpointError, match="cannot be written to"):
-        save_efficientat(tmp_path / "saved" / "config.json", model, LABELS, {})
-
-
-def test_input_of_another_shape_is_refused(model):
-    with pytest.raises(ValueError, match=r"log_mel has shape \(1, 128, 64\); give \(batch, 1, mel, frames\)"):
-        model(torch.zeros(1, 128, 64))
-    with pytest.raises(ValueError, match=r"log_mel has shape \(1, 3, 128, 64\)"):
-        model(torch.zeros(1, 3, 128, 64))
