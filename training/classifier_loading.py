@@ -10,7 +10,8 @@ from transformers import ASTForAudioClassification, PreTrainedModel
 
 from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.checkpoint_loading import WEIGHT_FILES, CheckpointError, load_checkpoint, load_from_folder
-from training.efficientat import EfficientATConfig, EfficientATForAudioClassification, compose_classes
+from modeling_lung_srad.modeling_lung_srad import compose_classes
+from training.efficientat import EfficientATConfig, EfficientATForAudioClassification
 
 AST_MODEL_TYPE = "audio-spectrogram-transformer"
 
@@ -41,8 +42,9 @@ def load_classifier(checkpoint: str | os.PathLike) -> tuple[PreTrainedModel, Lun
 def classify_pooled(classifier: PreTrainedModel, pooled: torch.Tensor) -> torch.Tensor:
     """The part of a classifier after its `base_model`: logits `(batch, num_labels)` of pooled features
     `(batch, hidden_size)`."""
-    name = "head" if hasattr(classifier, "head") else "classifier"
-    logits = classifier.get_submodule(name)(pooled)
+    if hasattr(classifier, "head"):
+        return classifier.get_submodule("head")(pooled)
+    logits = classifier.get_submodule("classifier")(pooled)
     return compose_classes(logits) if getattr(classifier.config, "head", None) == "sounds" else logits
 
 

@@ -18,6 +18,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention, ModelOutput
 
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.modeling_lung_srad import compose_classes
 
 NUM_SOUNDS = 2
 NETWORK_MEL_BINS = 128
@@ -273,18 +274,3 @@ class EfficientATForAudioClassification(EfficientATPreTrainedModel):
             logits = compose_classes(logits)
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         return EfficientATOutput(loss=loss, logits=logits, pooler_output=pooled)
-
-
-def compose_classes(sound_logits: torch.Tensor) -> torch.Tensor:
-    """Logits of normal, crackle, wheeze and both from the log odds of crackle and wheeze.
-
-    Their softmax is the product of two independent sigmoids, and its cross-entropy the sum of two binary ones.
-
-    Args:
-        sound_logits (`torch.Tensor` of shape `(batch, 2)`): log odds of crackle and of wheeze.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, 4)`
-    """
-    crackle, wheeze = sound_logits.unbind(dim=-1)
-    return torch.stack([torch.zeros_like(crackle), crackle, wheeze, crackle + wheeze], dim=-1)
