@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-FRAME_SECONDS, HOP_SECONDS, PREEMPHASIS, LOWEST_FREQUENCY = 0.025, 0.010, 0.97, 20.0
+FRAME_SECONDS, HOP_SECONDS, PREEMPHASIS = 0.025, 0.010, 0.97
 LOG_FLOOR = float(np.finfo(np.float32).eps)
 
 
@@ -30,9 +30,17 @@ def input_values(waveform: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(1, num_frames, num_mel_bins)`, float32.
     """
-    log_mel = kaldi_fbank(fit_length(waveform, settings), settings["sampling_rate"], settings["num_mel_bins"])
+    cycle = fit_length(waveform, settings)
+    floor = settings["floor_decibels"]
+    if floor is not None:
+        cycle = cycle / max(np.sqrt(np.mean(cycle**2)), 1e-9)
+    log_mel = kaldi_fbank(cycle, settings)
+    if floor is not None:
+        log_mel = np.log(np.exp(log_mel) + np.exp(log_mel).mean() * 10 ** (-floor / 10))
+    if settings["normalization"] == "band":
+        log_mel = log_mel - log_mel.mean(axis=0)
     mean, std = settings["mean"], settings["std"]
-    if settings["normalization"] == "clip":
+    if settings["normalization"] != "dataset":
         mean, std = log_mel.mean(), max(log_mel.std(ddof=1), 1e-3)
     normalized = (log_mel - mean) / (2 * std)
     return (resize_weights(len(normalized), settings["num_frames"]) @ normalized).astype(np.float32)[None]
@@ -51,25 +59,28 @@ def fit_length(waveform: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
     return filled
 
 
-def kaldi_fbank(waveform: np.ndarray, sampling_rate: int, num_mel_bins: int) -> np.ndarray:
+def kaldi_fbank(waveform: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
     """Log mel filter banks `(frames, num_mel_bins)` of a waveform, as Kaldi computes them."""
-    length, hop = round(FRAME_SECONDS * sampling_rate), round(HOP_SECONDS * sampling_rate)
-    fft_length = 2 ** math.ceil(math.log2(length))
+    sampling_rate = settings["sampling_rate"]
+    length, hop = round(settings["frame_seconds"] * sampling_rate), round(HOP_SECONDS * sampling_rate)
+    fft_length = settings["fft_length"] or 2 ** math.ceil(math.log2(length))
     frames = np.lib.stride_tricks.sliding_window_view(waveform, length)[::hop]
     frames = frames - frames.mean(axis=1, keepdims=True)
     frames = frames - PREEMPHASIS * np.pad(frames, ((0, 0), (1, 0)), mode="edge")[:, :-1]
     power = np.abs(np.fft.rfft(frames * np.hanning(length), n=fft_length)) ** 2
-    return np.log(np.maximum(power @ mel_filters(num_mel_bins, fft_length, sampling_rate), LOG_FLOOR))
+    return np.log(np.maximum(power @ mel_filters(fft_length, settings), LOG_FLOOR))
 
 
-def mel_filters(num_mel_bins: int, fft_length: int, sampling_rate: int) -> np.ndarray:
+def mel_filters(fft_length: int, settings: dict[str, Any]) -> np.ndarray:
     """Triangles in mel, `(fft_length / 2 + 1, num_mel_bins)`; the bin at Nyquist is unused."""
-    lowest, highest = 1127 * np.log1p(np.array([LOWEST_FREQUENCY, sampling_rate / 2]) / 700)
-    edges = np.linspace(lowest, highest, num_mel_bins + 2)
+    sampling_rate = settings["sampling_rate"]
+    frequencies = settings["min_frequency"], settings["max_frequency"] or sampling_rate / 2
+    lowest, highest = 1127 * np.log1p(np.array(frequencies) / 700)
+    edges = np.linspace(lowest, highest, settings["num_mel_bins"] + 2)
     bins = 1127 * np.log1p(np.arange(fft_length // 2) * sampling_rate / fft_length / 700)[:, None]
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.pad(np.maximum(np.minimum(rising, falling), 0), ((0, 1), (0, 0)))
+    return np.pad(np.maximum(np.minimum(rising, falling), 0), ((0, fft_length // 2 + 1 - len(bins)), (0, 0)))
 
 
 def resize_weights(frames: int, num_frames: int) -> np.ndarray:

@@ -277,7 +277,7 @@ def draw_attention(
         time_share = (position.seconds - position.window[0]) / subject.feature_extractor.cycle_seconds
         for found in layer_matrices(subject.model, input_values, subject.drawn, definition):
             rows, columns = found.grid
-            row = min(int(mel_share(position.hz, rate / 2) * rows), rows - 1)
+            row = min(int(mel_share(position.hz, subject.feature_extractor.frequencies) * rows), rows - 1)
             column = min(int(time_share * columns), columns - 1)
             weights = found.matrix[0, row * columns + column].reshape(rows, columns).numpy()
             maps.append(AttentionMap(subject.name, found.layer, row, column, weights))
@@ -287,7 +287,7 @@ def draw_attention(
         maps,
         inputs[0][0].numpy(),
         subjects[0].feature_extractor.cycle_seconds,
-        rate / 2,
+        subjects[0].feature_extractor.frequencies,
         f"{title} {position.hz:.0f} Hz reads",
     )
     save_figure(figure, path)

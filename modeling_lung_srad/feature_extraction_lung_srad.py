@@ -147,6 +147,11 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         self.fft_length = fft_length
         self.floor_decibels = floor_decibels
 
+    @property
+    def frequencies(self) -> tuple[float, float]:
+        """Edges of the mel bins in Hz."""
+        return self.min_frequency, self.max_frequency or self.sampling_rate / 2
+
     def __call__(
         self,
         waveforms: Waveform | Sequence[Waveform],
@@ -209,7 +214,7 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
             waveforms,
             self.sampling_rate,
             self.num_mel_bins,
-            (self.min_frequency, self.max_frequency or self.sampling_rate / 2),
+            self.frequencies,
             self.frame_seconds,
             self.fft_length,
         )

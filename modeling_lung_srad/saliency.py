@@ -25,13 +25,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from .evaluation_mode import evaluation_mode
-from .feature_extraction_lung_srad import (
-    FRAME_SECONDS,
-    HOP_SECONDS,
-    LOWEST_FREQUENCY,
-    LungSradFeatureExtractor,
-    Waveform,
-)
+from .feature_extraction_lung_srad import HOP_SECONDS, LungSradFeatureExtractor, Waveform
 
 ANY_CRACKLE = ("crackle", "both")
 ANY_WHEEZE = ("wheeze", "both")
@@ -190,7 +184,7 @@ def saliency_map(
 def frame_times(feature_extractor: LungSradFeatureExtractor) -> np.ndarray:
     """Centres of the frames of `input_values` in seconds, shape `(num_frames,)`."""
     samples = round(feature_extractor.cycle_seconds * feature_extractor.sampling_rate)
-    window = round(FRAME_SECONDS * feature_extractor.sampling_rate)
+    window = round(feature_extractor.frame_seconds * feature_extractor.sampling_rate)
     hop = round(HOP_SECONDS * feature_extractor.sampling_rate)
     scale = (1 + (samples - window) // hop) / feature_extractor.num_frames
     position = (np.arange(feature_extractor.num_frames) + 0.5) * scale - 0.5
@@ -199,7 +193,7 @@ def frame_times(feature_extractor: LungSradFeatureExtractor) -> np.ndarray:
 
 def mel_frequencies(feature_extractor: LungSradFeatureExtractor) -> np.ndarray:
     """Centres of the mel bins in Hz, shape `(num_mel_bins,)`."""
-    low, high = 1127.0 * np.log1p(np.array([LOWEST_FREQUENCY, feature_extractor.sampling_rate / 2]) / 700.0)
+    low, high = 1127.0 * np.log1p(np.array(feature_extractor.frequencies) / 700.0)
     centres = np.linspace(low, high, feature_extractor.num_mel_bins + 2)[1:-1]
     return 700.0 * np.expm1(centres / 1127.0)
 

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .feature_extraction_lung_srad import LOWEST_FREQUENCY
 from .plots import FREQUENCY_TICKS
 from .spectral_layers import MixingLayer
 from .spectral_profile import LayerProfile, spread
@@ -111,7 +110,7 @@ def plot_depth(profiles: Mapping[str, Sequence[LayerProfile]]) -> Figure:
 
 
 def plot_attention_maps(
-    maps: Sequence[AttentionMap], log_mel: np.ndarray, seconds: float, highest_frequency: float, title: str
+    maps: Sequence[AttentionMap], log_mel: np.ndarray, seconds: float, frequencies: tuple[float, float], title: str
 ) -> Figure:
     """
     The window that the network saw, and below it, on the same axes, what one position of it reads in each layer.
@@ -120,7 +119,7 @@ def plot_attention_maps(
         maps (sequence of [`AttentionMap`]): one panel each.
         log_mel (`np.ndarray` of shape `(frames, mel_bins)`): the input of the network.
         seconds (`float`): its duration.
-        highest_frequency (`float`): of its last mel bin, in Hz.
+        frequencies (`tuple[float, float]`): edges of its mel bins, in Hz.
         title (`str`): of the figure.
 
     Returns:
@@ -138,11 +137,11 @@ def plot_attention_maps(
         image = axes.imshow(found.weights, origin="lower", aspect="auto", extent=extent, **colors)
         figure.colorbar(image, ax=axes, pad=0.01)
         axes.set_title(f"{found.model}, {found.layer}", parse_math=False, fontsize="medium")
-    ticks = [frequency for frequency in FREQUENCY_TICKS if frequency <= highest_frequency]
+    ticks = [frequency for frequency in FREQUENCY_TICKS if frequencies[0] <= frequency <= frequencies[1]]
     for axes, found in zip(panels, [maps[0], *maps], strict=True):
         rows, columns = found.weights.shape
         axes.plot((found.column + 0.5) / columns * seconds, (found.row + 0.5) / rows, "x", color=MARK_COLOR)
-        axes.set_yticks([mel_share(frequency, highest_frequency) for frequency in ticks], [str(x) for x in ticks])
+        axes.set_yticks([mel_share(frequency, frequencies) for frequency in ticks], [str(x) for x in ticks])
         axes.set_ylabel("Hz")
     panels[-1].set_xlabel("Time in the input (s)")
     return figure
@@ -180,19 +179,19 @@ def plot_regularization(variants: Mapping[str, Sequence[LayerProfile]]) -> Figur
     return figure
 
 
-def mel_share(frequency: float, highest_frequency: float) -> float:
+def mel_share(frequency: float, frequencies: tuple[float, float]) -> float:
     """
-    Where a frequency in Hz lies on the mel axis of the features, from 0 (lowest bin) to 1 (highest).
+    Where a frequency in Hz lies on the mel axis of features with these edges, from 0 (lowest bin) to 1 (highest).
 
     Example:
 
     ```python
-    >>> round(mel_share(8000, 8000), 3), round(mel_share(1000, 8000), 3)
+    >>> round(mel_share(8000, (20, 8000)), 3), round(mel_share(1000, (20, 8000)), 3)
     (1.0, 0.345)
 
     ```"""
-    lowest, wanted, highest = np.log1p(np.array([LOWEST_FREQUENCY, frequency, highest_frequency]) / 700)
-    return float((wanted - lowest) / (highest - lowest))
+    lowest, wanted, highest = np.log1p(np.array([frequencies[0], frequency, frequencies[1]]) / 700)
+    return float(np.clip((wanted - lowest) / (highest - lowest), 0, 1))
 
 
 def _draw_band(axes: Axes, frequency: np.ndarray, values: np.ndarray, color: str, label: str) -> None:
