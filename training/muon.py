@@ -47,6 +47,8 @@ class MuonAdamW(torch.optim.AdamW):
         self, parameter: torch.Tensor, gradient: torch.Tensor, learning_rate: float, weight_decay: float
     ) -> None:
         state = self.state[parameter]
+        # AdamW looks for the step in all states that it loads.
+        state.setdefault("step", torch.zeros(()))
         momentum = state.setdefault("momentum", torch.zeros_like(parameter))
         momentum.lerp_(gradient, 1 - MOMENTUM)
         update = orthogonalize(gradient.lerp(momentum, MOMENTUM).flatten(1))

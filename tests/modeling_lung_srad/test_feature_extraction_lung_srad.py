@@ -220,3 +220,62 @@ def test_every_setting_survives_saving(tmp_path):
     loaded = AutoFeatureExtractor.from_pretrained(tmp_path)
     assert type(loaded).__name__ == "LungSradFeatureExtractor"
     assert {name: getattr(loaded, name) for name in settings} == settings
+
+
+LEVEL_FREE = {"floor_decibels": 40.0, "normalization": "band"}
+
+
+@pytest.mark.parametrize("gain", [1e-3, 0.1, 30.0])
+def test_with_a_floor_the_level_of_a_clip_does_not_matter(gain):
+    extractor = LungSradFeatureExtractor(**LEVEL_FREE)
+    waveform = noise(60_000)
+    expected = extractor(waveform, sampling_rate=16000)["input_values"]
+    np.testing.assert_allclose(extractor(gain * waveform, sampling_rate=16000)["input_values"], expected, atol=1e-4)
+
+
+def test_the_floor_is_added_below_the_mean_energy_of_the_clip():
+    extractor = LungSradFeatureExtractor(floor_decibels=20.0, normalization="dataset", mean=0.0, std=0.5)
+    log_mel = torch.tensor([[[0.0, 1.0], [-50.0, 2.0]]])
+    energies = log_mel.double().exp()
+    expected = (energies + 0.01 * energies.mean()).log()
+    torch.testing.assert_close(extractor.normalize(log_mel).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_band_normalisation_leaves_no_mean_in_any_bin_and_half_of_the_spread():
+    extractor = LungSradFeatureExtractor(normalization="band")
+    log_mel = torch.randn(2, 100, 16) * 3 + torch.linspace(-20, 20, 16)
+    normalized = extractor.normalize(log_mel)
+    assert normalized.mean(dim=1).abs().max() < 1e-5
+    assert normalized.std(dim=(1, 2)).tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_other_windows_transforms_and_frequencies_follow_their_definition():
+    waveform = torch.from_numpy(noise(4000))[None]
+    found = kaldi_fbank(waveform, 16000, 5, (100.0, 3000.0), 0.032, 2048)[0].double().numpy()
+    window, rows = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 511), []
+    edges = np.linspace(1127 * np.log1p(100 / 700), 1127 * np.log1p(3000 / 700), 7)
+    mel = 1127 * np.log1p(np.arange(1025) * 16000 / 2048 / 700)
+    for start in range(0, 4000 - 511, 160):
+        frame = waveform[0, start : start + 512].double().numpy()
+        frame = frame - frame.mean()
+        frame = frame - 0.97 * np.concatenate([frame[:1], frame[:-1]])
+        power = np.abs(np.fft.rfft(frame * window, 2048)) ** 2
+        filters = [np.interp(mel, edges[band : band + 3], [0, 1, 0], left=0, right=0) for band in range(5)]
+        rows.append([np.log(power @ triangle) for triangle in filters])
+    np.testing.assert_allclose(found, rows, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_frequency": 5000.0, "max_frequency": 4000.0},
+        {"max_frequency": 9000.0},
+        {"frame_seconds": 2.0},
+        {"fft_length": 100},
+        {"floor_decibels": 0.0},
+        {"normalization": "mel"},
+    ],
+)
+def test_impossible_settings_are_refused_by_name(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        LungSradFeatureExtractor(**settings)

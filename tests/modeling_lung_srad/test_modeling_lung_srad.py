@@ -7,6 +7,7 @@ import accelerate
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 
 from modeling_lung_srad import LungSradConfig, LungSradForAudioClassification, LungSradModel
@@ -273,3 +274,26 @@ def test_shapes_can_be_had_without_memory():
     with torch.device("meta"):
         model = LungSradForAudioClassification(LungSradConfig.tiny())
         assert model(torch.zeros(2, 64, 128)).logits.shape == (2, 4)
+
+
+def test_a_head_for_two_sounds_gives_the_product_of_their_probabilities():
+    torch.manual_seed(0)
+    model = LungSradForAudioClassification(tiny_config(head="sounds")).eval()
+    torch.nn.init.normal_(model.head.weight, std=1.0)
+    outputs = model(torch.randn(3, 64, 128))
+    odds = outputs.pooler_output @ model.head.weight.T + model.head.bias
+    crackle, wheeze = torch.sigmoid(odds).unbind(-1)
+    expected = [(1 - crackle) * (1 - wheeze), crackle * (1 - wheeze), (1 - crackle) * wheeze, crackle * wheeze]
+    torch.testing.assert_close(torch.softmax(outputs.logits, dim=-1), torch.stack(expected, dim=-1))
+    assert model.head.weight.shape[0] == 2
+    with pytest.raises(StrictDataclassError, match="head"):
+        tiny_config(head="sounds", num_labels=3)
+
+
+def test_without_a_range_weights_start_by_their_number_of_inputs():
+    torch.manual_seed(0)
+    model = LungSradForAudioClassification(LungSradConfig.tiny(initializer_range=None))
+    linear, convolution = model.lung_srad.layers[3].blocks[0].mlp.fc1, model.lung_srad.layers[2].downsample.down
+    assert linear.weight.std().item() == pytest.approx(192**-0.5, rel=0.03)
+    assert convolution.weight.std().item() == pytest.approx((2 / (96 * 9)) ** 0.5, rel=0.03)
+    assert convolution.bias.abs().max() == 0

@@ -15,7 +15,7 @@ from modeling_lung_srad.audio import AudioError, resample
 from modeling_lung_srad.checkpoint_loading import CheckpointError
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES, LabelError
 from modeling_lung_srad.familiarity import FAMILIARITY_FILE, fit_familiarity, log_mel_statistics
-from modeling_lung_srad.pipeline_lung_srad import TASK, SettingError
+from modeling_lung_srad.pipeline_lung_srad import TASK, SettingError, choose_class
 from modeling_lung_srad.timeline import WindowError, summarize
 from tests.conftest import tiny_config
 
@@ -319,3 +319,24 @@ def test_a_recording_that_does_not_fit_into_memory_is_an_error(monkeypatch, lung
     monkeypatch.setattr(f"modeling_lung_srad.pipeline_lung_srad.{step}", exhaust_memory)
     with pytest.raises(AudioError, match=r"^audio: does not fit into memory; cut it into shorter files$"):
         lung_sounds(noise(1.0))
+
+
+def test_the_class_is_the_most_probable_one_or_that_of_the_thresholds():
+    assert choose_class([0.4, 0.3, 0.2, 0.1], (None, None)) == 0
+    assert choose_class([0.4, 0.3, 0.2, 0.1], (0.5, 0.5)) == 0
+    assert choose_class([0.4, 0.3, 0.2, 0.1], (0.4, 0.5)) == 1
+    assert choose_class([0.4, 0.3, 0.2, 0.1], (0.5, 0.3)) == 2
+    assert choose_class([0.4, 0.3, 0.2, 0.1], (0.4, 0.3)) == 3
+
+
+def test_thresholds_and_window_of_the_configuration_are_followed(model, feature_extractor):
+    settings = {"crackle_threshold": 1e-6, "wheeze_threshold": 1 - 1e-6, "window_seconds": 2.0}
+    config = model.config.__class__(**(model.config.to_dict() | settings))
+    strict = LungSradForAudioClassification(config).eval()
+    strict.load_state_dict(model.state_dict())
+    lung_sounds = LungSoundPipeline(model=strict, feature_extractor=feature_extractor)
+    timeline = lung_sounds(noise(5))["timeline"]
+    assert [(segment["start"], segment["end"]) for segment in timeline] == [(0, 2), (1, 3), (2, 4), (3, 5)]
+    for segment in timeline:
+        assert segment["label"] == "crackle"
+        assert segment["confidence"] == segment["probabilities"]["crackle"]

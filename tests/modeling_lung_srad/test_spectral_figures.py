@@ -64,7 +64,8 @@ def test_maps_mark_the_position_and_are_written(tmp_path, suffix):
         AttentionMap("a $x$ model", MixingLayer(2, 0), 1, 6, signed),
         AttentionMap("ast", MixingLayer(None, 3), 2, 3, positive),
     ]
-    figure = plot_attention_maps(maps, np.zeros((20, 8)), seconds=8.0, frequencies=(20.0, 8000.0), title="100% $ noise")
+    spectrogram, edges = np.zeros((20, 8)), (20.0, 8000.0)
+    figure = plot_attention_maps(maps, spectrogram, seconds=8.0, frequencies=edges, title="100% $ noise")
     spectrogram, first, second = figure.axes[:3]
     for axes, expected in ((spectrogram, (6.5, 0.75)), (first, (6.5, 0.75)), (second, (7.0, 0.625))):
         assert tuple(np.ravel(axes.lines[0].get_data())) == expected

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.arguments import AugmentationArguments
-from training.augmentation import augment_log_mel, crop_frames, spec_augment
+from training.augmentation import augment_log_mel, crop_frames, mix_breath, spec_augment
 
 FRAMES, MEL_BINS = 798, 128
 ONLY_MASKS = AugmentationArguments()
@@ -101,3 +101,35 @@ def test_nothing_is_changed_when_everything_is_off():
     off = AugmentationArguments(frequency_masks=0, time_masks=0)
     log_mel = torch.randn(FRAMES, MEL_BINS)
     assert torch.equal(spec_augment(augment_log_mel(log_mel, off), off), log_mel)
+
+
+@pytest.mark.parametrize("setting", ["noise_share", "hum_share", "bandwidth_share"])
+def test_device_and_room_change_energies_by_what_they_may(setting):
+    generator = torch.Generator().manual_seed(0)
+    log_mel = torch.randn(200, 64, generator=generator)
+    arguments = AugmentationArguments(**{setting: 1.0})
+    for _ in range(20):
+        changed = augment_log_mel(log_mel, arguments, generator) - log_mel
+        assert torch.isfinite(changed).all()
+        if setting == "bandwidth_share":
+            assert changed.max() <= 1e-6
+            assert torch.allclose(changed, changed[:1].expand_as(changed), atol=1e-5)
+        else:
+            assert changed.min() >= -1e-5
+        if setting == "hum_share":
+            assert changed[:, :3].mean() > changed[:, 40:].mean()
+    assert torch.equal(augment_log_mel(log_mel, AugmentationArguments(), generator), log_mel)
+
+
+def test_breath_is_mixed_3_to_20_decibels_softer():
+    generator = torch.Generator().manual_seed(0)
+    log_mel, other = torch.zeros(50, 8), torch.full((50, 8), 5.0)
+    for _ in range(50):
+        added = (mix_breath(log_mel, other, generator).exp() - 1).mean()
+        assert 10**-2.0 - 1e-6 <= added <= 10**-0.3 + 1e-6
+
+
+def test_mel_bins_are_moved_by_at_most_the_shift():
+    log_mel = torch.arange(10.0).expand(3, 10)
+    moved = {tuple(augment_log_mel(log_mel, AugmentationArguments(mel_shift_bins=1))[0].tolist()) for _ in range(60)}
+    assert moved == {tuple(min(max(index + shift, 0), 9) for index in range(10)) for shift in (-1, 0, 1)}

@@ -68,3 +68,13 @@ def test_every_draw_has_a_seed_of_its_own():
 def test_batch_larger_than_an_epoch_is_refused():
     with pytest.raises(ValueError, match="is 16 cycles and an epoch only 10; make it smaller"):
         CycleSampler(num_cycles=10, batch_size=16, seed=0)
+
+
+def test_patients_with_many_cycles_are_evened_out_within_a_class():
+    patients = ["a", "a", "a", "a", "a", "a", "b", "b", "c", "c"]
+    weights = sampling_weights(SOURCES, LABELS, SamplingArguments(patient_balance=1.0), patients)
+    normal = {"a": weights[:3].sum(), "b": weights[6:8].sum(), "c": weights[8]}
+    assert list(normal.values()) == pytest.approx([0.6 / 3] * 3)
+    half = sampling_weights(SOURCES, LABELS, SamplingArguments(patient_balance=0.5), patients)
+    assert half[0] / half[8] == pytest.approx(3**-0.5)
+    assert [half[np.array(LABELS) == label].sum() for label in range(4)] == pytest.approx([0.6, 0.2, 0.1, 0.1])
