@@ -65,9 +65,9 @@ def test_efficientat_goes_on_with_the_features_of_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["time", "mel", "dual", "2d"])
-def test_efficientat_has_no_patches_to_mix(mode):
+def test_efficientat_lacks_patches_to_mix(mode):
     run = RunArguments(model=ModelArguments(architecture="efficientat"), objective=ObjectiveArguments(mode=mode))
-    with pytest.raises(ConfigurationError, match=f"objective.mode: '{mode}' mixes patches, .* use none"):
+    with pytest.raises(ConfigurationError, match=f"objective.mode: '{mode}' mixes patches of a grid, .* use none"):
         check_fit(EfficientATForAudioClassification(EfficientATConfig()), LungSradFeatureExtractor(), run)
 
 
