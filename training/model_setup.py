@@ -93,8 +93,7 @@ def check_fit(model: PreTrainedModel, feature_extractor: LungSradFeatureExtracto
     pairs = {"num_mel_bins": ("num_mel_bins", model.config.num_mel_bins)}
     if isinstance(model, EfficientATForAudioClassification) and run.objective.mode != "none":
         raise ConfigurationError(
-            f"objective.mode: {run.objective.mode!r} mixes patches, and the convolutions of EfficientAT have none; "
-            "use none"
+            f"objective.mode: {run.objective.mode!r} mixes patches of a grid, which EfficientAT lacks; use none"
         )
     if isinstance(model, ASTForAudioClassification):
         pairs["num_frames"] = ("max_length", model.config.max_length)

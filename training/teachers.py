@@ -129,9 +129,9 @@ def load_teachers(arguments: RunArguments, feature_extractor: LungSradFeatureExt
         width = teacher.classifier.config.hidden_size
         if teachers and arguments.teacher.feature_weight > 0 and width != teachers[0].classifier.config.hidden_size:
             raise ConfigurationError(
-                f"{name}: has {width} pooled features where {teachers[0].checkpoint} has "
-                f"{teachers[0].classifier.config.hidden_size}, which have no mean; set teacher.feature_weight=0, or "
-                "choose teachers of one size"
+                f"{name}: has {width} pooled features and {teachers[0].checkpoint} has "
+                f"{teachers[0].classifier.config.hidden_size}, so they cannot be averaged; set "
+                "teacher.feature_weight=0, or choose teachers of one size"
             )
         teachers.append(teacher)
     return teachers

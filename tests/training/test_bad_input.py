@@ -51,6 +51,18 @@ THREE_EPOCHS = ["num_train_epochs=3", "save_total_limit=3"]
         ("eval_delay: 100", [], "eval_delay: 100.* leaves no epoch to choose from"),
         ("lr_scheduler_kwargs: {min_lr_rate: high}", [], "lr_scheduler_kwargs.min_lr_rate: 'high' should be a number"),
         ("{lr_per_epoch: true, lr_scheduler_kwargs: {min_lr_rat: 0.1}}", [], "lr_scheduler_kwargs: has the key"),
+        ("teacher: {checkpoints: runs/first}", [], "teacher.checkpoints: 'runs/first' should be of type list"),
+        ("teacher: {checkpoints: [1]}", [], r"teacher.checkpoints: \[1\] should be a list of paths or Hub ids"),
+        ("teacher: {checkpoints: [a], weight: 1.5}", [], "teacher.weight: 1.5 should be 0 to 1"),
+        (
+            "teacher: {checkpoints: [a], weight: 0}",
+            [],
+            "teacher.weight: 0 and feature_weight 0 leave nothing to learn",
+        ),
+        ("teacher: {checkpoints: [a], temperature: 0}", [], "teacher.temperature: 0.0 should be above 0"),
+        ("teacher: {checkpoints: [a], feature_weight: -1}", [], "teacher.feature_weight: -1.0 should be 0 or more"),
+        ("teacher: {checkpoints: [a], label_weight: .nan}", [], "teacher.label_weight: nan should be 0 or more"),
+        ("teacher: {temperature: 2}", [], "teacher.temperature: is given without a teacher"),
         ("objective: {class_balance: 1.0e+10}", [], "objective.class_balance: .* should be 0 to 10"),
     ],
 )

@@ -6,7 +6,8 @@ from transformers import ASTConfig, ASTForAudioClassification
 
 from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.checkpoint_loading import CheckpointError
-from training.classifier_loading import load_classifier
+from training.classifier_loading import classify_pooled, load_classifier
+from training.efficientat import EfficientATConfig, EfficientATForAudioClassification
 from training.evaluate_checkpoint import evaluate_checkpoint
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 
@@ -43,6 +44,47 @@ def test_ast_is_loaded_and_evaluated(ast_folder, simulated_folder):
     assert (feature_extractor.num_frames, feature_extractor.normalization) == (256, "dataset")
     report, cycles = evaluate_checkpoint(ast_folder, simulated_folder)
     assert report["cycles"] == len(cycles) == sum(map(sum, report["confusion_matrix"]))
+
+
+@pytest.fixture
+def efficientat_folder(tmp_path):
+    """A random EfficientAT with the features that it was trained with."""
+    torch.manual_seed(0)
+    EfficientATForAudioClassification(EfficientATConfig(num_mel_bins=64)).save_pretrained(tmp_path)
+    LungSradFeatureExtractor(num_mel_bins=64, **SHORT_INPUT).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_efficientat_is_loaded_and_evaluated(efficientat_folder, simulated_folder):
+    model, feature_extractor = load_classifier(efficientat_folder)
+    assert isinstance(model, EfficientATForAudioClassification)
+    assert not model.training
+    assert feature_extractor.num_mel_bins == 64
+    report, cycles = evaluate_checkpoint(efficientat_folder, simulated_folder)
+    assert report["cycles"] == len(cycles) == sum(map(sum, report["confusion_matrix"]))
+
+
+def test_running_statistics_that_are_no_numbers_are_named(efficientat_folder):
+    model = EfficientATForAudioClassification(EfficientATConfig(num_mel_bins=64))
+    model.efficientat.features[0][1].running_mean[2] = torch.nan
+    model.save_pretrained(efficientat_folder)
+    with pytest.raises(CheckpointError, match=r"efficientat.features.0.1.running_mean has NaN or infinite values"):
+        load_classifier(efficientat_folder)
+
+
+def test_efficientat_as_a_pickle_is_not_read(efficientat_folder):
+    leave_only_a_pickle(efficientat_folder)
+    with pytest.raises(CheckpointError, match=r"has no model.safetensors"):
+        load_classifier(efficientat_folder)
+
+
+@pytest.mark.parametrize("head", ["classes", "sounds"])
+def test_base_model_and_classification_of_its_features_are_the_whole(head):
+    torch.manual_seed(0)
+    model = EfficientATForAudioClassification(EfficientATConfig(head=head)).eval()
+    input_values = torch.randn(2, 40, 128)
+    pooled = model.base_model(input_values).pooler_output
+    assert torch.equal(classify_pooled(model, pooled), model(input_values).logits)
 
 
 def test_lung_srad_is_loaded_as_before(checkpoint):

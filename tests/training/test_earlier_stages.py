@@ -81,17 +81,41 @@ def test_patients_that_are_not_known_or_of_other_data_are_not_refused(patients):
     check_earlier_stages(record_of_stage(training_patients=patients), sources("104"))
 
 
+def test_patients_of_a_teacher_are_refused_in_its_name():
+    first = record_of_stage(training_patients={"icbhi": ("104",)})
+    taught = record_of_stage(training_patients={"icbhi": ("101",)}, teachers=(first,))
+    for record in (first, taught, record_of_stage(training_patients={}, started_from=taught)):
+        with pytest.raises(ConfigurationError, match=r"teacher.checkpoints: a: was trained on patients 104 \(1 in"):
+            check_earlier_stages(record, sources("104"), "teacher.checkpoints: a")
+
+
 def test_notes_speak_of_every_stage():
     first = record_of_stage(split="fold1", selection="test", validation=())
-    notes = earlier_stage_notes(record_of_stage(started_from=first), "official", {"103"})
+    started_from = record_of_stage(started_from=first)
+    notes = earlier_stage_notes(record_of_stage(started_from=started_from), "official")
     assert len(notes) == 2
-    assert "selected on the test set: optimistic" in notes[0]
+    assert notes[0] == "Started from a checkpoint that was selected on the test set: optimistic."
     assert "trained with the split fold1" in notes[1]
 
 
+def test_notes_speak_of_teachers_and_of_what_they_started_from():
+    first = record_of_stage(selection="test", training_patients={"icbhi": ("101",)})
+    teacher = record_of_stage(split="fold1", started_from=first, unknown_teachers=("ast",))
+    notes = earlier_stage_notes(record_of_stage(teachers=(teacher,), unknown_teachers=("mine",)), "official")
+    assert [note.split(",")[0] for note in notes] == [
+        "Learned from a teacher trained with the split fold1",
+        "Learned from a teacher that was selected on the test set: optimistic.",
+        "Learned from a teacher with unknown training patients (mine): perhaps not unseen.",
+        "Learned from a teacher with unknown training patients (ast): perhaps not unseen.",
+    ]
+
+
 def test_other_validation_patients_are_noted_where_the_training_patients_are_not_known():
-    (note,) = earlier_stage_notes(record_of_stage(), "leak_free", {"103", "104"})
+    def notes(started_from, split, *validation):
+        return earlier_stage_notes(record_of_stage(validation=validation, started_from=started_from), split)
+
+    (note,) = notes(record_of_stage(), "leak_free", "103", "104")
     assert "may have been trained on those of this run" in note
-    assert earlier_stage_notes(record_of_stage(), "leak_free", {"103"}) == []
-    assert earlier_stage_notes(record_of_stage(training_patients={"icbhi": ("101",)}), "official", {"104"}) == []
-    assert earlier_stage_notes(record_of_stage(training_patients={"sprsound": ("7",)}), "fold2", {"104"}) == []
+    assert notes(record_of_stage(), "leak_free", "103") == []
+    assert notes(record_of_stage(training_patients={"icbhi": ("101",)}), "official", "104") == []
+    assert notes(record_of_stage(training_patients={"sprsound": ("7",)}), "fold2", "104") == []

@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from modeling_lung_srad import LungSradConfig, LungSradForAudioClassification
+from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
 from tests.conftest import tiny_config
-from training.arguments import ModelArguments
+from training.arguments import AugmentationArguments, ModelArguments, ObjectiveArguments, RunArguments
 from training.configuration import ConfigurationError
-from training.model_setup import build_feature_extractor, build_model
+from training.efficientat import EfficientATConfig, EfficientATForAudioClassification
+from training.model_setup import build_feature_extractor, build_model, check_fit
 
 
 def test_named_size_with_settings():
@@ -44,9 +45,38 @@ def test_head_for_four_other_classes_is_refused(tmp_path):
         build_model(ModelArguments(checkpoint=str(tmp_path)))
 
 
+def test_efficientat_takes_the_mel_bins_of_the_features():
+    arguments = ModelArguments(architecture="efficientat", feature_extractor={"num_mel_bins": 64})
+    model = build_model(arguments)
+    assert isinstance(model, EfficientATForAudioClassification)
+    assert model.config.num_mel_bins == 64
+    crop = RunArguments(model=arguments, augmentation=AugmentationArguments(crop_frames=32))
+    check_fit(model, build_feature_extractor(arguments), crop)
+
+
+def test_efficientat_goes_on_with_the_features_of_its_folder(tmp_path):
+    EfficientATForAudioClassification(EfficientATConfig(num_mel_bins=32)).save_pretrained(tmp_path)
+    LungSradFeatureExtractor(num_mel_bins=32, cycle_seconds=4.0).save_pretrained(tmp_path)
+    arguments = ModelArguments(
+        architecture="efficientat", checkpoint=str(tmp_path), feature_extractor={"num_frames": 512}
+    )
+    features = build_feature_extractor(arguments)
+    assert (features.num_mel_bins, features.cycle_seconds, features.num_frames) == (32, 4.0, 512)
+
+
+@pytest.mark.parametrize("mode", ["time", "mel", "dual", "2d"])
+def test_efficientat_lacks_patches_to_mix(mode):
+    run = RunArguments(model=ModelArguments(architecture="efficientat"), objective=ObjectiveArguments(mode=mode))
+    with pytest.raises(ConfigurationError, match=f"objective.mode: '{mode}' mixes patches of a grid, .* use none"):
+        check_fit(EfficientATForAudioClassification(EfficientATConfig()), LungSradFeatureExtractor(), run)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"architecture": "efficientat", "config": {"heads": "sounds"}}, "the nearest valid one is model.config.head"),
+        ({"architecture": "efficientat", "config": {"head": "events"}}, "model.config: .*head"),
+        ({"architecture": "efficientat", "checkpoint": "nowhere/mn04.pt"}, "nowhere/mn04.pt: no such file"),
         ({"size": "huge"}, "'huge' is not one of tiny, small, medium"),
         ({"config": {"drop_path": 0.1}}, "no key model.config.drop_path; .* model.config.drop_path_rate"),
         ({"feature_extractor": {"frames": 3}}, "the nearest valid one is model.feature_extractor.num_frames"),

@@ -8,10 +8,19 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, default_da
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from tests.conftest import tiny_config
-from training.arguments import LungSradTrainingArguments, ObjectiveArguments
+from training.arguments import LungSradTrainingArguments, ObjectiveArguments, TeacherArguments
+from training.efficientat import EfficientATConfig, EfficientATForAudioClassification
 from training.log_mel_dataset import LogMelDataset, compute_log_mel
 from training.sampling import CycleDraw
-from training.trainer import PROJECTOR_WEIGHTS, AverageWeights, LungSradTrainer, TrainingError, cosine_per_epoch
+from training.teachers import Teacher, Teachers
+from training.trainer import (
+    DISTILLATION_WEIGHTS,
+    PROJECTOR_WEIGHTS,
+    AverageWeights,
+    LungSradTrainer,
+    TrainingError,
+    cosine_per_epoch,
+)
 
 
 class Inputs(Dataset):
@@ -31,9 +40,9 @@ class Inputs(Dataset):
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    def make(dataset=None, objective=None, names=None, class_weights=None, **arguments):
+    def make(dataset=None, objective=None, names=None, class_weights=None, model=None, teachers=None, **arguments):
         torch.manual_seed(0)
-        model = LungSradForAudioClassification(tiny_config(depths=(1, 1, 1, 1), gaussian_blocks=()))
+        model = model or LungSradForAudioClassification(tiny_config(depths=(1, 1, 1, 1), gaussian_blocks=()))
         settings = {
             "output_dir": str(tmp_path / "run"),
             "selection": "last",
@@ -53,9 +62,32 @@ def make_trainer(tmp_path):
             train_dataset=dataset or Inputs(),
             data_collator=default_data_collator,
             cycle_names=names,
+            teachers=teachers,
         )
 
     return make
+
+
+def teachers_of(*models, **settings):
+    """Teachers of models in memory."""
+    teachers = [
+        Teacher(f"teacher-{number}", model.eval(), (0, 1, 2, 3), "", None, {}) for number, model in enumerate(models)
+    ]
+    return Teachers(teachers, TeacherArguments(["x"], **settings))
+
+
+def efficientat(seed=1):
+    """Random weights with the batch statistics of noise, without which the features would vanish."""
+    torch.manual_seed(seed)
+    model = EfficientATForAudioClassification(EfficientATConfig()).train()
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    model(torch.randn(8, 32, 128))
+    for norm in norms:
+        norm.momentum = 0.01
+    torch.nn.init.normal_(model.classifier[3].weight, std=1.0)
+    return model
 
 
 def test_learning_rate_is_the_same_in_all_steps_of_an_epoch(make_trainer):
@@ -135,6 +167,96 @@ def test_accumulated_steps_are_those_of_the_whole_batch(make_trainer, class_weig
     weights = dict(parts.model.named_parameters())
     for name, weight in whole.model.named_parameters():
         assert torch.allclose(weight, weights[name], atol=1e-5), name
+
+
+def test_student_learns_the_answers_of_its_teacher_and_leaves_it_alone(make_trainer):
+    teacher = efficientat()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    settings = {"learning_rate": 3e-3, "num_train_epochs": 12, "per_device_train_batch_size": 8}
+    trainer = make_trainer(teachers=teachers_of(teacher, weight=1.0, feature_weight=1.0), **settings)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "distillation" in entry]
+    assert logged[-1]["distillation"] < 0.5 * logged[0]["distillation"]
+    assert logged[-1]["features"] < logged[0]["features"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_parts_of_the_teacher_are_logged(make_trainer):
+    teachers = teachers_of(efficientat(1), efficientat(2), weight=0.25, temperature=2.0, feature_weight=0.5)
+    trainer = make_trainer(teachers=teachers, objective=ObjectiveArguments(mode="dual"))
+    trainer.train()
+    (entry,) = [entry for entry in trainer.state.log_history if "cross_entropy" in entry]
+    parts = 0.75 * entry["cross_entropy"] + 0.25 * entry["distillation"] + 0.5 * entry["features"]
+    assert entry["loss"] == pytest.approx(parts + entry["contrastive_time"] + entry["contrastive_mel"], rel=1e-5)
+
+
+def test_checkpoint_has_the_projection_but_no_teacher(make_trainer, tmp_path):
+    trainer = make_trainer(teachers=teachers_of(efficientat(), feature_weight=1.0))
+    trainer.train()
+    trainer.save_model()
+    (folder,) = (tmp_path / "run").glob("checkpoint-*")
+    projection = load_file(folder / DISTILLATION_WEIGHTS)
+    own = trainer.training_model.distillation.state_dict()
+    assert {name: tuple(tensor.shape) for name, tensor in projection.items()} == {
+        "projection.weight": (384, 32),
+        "projection.bias": (384,),
+    }
+    assert all(torch.equal(own[name], tensor) for name, tensor in projection.items())
+    saved = load_file(folder / "model.safetensors")
+    assert saved.keys() == trainer.training_model.classifier.state_dict().keys()
+    assert not (tmp_path / "run" / DISTILLATION_WEIGHTS).exists()
+
+
+def test_teacher_without_features_leaves_nothing_beside_the_checkpoint(make_trainer, tmp_path):
+    make_trainer(teachers=teachers_of(efficientat())).train()
+    assert not list((tmp_path / "run").rglob(DISTILLATION_WEIGHTS))
+
+
+def test_accumulated_steps_with_a_teacher_are_those_of_the_whole_batch(make_trainer):
+    # AdamW would turn the rounding of gradients next to zero into steps of full size.
+    settings = {"max_steps": 2, "max_grad_norm": 0.0, "optim": "sgd", "learning_rate": 0.1}
+    sizes = ({"per_device_train_batch_size": 8}, {"gradient_accumulation_steps": 2})
+    trainers = [
+        make_trainer(teachers=teachers_of(efficientat(), feature_weight=1.0), **settings, **size) for size in sizes
+    ]
+    before = trainers[0].training_model.distillation.projection.weight.clone()
+    for trainer in trainers:
+        trainer.train()
+    whole, parts = (dict(trainer.training_model.named_parameters()) for trainer in trainers)
+    assert (whole["distillation.projection.weight"] - before).abs().max() > 1e-4
+    for name, weight in whole.items():
+        assert torch.allclose(weight, parts[name], atol=1e-6), name
+
+
+def test_teacher_that_answers_with_no_numbers_stops_the_run_by_name(make_trainer):
+    broken = efficientat()
+    broken.classifier[3].bias.data[1] = torch.nan
+    trainer = make_trainer(teachers=teachers_of(efficientat(), broken))
+    with pytest.raises(TrainingError, match=r"step 1: the teacher teacher-1 answers with NaN or infinite values;"):
+        trainer.train()
+
+
+def test_cycle_that_is_not_finite_is_named_also_where_a_teacher_sees_it(make_trainer):
+    dataset = Inputs()
+    dataset.input_values[5, 3, 7] = torch.nan
+    trainer = make_trainer(dataset, teachers=teachers_of(efficientat()))
+    with pytest.raises(TrainingError, match=r"the loss is nan; .* The batch: cycle 5 \(its input is not finite\)\."):
+        trainer.train()
+
+
+def test_running_statistics_of_efficientat_move_in_training_and_are_saved(make_trainer, tmp_path):
+    model = efficientat()
+    before = model.efficientat.features[0][1].running_mean.clone()
+    batches = model.efficientat.features[0][1].num_batches_tracked.item()
+    trainer = make_trainer(model=model, max_steps=2)
+    trainer.train()
+    (folder,) = (tmp_path / "run").glob("checkpoint-*")
+    saved = EfficientATForAudioClassification.from_pretrained(folder)
+    assert not torch.equal(saved.efficientat.features[0][1].running_mean, before)
+    assert saved.efficientat.features[0][1].num_batches_tracked == batches + 2
+    weights = model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in saved.state_dict().items())
 
 
 def test_cycle_whose_input_is_not_finite_is_named(make_trainer):
