@@ -1,4 +1,4 @@
-"""Compiled code on several threads: all of them work, in servers, in forked processes, and when they are interrupted."""
+"""Compiled code on several threads: all of them work, in servers, in forked processes, and after an interruption."""
 
 import ctypes
 import os
@@ -23,10 +23,11 @@ def on_pool(monkeypatch):
     monkeypatch.setattr(scan_threads, "_openmp_of_torch", lambda: None)
 
 
-def address_of(function):
-    """That of a C function which calls the one of Python; both are kept while the first lives."""
-    compiled = FUNCTION(function)
-    return compiled, ctypes.cast(compiled, ctypes.c_void_p).value
+def run_python(function, threads, number=0):
+    """Has [`run_on_threads`] call a function of Python, and returns the number that it was given, as it is then."""
+    compiled, call = FUNCTION(function), (ctypes.c_int64 * 1)(number)
+    run_on_threads(ctypes.cast(compiled, ctypes.c_void_p).value, call, threads)
+    return call[0]
 
 
 def meeting(threads):
@@ -43,8 +44,7 @@ def meeting(threads):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_all_threads_run_it_at_once(on_pool, threads):
     meet, names = meeting(threads)
-    compiled, address = address_of(meet)
-    run_on_threads(address, (ctypes.c_int64 * 1)(), threads)
+    run_python(meet, threads)
     assert len(names) == threads
     assert threading.current_thread().name in names
 
@@ -53,18 +53,14 @@ def test_it_gets_the_address_of_its_argument(on_pool):
     def add_one(pointer):
         ctypes.cast(pointer, ctypes.POINTER(ctypes.c_int64))[0] += 1
 
-    compiled, address = address_of(add_one)
-    call = (ctypes.c_int64 * 1)(41)
-    run_on_threads(address, call, 1)
-    assert call[0] == 42
+    assert run_python(add_one, 1, number=41) == 42
 
 
 def test_several_threads_of_python_may_run_it_at_once(on_pool):
     meet, names = meeting(4)
-    compiled, address = address_of(meet)
     with ThreadPoolExecutor(2) as executor:
         for _ in range(2):
-            executor.submit(run_on_threads, address, (ctypes.c_int64 * 1)(), 2)
+            executor.submit(run_python, meet, 2)
     assert len(names) == 4
 
 
@@ -86,9 +82,8 @@ def test_it_waits_for_all_threads_when_it_is_interrupted(on_pool, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(scan_threads, "_run", interrupt)
-    compiled, address = address_of(work)
     with pytest.raises(KeyboardInterrupt):
-        run_on_threads(address, (ctypes.c_int64 * 1)(), 2)
+        run_python(work, 2)
     assert ended == [True]
 
 
@@ -120,8 +115,7 @@ def test_without_further_threads_the_calling_one_does_it_alone(on_pool, monkeypa
 
     monkeypatch.setattr(scan_threads, "_pool", lambda process: Exhausted())
     names = []
-    compiled, address = address_of(lambda pointer: names.append(threading.current_thread().name))
-    run_on_threads(address, (ctypes.c_int64 * 1)(), 3)
+    run_python(lambda pointer: names.append(threading.current_thread().name), 3)
     assert names == [threading.current_thread().name]
 
 
