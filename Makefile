@@ -12,7 +12,7 @@ help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
 	@echo "make test   run the test suite, on two cores"
 	@echo "make lint   check format, style and types"
-	@echo "make bench  measure speed and memory beside the peers, 5 to 8 minutes (SUITE=full: over an hour); goes on after a kill"
+	@echo "make bench  measure speed and memory beside the peers, about 10 minutes (SUITE=full: over an hour); goes on after a kill"
 	@echo "make clean  remove .venv and what the demo wrote"
 
 # The tested version, installed first. Where the index serves it with CUDA (5 GB), a build without is had by

@@ -21,9 +21,11 @@ from benchmarks.peers import (
     skip_scan_2d,
 )
 
-OWN_BACKENDS = ("torch", "triton", "mamba_ssm")
+# The first that was measured is ours.
+OWN_BACKENDS = ("numba", "triton", "mamba_ssm", "torch")
 NAMES = {
-    "torch": "lung-srad",
+    "numba": "lung-srad",
+    "torch": "lung-srad, torch scan",
     "triton": "lung-srad, triton",
     "mamba_ssm": "lung-srad, mamba_ssm",
     "sequential": "sequential scan",
@@ -120,11 +122,11 @@ def reason_to_leave_out(case: Case) -> str | None:
     """Why a case cannot run here, or `None`."""
     if case.contender == "ast" and case.frames != CLIP_FRAMES:
         return f"AST-base takes {CLIP_FRAMES} frames only"
-    module = {"triton": "triton_scan", "mamba_ssm": "mamba_scan"}.get(case.contender)
+    module = {"numba": "numba_scan", "triton": "triton_scan", "mamba_ssm": "mamba_scan"}.get(case.contender)
     if module is None:
         return None
-    if case.device != "cuda":
-        return "runs on CUDA only"
+    if (case.device == "cpu") != (case.contender == "numba"):
+        return "runs on a CPU only" if case.contender == "numba" else "runs on CUDA only"
     try:
         importlib.import_module(f"modeling_lung_srad.{module}")
     except ImportError as error:

@@ -43,40 +43,62 @@ def ratios_to_ours(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     return rows
 
 
-def evaluate_goals(measurements: Sequence[Measurement], size: str = "medium") -> list[Goal]:
-    """The goals for which there are measurements, at the highest number of threads of each section."""
-    measured = [x for x in measurements if x.seconds and x.case.size == size]
+def evaluate_goals(measurements: Sequence[Measurement]) -> list[Goal]:
+    """The goals of medium and tiny for which there are measurements, at the highest number of threads of a section."""
+    measured = [x for x in measurements if x.seconds]
     threads: dict[str, int] = {}
     for x in measured:
         threads[x.section] = max(x.threads, threads.get(x.section, 0))
     chosen = [x for x in measured if x.threads == threads[x.section]]
+    medium, tiny = ([x for x in chosen if x.case.size == size] for size in ("medium", "tiny"))
     if any(x.case.device == "cuda" for x in chosen):
-        return list(_cuda_goals(chosen))
-    return list(_cpu_goals(chosen))
+        return list(_cuda_goals(medium))
+    return [*_medium_goals(medium), *_tiny_goals(tiny)]
 
 
-def _cpu_goals(measurements: list[Measurement]) -> Iterator[Goal]:
+def _medium_goals(measurements: list[Measurement]) -> Iterator[Goal]:
     def find(section: str, contender: str, **case: Any) -> Measurement | None:
         return _find(measurements, section, contender, **case)
 
-    clip = find("one_clip", "torch")
+    clip = _find_ours(measurements, "one_clip")
     if clip and (peer := find("one_clip", "sequential")):
-        yield Goal("one clip, sequential scan / ours", median_ratio(peer.seconds, clip.seconds), 4.0)
+        yield Goal("one clip, sequential scan / ours", median_ratio(peer.seconds, clip.seconds), 6.0)
     if clip and (peer := find("one_clip", "ast")):
         yield Goal("one clip, AST-base / ours", median_ratio(peer.seconds, clip.seconds), 4.5)
     if clip and (peer := find("one_clip", "no_scan")):
-        yield Goal("one clip, ours / scan removed", median_ratio(clip.seconds, peer.seconds), 1.5, False)
-    one, eight = find("batch", "torch", batch=1), find("batch", "torch", batch=8)
+        yield Goal("one clip, ours / scan removed", median_ratio(clip.seconds, peer.seconds), 1.25, False)
+    one, eight = (_find_ours(measurements, "batch", batch=batch) for batch in (1, 8))
     if one and eight:
         ratio = median_ratio(eight.seconds, one.seconds) / 8
         yield Goal("a clip of a batch of 8 / a clip alone", ratio, 1.0, False)
-    step, peer = find("training", "torch"), find("training", "sequential")
+    step, peer = _find_ours(measurements, "training"), find("training", "sequential")
     if step and peer:
         yield Goal("training step of 4, sequential scan / ours", median_ratio(peer.seconds, step.seconds), 4.0)
         if step.peak_bytes and peer.peak_bytes:
             share = step.peak_bytes / peer.peak_bytes
             yield Goal("training step of 4, peak memory, ours / sequential scan", share, 0.6, False)
-    yield from _length_goals([x for x in measurements if x.section == "length" and x.case.contender == "torch"])
+    yield from _goals_beside_torch(measurements)
+    lengths = [x for x in measurements if x.section == "length"]
+    ours = _find_ours(lengths, "length")
+    if ours:
+        yield from _length_goals([x for x in lengths if x.case.contender == ours.case.contender])
+
+
+def _tiny_goals(measurements: list[Measurement]) -> Iterator[Goal]:
+    clip, peer = _find_ours(measurements, "one_clip"), _find(measurements, "one_clip", "no_scan")
+    if clip and peer:
+        yield Goal("tiny: one clip, ours / scan removed", median_ratio(clip.seconds, peer.seconds), 1.6, False)
+    yield from _goals_beside_torch(measurements, "tiny: ")
+
+
+def _goals_beside_torch(measurements: list[Measurement], prefix: str = "") -> Iterator[Goal]:
+    """Those of a training step, where ours is not the torch scan itself."""
+    ours, peer = _find_ours(measurements, "training"), _find(measurements, "training", "torch")
+    if ours and peer and ours is not peer:
+        yield Goal(f"{prefix}training step of 4, torch scan / ours", median_ratio(peer.seconds, ours.seconds), 1.4)
+        if ours.peak_bytes and peer.peak_bytes:
+            text = f"{prefix}training step of 4, peak memory, ours / torch scan"
+            yield Goal(text, ours.peak_bytes / peer.peak_bytes, 1.0, False)
 
 
 def _length_goals(ours: list[Measurement]) -> Iterator[Goal]:
@@ -102,11 +124,12 @@ def _cuda_goals(measurements: list[Measurement]) -> Iterator[Goal]:
 
 
 def _ours(measurements: Sequence[Measurement]) -> Iterator[Measurement]:
-    """Per input, the first of our back ends that was measured: triton on CUDA, torch on a CPU."""
+    """Per input, the first of our back ends that was measured: numba on a CPU, triton on CUDA, otherwise torch."""
     seen = set()
-    for x in sorted(measurements, key=lambda x: x.case.contender != "triton"):
+    own = [x for x in measurements if x.case.contender in OWN_BACKENDS]
+    for x in sorted(own, key=lambda x: OWN_BACKENDS.index(x.case.contender)):
         key = tuple(_key(x).values())
-        if x.seconds and x.case.contender in OWN_BACKENDS and key not in seen:
+        if x.seconds and key not in seen:
             seen.add(key)
             yield x
 
@@ -115,6 +138,11 @@ def _key(x: Measurement) -> dict[str, Any]:
     case = x.case
     values = {"size": case.size, "step": case.step, "batch": case.batch, "frames": case.frames}
     return {"section": x.section, "threads": x.threads} | values
+
+
+def _find_ours(measurements: list[Measurement], section: str, **case: Any) -> Measurement | None:
+    found = (_find(measurements, section, backend, **case) for backend in OWN_BACKENDS)
+    return next((x for x in found if x is not None), None)
 
 
 def _find(measurements: list[Measurement], section: str, contender: str, **case: Any) -> Measurement | None:

@@ -17,7 +17,14 @@ from modeling_lung_srad.output_files import replaced_when_complete
 from modeling_lung_srad.plots import save_figure
 
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "speed.json", "speed.md", "cost_by_length.png"
-COLORS = {"torch": "#0072b2", "triton": "#e69f00", "mamba_ssm": "#009e73", "sequential": "#d55e00", "ast": "#5b1a4f"}
+COLORS = {
+    "numba": "#0072b2",
+    "torch": "#56b4e9",
+    "triton": "#e69f00",
+    "mamba_ssm": "#009e73",
+    "sequential": "#d55e00",
+    "ast": "#5b1a4f",
+}
 TITLES = {
     "one_clip": "Latency of one clip",
     "batch": "Throughput by batch",
@@ -201,7 +208,7 @@ def _describe_shares(shares: dict[str, Any], best: float, copy: float) -> list[s
     rest = total - covered
     rows.append(
         (
-            "the rest: Python, dispatch, views (on CUDA also our kernels)",
+            "the rest: Python, dispatch, views, our own kernels",
             f"{rest * 1000:.1f}",
             f"{100 * rest / total:.0f} %",
             "",

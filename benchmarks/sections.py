@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
-from benchmarks.cases import Case, Measurement, Networks, reason_to_leave_out
+from benchmarks.cases import OWN_BACKENDS, Case, Measurement, Networks, reason_to_leave_out
 from benchmarks.measure import in_process_of_its_own, is_want_of_memory, peak_bytes, time_interleaved
 from benchmarks.peers import CLIP_FRAMES, SIZES
 
@@ -28,6 +28,7 @@ class Suite:
         longest_sequential: the longest of them that the sequential scan gets.
         peers_everywhere: whether the peers take part where no goal needs them.
         rounds: counted calls of a fast case; a slow one gets fewer.
+        sizes_of_goals: further sizes, of which one clip and a training step are measured, without slow peers.
     """
 
     sizes: tuple[str, ...]
@@ -36,6 +37,7 @@ class Suite:
     longest_sequential: int
     peers_everywhere: bool
     rounds: int
+    sizes_of_goals: tuple[str, ...] = ()
 
 
 SUITES = {
@@ -46,6 +48,7 @@ SUITES = {
         longest_sequential=4000,
         peers_everywhere=False,
         rounds=7,
+        sizes_of_goals=("tiny",),
     ),
     "full": Suite(
         sizes=tuple(SIZES),
@@ -60,8 +63,14 @@ SUITES = {
 
 def measure_one_clip(suite: Suite, device: str, threads: int) -> list[Measurement]:
     """Latency of one clip, beside all peers."""
-    contenders = [*_own(device), "no_scan", "sequential", "ast"]
-    groups = [[Case(contender, size=size, device=device) for contender in contenders] for size in suite.sizes]
+    contenders = [*_own(device, also_torch=True), "no_scan"]
+    groups = [
+        [Case(contender, size=size, device=device) for contender in [*contenders, "sequential", "ast"]]
+        for size in suite.sizes
+    ]
+    groups += [
+        [Case(contender, size=size, device=device) for contender in contenders] for size in suite.sizes_of_goals
+    ]
 
     def rounds(case: Case) -> int:
         # There, the sequential scan starts some hundred thousand kernels.
@@ -77,7 +86,7 @@ def measure_batch(suite: Suite, device: str, threads: int) -> list[Measurement]:
         [
             Case(contender, size=size, batch=batch, device=device)
             for batch in batches
-            for contender in _own(device) + _peers(suite, device)
+            for contender in _own(device, suite.peers_everywhere) + _peers(suite, device)
             if contender != "ast" or (size == suite.sizes[-1] and batch in AST_BATCHES)
         ]
         for size in suite.sizes
@@ -93,11 +102,14 @@ def measure_batch(suite: Suite, device: str, threads: int) -> list[Measurement]:
 
 def measure_training(suite: Suite, device: str, threads: int) -> list[Measurement]:
     """A training step (forward, loss, backward): time beside the peers, and memory."""
-    contenders = _own(device) + _peers(suite, device) + (["sequential"] if device == "cpu" else [])
+    own = _own(device, also_torch=True)
+    slow = ["sequential"] if device == "cpu" else []
     batch = 4 if device == "cpu" else CUDA_BATCH
+    contenders = dict.fromkeys(suite.sizes, own + _peers(suite, device) + slow)
+    contenders |= dict.fromkeys(suite.sizes_of_goals, own)
     groups = [
-        [Case(contender, size=size, step="training", batch=batch, device=device) for contender in contenders]
-        for size in suite.sizes
+        [Case(contender, size=size, step="training", batch=batch, device=device) for contender in contenders[size]]
+        for size in contenders
     ]
 
     def rounds(case: Case) -> int:
@@ -110,7 +122,7 @@ def measure_training(suite: Suite, device: str, threads: int) -> list[Measuremen
 
 def measure_length(suite: Suite, device: str, threads: int) -> list[Measurement]:
     """Time and memory of one recording in one pass, by its length."""
-    contenders = [*_own(device), *(["sequential"] if device == "cpu" else []), "ast"]
+    contenders = [*_own(device, suite.peers_everywhere), *(["sequential"] if device == "cpu" else []), "ast"]
     groups = [
         [
             Case(contender, size=size, frames=frames, device=device)
@@ -148,13 +160,18 @@ def measure_memory(case: Case, threads: int) -> int:
     """Peak memory of a case, in the process that calls it."""
     torch.set_num_threads(threads)
     networks = Networks()
-    # Libraries that load at the first use are not part of the step.
-    networks.build_step(replace(case, contender="torch", size="tiny", batch=1, frames=64))()
+    # Libraries and kernels that load at the first use are not part of the step.
+    contender = case.contender if case.contender in OWN_BACKENDS else "torch"
+    networks.build_step(replace(case, contender=contender, size="tiny", batch=1, frames=64))()
     return peak_bytes(networks.build_step(case))
 
 
-def _own(device: str) -> list[str]:
-    return ["torch"] if device == "cpu" else ["triton", "mamba_ssm", "torch"]
+def _own(device: str, also_torch: bool) -> list[str]:
+    """Back ends of our scan. On a CPU, torch takes part where it is asked for and where numba cannot run."""
+    if device != "cpu":
+        return ["triton", "mamba_ssm", "torch"]
+    needs_torch = also_torch or reason_to_leave_out(Case("numba")) is not None
+    return ["numba", "torch"] if needs_torch else ["numba"]
 
 
 def _peers(suite: Suite, device: str) -> list[str]:

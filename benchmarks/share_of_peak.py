@@ -67,20 +67,14 @@ def measure_peak(device: str, threads: int) -> dict[str, Any]:
     """All figures of this file for the medium network, in the process that calls it."""
     torch.set_num_threads(threads)
     peaks = measure_peaks(device)
-    if device == "cpu":
-        return {
-            "threads": threads,
-            "peaks": peaks,
-            "shares": measure_shares(Case("torch")),
-            "scans": measure_scans(device, 1, ["torch"]),
-        }
-    backends = ["triton", "mamba_ssm", "torch"]
+    backends = ["numba", "torch"] if device == "cpu" else ["triton", "mamba_ssm", "torch"]
+    batch = 1 if device == "cpu" else CUDA_BATCH
     usable = [backend for backend in backends if reason_to_leave_out(Case(backend, device=device)) is None]
     return {
         "threads": threads,
         "peaks": peaks,
-        "shares": measure_shares(Case(usable[0], batch=CUDA_BATCH, device=device)),
-        "scans": measure_scans(device, CUDA_BATCH, backends),
+        "shares": measure_shares(Case(usable[0], batch=batch, device=device)),
+        "scans": measure_scans(device, batch, backends),
     }
 
 

@@ -1,7 +1,7 @@
 """Speed and memory of Lung-SRAD beside its peers, in one run on this machine.
 
-`python -m benchmarks.speed` measures what the goals need (medium, five to eight minutes on two cores); `--suite full`
-all sizes, batches of 1 to 32, lengths of 8 s to 10 min, on one core and on all (over an hour).
+`python -m benchmarks.speed` measures what the goals need (medium, and some of tiny; about ten minutes on two cores);
+`--suite full` all sizes, batches of 1 to 32, lengths of 8 s to 10 min, on one core and on all (over an hour).
 
 Sections, on a CPU each in a process of its own:
   one_clip   latency of one clip of 1024 frames, beside the sequential scan, the scan removed and AST-base
@@ -10,7 +10,8 @@ Sections, on a CPU each in a process of its own:
   length     time and peak memory of one recording in one pass, by its length
   peak       matrix products and memory traffic beside what this machine can do, and the scan alone
 
-On CUDA (`--device cuda`) our scan takes part with each of its back ends, under bfloat16 autocast.
+On a CPU ours is the compiled scan, beside which the torch scan is a peer; where numba cannot run, ours is the torch
+scan. On CUDA (`--device cuda`) our scan takes part with each of its back ends, under bfloat16 autocast.
 
 Results are written after every section and number of threads to the output folder, runs/benchmarks/SUITE-DEVICE:
 speed.json (every raw time), speed.md (tables and goals), cost_by_length.png. A run goes on where one before it was
@@ -21,6 +22,7 @@ Example: python -m benchmarks.speed --only one_clip training --threads 2
 """
 
 import argparse
+import importlib.metadata
 import itertools
 import json
 import os
@@ -183,8 +185,16 @@ def _describe_machine(options: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "numba": _version("numba"),
     }
     return machine | ({"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {})
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

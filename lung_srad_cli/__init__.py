@@ -156,6 +156,13 @@ def spectrum(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def env(arguments: argparse.Namespace) -> int:
+    """`lung-srad env`."""
+    from lung_srad_cli.env_command import run
+
+    return run(arguments)
+
+
 def _require_modules(names: Sequence[str], extra: str) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
@@ -172,4 +179,5 @@ HANDLERS = {
     "publish": publish,
     "demo": demo,
     "spectrum": spectrum,
+    "env": env,
 }

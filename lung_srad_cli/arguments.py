@@ -85,6 +85,13 @@ examples:
 The result is read by datasets.load_dataset("prepared/")."""
 
 
+ENV_EPILOG = """\
+examples:
+  lung-srad env                                      paste what it prints into a bug report
+
+Nothing is sent anywhere. The first time, it may take some seconds, as it compiles the scan."""
+
+
 def build_parser() -> Parser:
     """The parser of the command line; the name of the subcommand is in `command` of what it returns."""
     parser = Parser(prog="lung-srad", description=DESCRIPTION, epilog=EPILOG)
@@ -99,6 +106,7 @@ def build_parser() -> Parser:
     add_publish(commands)
     add_demo(commands)
     add_spectrum(commands)
+    _add_env(commands)
     return parser
 
 
@@ -244,3 +252,8 @@ def _add_export(commands: Any) -> None:
         help="of DATA (default: validation, the patients that the checkpoint's training run kept for it)",
     )
     parser.add_argument("--force", action="store_true", help="replace the files of an earlier export in OUT")
+
+
+def _add_env(commands: Any) -> None:
+    summary = "print the versions that a bug report needs"
+    commands.add_parser("env", help=summary, description=summary, epilog=ENV_EPILOG)

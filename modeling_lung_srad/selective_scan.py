@@ -149,6 +149,20 @@ def choose_cpu_backend(elements: float) -> str:
     return "numba" if elements > ELEMENTS_BEFORE_NUMBA_PAYS and not _load_kernels("numba")[1] else "torch"
 
 
+def reason_to_leave_out(backend: str) -> str | None:
+    """
+    Why a back end cannot run in this process, or `None`. Loads it.
+
+    Args:
+        backend (`str`): one of `SCAN_BACKENDS` other than `"auto"`.
+    """
+    if backend == "torch":
+        return None
+    if backend == "triton" and torch.version.hip:
+        return "its kernels are written for NVIDIA cards"
+    return _load_kernels(backend)[1]
+
+
 def _choose_scan(
     name: str, backend: str, arguments: tuple[torch.Tensor | None, ...], state_size: int, delta_softplus: bool = True
 ) -> Callable:
@@ -198,13 +212,11 @@ def _why_not(
         return f"the tensors are on {u.device}"
     if dtype_of_scan(u, delta) == torch.float64:
         return "the tensors are float64"
-    if backend == "triton" and torch.version.hip:
-        return "its kernels are written for NVIDIA cards"
     if backend in ("numba", "triton") and state_size != 1:
         return f"the state size is {state_size}"
     if backend == "numba" and not delta_softplus:
         return "delta_softplus is False"
-    return _load_kernels(backend)[1]
+    return reason_to_leave_out(backend)
 
 
 @functools.cache

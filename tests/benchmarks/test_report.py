@@ -12,14 +12,14 @@ def test_json_keeps_every_raw_time(results, measurements, tmp_path):
     written = json.loads((tmp_path / "new/speed.json").read_text(encoding="utf-8"))
     assert measurements_of(written) == measurements
     assert written["machine"] == results["machine"]
-    assert [goal["is_reached"] for goal in written["goals"]].count(False) == 1
+    assert [goal["is_reached"] for goal in written["goals"]].count(False) == 2
 
 
 def test_markdown_shows_goals_and_what_is_left_out(results, tmp_path):
     write_report(results, tmp_path)
     text = (tmp_path / "speed.md").read_text(encoding="utf-8")
     assert "| one clip, AST-base / ours | 6.00 | at least 4.5 | yes |" in text
-    assert "| one clip, ours / scan removed | 2.00 | at most 1.5 | no |" in text
+    assert "| one clip, ours / scan removed | 2.00 | at most 1.25 | no |" in text
     assert "| sequential scan | medium | 2 | 1 | 10.24 | 3 | 1 | 1 | 5.00 |  |" in text
     assert "Left out: AST-base: AST-base takes 1024 frames only." in text
 
@@ -31,7 +31,7 @@ def test_markdown_shows_shares_of_the_peak(results, tmp_path):
     assert "2 threads. Measured in the same run: copy 20 GB/s, square product by `@` 100 GFLOP/s, " in text
     assert "| matrix products | 200.0 | 50 % | 160 GFLOP/s | 80 % |" in text
     assert "| element by element, norms, copies | 100.0 | 25 % | 10.0 GB/s | 50 % |" in text
-    assert "| the rest: Python, dispatch, views (on CUDA also our kernels) | 100.0 | 25 % |  |  |" in text
+    assert "| the rest: Python, dispatch, views, our own kernels | 100.0 | 25 % |  |  |" in text
     assert "depthwise" not in text
     assert "| 1 x 32 x 256 x 96 | torch | 10.000 | 50 % | 40.000 | 25 % |" in text
     assert "| 1 x 32 x 256 x 96 | triton | left out: runs on CUDA only |  |  |  |" in text
@@ -52,7 +52,7 @@ def test_every_table_row_has_as_many_cells_as_its_header(results, tmp_path):
 
 def test_the_plot_shows_time_and_memory_of_each_contender(measurements, tmp_path):
     seconds, memory = plot_cost_by_length(measurements).axes
-    assert [line.get_label() for line in seconds.lines] == ["lung-srad", "sequential scan"]
+    assert [line.get_label() for line in seconds.lines] == ["lung-srad, torch scan", "sequential scan"]
     assert list(seconds.lines[0].get_xdata()) == pytest.approx([10, 60, 600])
     assert list(memory.lines[0].get_ydata()) == pytest.approx([0.06, 0.36, 3.6])
     assert seconds.get_xscale() == memory.get_yscale() == "log"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, reason_to_leave_out
 from benchmarks.share_of_peak import DEPTHWISE, ELEMENTWISE, MATRIX_PRODUCTS, count_work, measure_scans, measure_shares
 
 
@@ -40,8 +40,11 @@ def test_bytes_are_what_is_read_and_written(step, tensors):
     assert count_work(lambda: step(x)).work[ELEMENTWISE].bytes == pytest.approx(tensors * x.nbytes)
 
 
-def test_shares_of_a_tiny_network_add_up():
-    shares = measure_shares(Case("torch", size="tiny", frames=64))
+@pytest.mark.parametrize("contender", ["torch", "numba"])
+def test_shares_of_a_tiny_network_add_up(contender):
+    if reason := reason_to_leave_out(Case(contender)):
+        pytest.skip(reason)
+    shares = measure_shares(Case(contender, size="tiny", frames=64))
     assert set(shares["kinds"]) == {MATRIX_PRODUCTS, DEPTHWISE, ELEMENTWISE}
     assert all(kind["seconds"] > 0 and kind["bytes"] > 0 for kind in shares["kinds"].values())
     assert sum(kind["seconds"] for kind in shares["kinds"].values()) < shares["profiled_seconds"]

@@ -1,5 +1,6 @@
 """The command from its arguments to its files, on a suite of tiny shapes."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -34,7 +35,8 @@ def test_a_section_writes_all_its_results(small_suite, tmp_path, capsys):
     assert capsys.readouterr().out == f"{output}/speed.md\n"
     written = json.loads((output / "speed.json").read_text(encoding="utf-8"))
     rows = written["sections"]["batch"]["measurements"]
-    assert [(row["case"]["batch"], row["threads"], len(row["seconds"])) for row in rows] == [(1, 1, 3), (2, 1, 3)]
+    measured = [(row["case"]["batch"], row["threads"], len(row["seconds"])) for row in rows if row["seconds"]]
+    assert measured == [(1, 1, 3), (2, 1, 3)]
     assert written["sections"]["batch"]["command"].endswith(f"--threads 1 --output {output}")
 
 
@@ -203,8 +205,34 @@ def test_options_are_checked_before_the_work(tmp_path, monkeypatch, capsys, opti
 def test_length_measures_time_and_memory_of_each_length(small_suite):
     rows = measure_section("length", SMALL, "cpu", 1)
     measured = {(x.case.contender, x.case.frames) for x in rows if x.seconds and x.peak_bytes is not None}
-    assert measured == {("torch", 64), ("torch", 128), ("sequential", 64)}
+    ours = "torch" if reason_to_leave_out(Case("numba")) else "numba"
+    assert measured == {(ours, 64), (ours, 128), ("sequential", 64)}
     assert {x.left_out for x in rows if x.case.contender == "ast"} == {"AST-base takes 1024 frames only"}
+
+
+@pytest.mark.parametrize(("reason", "expected"), [(None, ["numba"]), ("numba cannot be imported", ["numba", "torch"])])
+def test_on_a_cpu_the_torch_scan_takes_part_as_a_peer_or_where_numba_cannot_run(monkeypatch, reason, expected):
+    monkeypatch.setattr(sections, "reason_to_leave_out", lambda case: reason)
+    assert sections._own("cpu", also_torch=False) == expected
+    assert sections._own("cpu", also_torch=True) == ["numba", "torch"]
+    assert "numba" not in sections._own("cuda", also_torch=True)
+
+
+def test_sizes_of_goals_get_one_clip_and_a_training_step_without_slow_peers(monkeypatch):
+    suite = Suite(
+        ("medium",), (1,), (64,), longest_sequential=0, peers_everywhere=False, rounds=1, sizes_of_goals=("tiny",)
+    )
+    monkeypatch.setattr(sections, "_measure_groups", lambda section, groups, threads, rounds: groups)
+    monkeypatch.setattr(sections, "_with_memory", lambda groups, threads: groups)
+    measured = {}
+    for name, section in sections.SECTIONS.items():
+        for case in itertools.chain(*section(suite, "cpu", 1)):
+            measured.setdefault((name, case.size), []).append(case.contender)
+    assert {name for name, size in measured if size == "tiny"} == {"one_clip", "training"}
+    assert measured["one_clip", "tiny"] == ["numba", "torch", "no_scan"]
+    assert measured["one_clip", "medium"] == ["numba", "torch", "no_scan", "sequential", "ast"]
+    assert measured["training", "tiny"] == ["numba", "torch"]
+    assert measured["training", "medium"] == ["numba", "torch", "sequential"]
 
 
 def test_a_missing_device_is_an_error_that_names_the_remedy(monkeypatch, capsys):
@@ -240,4 +268,5 @@ def test_reasons_to_leave_a_case_out(monkeypatch):
     assert reason_to_leave_out(Case("ast")) is None
     assert reason_to_leave_out(Case("ast", frames=CLIP_FRAMES + 1)) == "AST-base takes 1024 frames only"
     assert reason_to_leave_out(Case("mamba_ssm")) == "runs on CUDA only"
+    assert reason_to_leave_out(Case("numba", device="cuda")) == "runs on a CPU only"
     assert "mamba_ssm" in reason_to_leave_out(Case("mamba_ssm", device="cuda"))

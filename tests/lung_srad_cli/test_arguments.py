@@ -23,6 +23,7 @@ COMMANDS = [
     ["publish", "space"],
     ["demo"],
     ["spectrum"],
+    ["env"],
 ]
 
 

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -275,3 +277,44 @@ def test_an_empty_checkpoint_is_not_the_embedded_one(run, write_recording):
     outcome = run("classify", write_recording("a.wav"), "--checkpoint", "")
     assert outcome.exit_code == 2
     assert "the path is empty" in outcome.errors[0]
+
+
+@pytest.fixture
+def chosen_backends(monkeypatch):
+    """Back ends of the scan that the models of the command got."""
+    chosen = []
+
+    def choose(elements):
+        chosen.append("numba" if elements > 2**25 else "torch")
+        return "torch"
+
+    monkeypatch.setattr("modeling_lung_srad.modeling_lung_srad.choose_cpu_backend", choose)
+    return chosen
+
+
+@pytest.mark.parametrize(("seconds", "backend"), [(20, "torch"), (600, "numba")])
+def test_the_scan_is_chosen_for_all_recordings_before_they_are_shared_out_or_found_done(
+    run, monkeypatch, write_recording, tmp_path, chosen_backends, seconds, backend
+):
+    """So that another process, or a run that goes on after an interruption, takes the same one."""
+    for name in ("a.wav", "b.wav"):
+        write_recording(name, np.zeros(seconds * 500, np.float32), rate=1000)
+    monkeypatch.setattr("lung_srad_cli.classify_command.classify_jobs", lambda jobs, *others: iter(()))
+    run("classify", tmp_path, "--format", "csv")
+    monkeypatch.setattr("lung_srad_cli.classify_command._is_done", lambda job, journal: job.recording.name == "a.wav")
+    run("classify", tmp_path, "--output", tmp_path / "out.csv")
+    assert chosen_backends == [backend, backend]
+
+
+def test_one_recording_does_not_load_the_compiler(write_recording):
+    recording = write_recording("a.wav", noise(20, rate=4000), 4000)
+    script = (
+        "import sys\n"
+        "from lung_srad_cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "sys.exit('numba' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", script, "classify", str(recording), "--format", "csv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 4

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from modeling_lung_srad.audio import AudioError
-from modeling_lung_srad.recording_files import RecordingsError, find_annotations, find_recordings
+from modeling_lung_srad.recording_files import RecordingsError, find_annotations, find_recordings, sum_durations
 
 
 def test_a_folder_is_searched_with_the_folders_in_it_and_sorted(tmp_path):
@@ -192,3 +192,14 @@ def test_a_recording_in_a_zip_that_does_not_fit_into_memory_is_named(monkeypatch
     monkeypatch.setattr("modeling_lung_srad.recording_files.shutil.copyfileobj", exhaust_memory)
     with pytest.raises(AudioError, match=r"a\.zip/a\.wav: does not fit into memory; cut it"):
         recording.read()
+
+
+def test_durations_are_summed_over_files_and_members_of_a_zip_until_there_is_enough(tmp_path):
+    for name, seconds in (("a.wav", 2), ("b.flac", 3), ("c.wav", 4)):
+        soundfile.write(tmp_path / name, np.zeros(seconds * 1000), 1000)
+    (tmp_path / "bad.wav").write_text("no sound")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(tmp_path / "a.wav", "a.wav")
+    recordings = [*find_recordings(tmp_path), *find_recordings(tmp_path / "all.zip"), tmp_path / "missing.wav"]
+    assert sum_durations(recordings, enough=100) == 2 + 3 + 4 + 2
+    assert sum_durations(recordings, enough=5) == 5

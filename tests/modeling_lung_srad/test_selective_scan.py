@@ -22,7 +22,7 @@ def loop_scan(u, delta, A, B, C, D=None, delta_bias=None, delta_softplus=True):
     if delta_bias is not None:
         delta = delta + delta_bias.double()[:, None]
     if delta_softplus:
-        delta = torch.log1p(torch.exp(delta))
+        delta = torch.logaddexp(delta, torch.zeros_like(delta))
     repeats = u.shape[1] // B.shape[1]
     B, C = B.repeat_interleave(repeats, 1), C.repeat_interleave(repeats, 1)
     state = torch.zeros(*u.shape[:2], A.shape[1], dtype=torch.float64)
@@ -49,6 +49,12 @@ def random_inputs(batch, groups, channels, state_size, length, dtype=torch.float
     inputs = {name: torch.randn(shape, generator=generator, dtype=dtype) for name, shape in shapes.items()}
     inputs["A"] = -torch.exp(inputs["A"])
     return inputs
+
+
+@pytest.fixture(autouse=True)
+def by_torch(monkeypatch):
+    """On a CPU, `auto` is torch here; `test_numba_scan.py` has the other one."""
+    monkeypatch.setattr(MODULE, "_numba_pays", lambda arguments: False)
 
 
 @pytest.mark.parametrize("case", ["n1", "n4"])
@@ -296,7 +302,7 @@ def test_a_wrong_shape_of_a_map_is_an_error_that_names_the_argument(index, shape
 
 
 def test_an_unknown_backend_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="auto, torch, triton, mamba_ssm"):
+    with pytest.raises(ValueError, match="auto, torch, numba, triton, mamba_ssm"):
         selective_scan(**random_inputs(1, 1, 1, 1, 4), backend="cudnn")
 
 

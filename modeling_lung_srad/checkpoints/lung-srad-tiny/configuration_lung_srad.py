@@ -80,8 +80,8 @@ class LungSradConfig(PreTrainedConfig):
         gaussian_at_inference (`bool`, *optional*, defaults to `True`):
             Whether it also acts outside training. The paper does not say; the default is this project's choice.
         scan_backend (`str`, *optional*, defaults to `"auto"`):
-            Back end of [`selective_scan`]: `"auto"`, `"torch"`, `"triton"` or `"mamba_ssm"`. One that cannot run where
-            the model is falls back to torch and says so once.
+            Back end of [`selective_scan`]: `"auto"`, `"torch"`, `"numba"`, `"triton"` or `"mamba_ssm"`. One that
+            cannot run where the model is falls back to torch and says so once.
         temperature (`float`, *optional*):
             What [`LungSoundPipeline`] divides the logits by before the softmax, fitted on validation patients
             (arXiv 1706.04599); `None`: the probabilities are not calibrated. The logits of the model are not scaled.
@@ -121,7 +121,7 @@ class LungSradConfig(PreTrainedConfig):
     gaussian_sigma: float | int = 3.0
     gaussian_position: Literal["scan_input", "scan_output", "block_output"] = "scan_input"
     gaussian_at_inference: bool = True
-    scan_backend: Literal["auto", "torch", "triton", "mamba_ssm"] = "auto"
+    scan_backend: Literal["auto", "torch", "numba", "triton", "mamba_ssm"] = "auto"
     temperature: float | int | None = None
     familiarity_digest: str | None = None
 

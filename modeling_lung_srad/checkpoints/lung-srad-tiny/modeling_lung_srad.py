@@ -29,7 +29,7 @@ from .layers_lung_srad import (
     LungSradLayerNorm2d,
     LungSradLinear,
 )
-from .selective_scan import selective_scan_2d
+from .selective_scan import choose_cpu_backend, selective_scan_2d
 
 NUM_DIRECTIONS = 4
 # Without gradients, a CPU works through larger tensors in pieces of about this many elements: the C library gives
@@ -110,7 +110,7 @@ class LungSradSS2D(nn.Module):
         self.state_size = config.ssm_state_size
         self.inner_width = int(config.ssm_ratio * width)
         self.rank = math.ceil(width / 16)
-        self.scan_backend = config.scan_backend
+        self.scan_backend: str = config.scan_backend
         self.gaussian_position = config.gaussian_position if regularized else None
 
         self.in_proj = LungSradLinear(width, self.inner_width, bias=False)
@@ -268,6 +268,30 @@ class LungSradPreTrainedModel(PreTrainedModel):
             states = torch.arange(1, module.state_size + 1, dtype=torch.float32, device=module.A_logs.device)
             init.copy_(module.A_logs, states.log().expand_as(module.A_logs))
             init.ones_(module.Ds)
+
+    def fix_scan_backend(self, frames: float) -> None:
+        """
+        Settles which back end runs the scans on a CPU, where `scan_backend` of the configuration is `"auto"`.
+
+        That goes by what a process has scanned so far. A job that is shared out among processes, or goes on after an
+        interruption, gives the same to the last bit if each of its processes calls this with the size of the whole
+        job. The configuration stays as it is; a model on another device is left alone.
+
+        Args:
+            frames (`float`): frames of all input of the job.
+        """
+        config = self.config
+        if config.scan_backend != "auto" or self.device.type != "cpu":
+            return
+        # The first stage has a position for 4 x 4 inputs, each further one for 2 x 2 positions of the one before.
+        elements = sum(
+            depth * int(config.ssm_ratio * width) * config.num_mel_bins / 4 ** (stage + 2)
+            for stage, (depth, width) in enumerate(zip(config.depths, config.dims, strict=True))
+        )
+        backend = choose_cpu_backend(frames * elements) if config.ssm_state_size == 1 else "torch"
+        for module in self.modules():
+            if isinstance(module, LungSradSS2D):
+                module.scan_backend = backend
 
 
 class LungSradModel(LungSradPreTrainedModel):

@@ -1,24 +1,30 @@
 """Selective scan of a state space model, by the back end that is fastest where the tensors are.
 
 Equations: Mamba (arXiv 2312.00752, equation 2 with the discretisation of `selective_scan_fn`) and the four traversals
-of VMamba (arXiv 2401.10166, section 4.2). `torch_scan.py` runs on any device, `triton_scan.py` and `mamba_scan.py` on
-CUDA; each has `scan_1d` for sequences and `scan_2d` for a map.
+of VMamba (arXiv 2401.10166, section 4.2). `torch_scan.py` runs on any device, `numba_scan.py` on a CPU,
+`triton_scan.py` and `mamba_scan.py` on CUDA; each has `scan_1d` for sequences and `scan_2d` for a map.
 """
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 
 import torch
 from transformers.utils import logging
 
-from .torch_scan import dtype_of_scan
+from .torch_scan import dtype_of_scan, is_plain_cpu_tensor
 from .torch_scan import scan_1d as torch_scan_1d
 from .torch_scan import scan_2d as torch_scan_2d
 
 logger = logging.get_logger(__name__)
 
-SCAN_BACKENDS = ("auto", "torch", "triton", "mamba_ssm")
+SCAN_BACKENDS = ("auto", "torch", "numba", "triton", "mamba_ssm")
+# Elements of maps whose scans take as much longer in torch as numba takes to be loaded, some eight minutes of sound
+# through the tiny network (`docs/speed.md`).
+ELEMENTS_BEFORE_NUMBA_PAYS = 2**25
+
+_elements_scanned = 0
 
 
 def selective_scan(
@@ -47,9 +53,10 @@ def selective_scan(
         delta_bias (`torch.Tensor` of shape `(groups * channels,)`, *optional*): added to `delta`.
         delta_softplus (`bool`, *optional*, defaults to `True`): whether softplus makes the step sizes positive.
         backend (`str`, *optional*, defaults to `"auto"`):
-            `"torch"`, `"triton"` (CUDA, state size 1) or `"mamba_ssm"` (CUDA, if the package is installed); one that
-            cannot run here falls back to torch and says so once. `"auto"` takes the first of triton, mamba_ssm and
-            torch that can.
+            `"torch"`, `"numba"` (CPU, state size 1, if the package is installed), `"triton"` (CUDA, state size 1) or
+            `"mamba_ssm"` (CUDA, if the package is installed); one that cannot run here falls back to torch and says
+            so once. `"auto"` takes, on CUDA, the first of triton, mamba_ssm and torch that can; on a CPU numba where
+            it can and pays: for gradients, and once the process has scanned enough to be worth loading it.
 
     Returns:
         `torch.Tensor` of shape `(batch, groups * channels, length)` in the dtype of `u`.
@@ -71,7 +78,7 @@ def selective_scan(
 
     ```"""
     _check_shapes(u, delta, A, B, C, D, delta_bias)
-    scan_1d, _ = _choose_scans(backend, u, delta, A.shape[1])
+    scan_1d = _choose_scan("scan_1d", backend, (u, delta, A, B, C, D, delta_bias), A.shape[1], delta_softplus)
     if u.numel() == 0:  # The gradients of what is not empty are zero.
         others = [x.sum() for x in (A, B, C, D, delta_bias) if x is not None]
         return (u * delta + sum(others)).to(u.dtype)
@@ -121,7 +128,7 @@ def selective_scan_2d(
     """
     arguments = (hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D)
     _check_map_shapes(*arguments)
-    _, scan_2d = _choose_scans(backend, hidden_states, low_rank_delta, A.shape[2])
+    scan_2d = _choose_scan("scan_2d", backend, arguments, A.shape[2])
     if hidden_states.numel() == 0:
         return (hidden_states * sum(x.sum() for x in arguments[1:])).to(dtype_of_scan(hidden_states, low_rank_delta))
     if hidden_states.dtype == torch.float16:  # A sum over thousands of positions can be too large for it.
@@ -129,51 +136,105 @@ def selective_scan_2d(
     return scan_2d(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D)
 
 
-def _choose_scans(backend: str, u, delta, state_size: int) -> tuple[Callable, Callable]:
-    """The functions for sequences and for a map of the back end to use, which is torch for empty tensors."""
+def choose_cpu_backend(elements: float) -> str:
+    """
+    The back end on a CPU for a job of known size; `"auto"` goes by what the process has scanned so far.
+
+    Args:
+        elements (`float`): elements of all maps that are to be scanned.
+
+    Returns:
+        `str`: `"numba"` if it can be loaded and pays, otherwise `"torch"`.
+    """
+    return "numba" if elements > ELEMENTS_BEFORE_NUMBA_PAYS and not _load_kernels("numba")[1] else "torch"
+
+
+def reason_to_leave_out(backend: str) -> str | None:
+    """
+    Why a back end cannot run in this process, or `None`. Loads it.
+
+    Args:
+        backend (`str`): one of `SCAN_BACKENDS` other than `"auto"`.
+    """
+    if backend == "torch":
+        return None
+    if backend == "triton" and torch.version.hip:
+        return "its kernels are written for NVIDIA cards"
+    return _load_kernels(backend)[1]
+
+
+def _choose_scan(
+    name: str, backend: str, arguments: tuple[torch.Tensor | None, ...], state_size: int, delta_softplus: bool = True
+) -> Callable:
+    """`scan_1d` or `scan_2d`, by `name`, of the back end to use, which is torch for empty tensors."""
     if backend not in SCAN_BACKENDS:
         raise ValueError(f"`scan_backend` is {backend!r}; this version has {', '.join(SCAN_BACKENDS)}.")
-    in_torch = torch_scan_1d, torch_scan_2d
-    if backend == "torch" or u.numel() == 0 or (backend == "auto" and not u.is_cuda):
+    in_torch = {"scan_1d": torch_scan_1d, "scan_2d": torch_scan_2d}[name]
+    u = arguments[0]
+    if backend == "torch" or u is None or u.numel() == 0:
         return in_torch
+    if backend == "auto" and not u.is_cuda:
+        pays = is_plain_cpu_tensor(u) and _numba_pays(arguments)
+        is_used = pays and not _why_not("numba", arguments, state_size, delta_softplus)
+        return _load_kernels("numba")[0][name] if is_used else in_torch
     reasons = []
-    for name in ("triton", "mamba_ssm") if backend == "auto" else (backend,):
-        if not (reason := _why_not(name, u, delta, state_size)):
-            return _load_kernels(name) or in_torch
-        reasons.append(f"{name}, as {reason}")
-    logger.warning_once(
-        f"The selective scan runs as plain torch operations, not by {'; nor by '.join(reasons)}. On CUDA it is slower."
-    )
+    for candidate in ("triton", "mamba_ssm") if backend == "auto" else (backend,):
+        if not (reason := _why_not(candidate, arguments, state_size, delta_softplus)):
+            return _load_kernels(candidate)[0][name]
+        reasons.append(f"{candidate}, as {reason}")
+    # A graph in the making is always of torch operations.
+    if not torch.compiler.is_compiling():
+        logger.warning_once(
+            f"The selective scan runs as plain torch operations, which are slower, not by {'; nor by '.join(reasons)}."
+        )
     return in_torch
 
 
-def _why_not(backend: str, u, delta, state_size: int) -> str | None:
+def _numba_pays(arguments: tuple[torch.Tensor | None, ...]) -> bool:
+    """Training always takes long enough. Counts what is scanned otherwise, so that short commands do without."""
+    global _elements_scanned
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments):
+        return True
+    _elements_scanned += arguments[0].numel() if arguments[0] is not None else 0
+    return _elements_scanned > ELEMENTS_BEFORE_NUMBA_PAYS or f"{__package__}.numba_scan" in sys.modules
+
+
+def _why_not(
+    backend: str, arguments: tuple[torch.Tensor | None, ...], state_size: int, delta_softplus: bool
+) -> str | None:
+    u, delta = arguments[:2]
+    if u is None or delta is None:
+        return None
+    if backend == "numba" and not is_plain_cpu_tensor(u):
+        return f"the tensors are {'part of a graph' if u.device.type == 'cpu' else f'on {u.device}'}"
     interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-    if not (u.is_cuda or interpreted):
+    if backend != "numba" and not (u.is_cuda or interpreted):
         return f"the tensors are on {u.device}"
     if dtype_of_scan(u, delta) == torch.float64:
         return "the tensors are float64"
-    if backend == "triton" and torch.version.hip:
-        return "its kernels are written for NVIDIA cards"
-    if backend == "triton" and state_size != 1:
+    if backend in ("numba", "triton") and state_size != 1:
         return f"the state size is {state_size}"
-    if _load_kernels(backend) is None:
-        return f"it cannot be imported (pip install {backend.replace('_', '-')})"
-    return None
+    if backend == "numba" and not delta_softplus:
+        return "delta_softplus is False"
+    return reason_to_leave_out(backend)
 
 
 @functools.cache
-def _load_kernels(backend: str) -> tuple[Callable, Callable] | None:
+def _load_kernels(backend: str) -> tuple[dict[str, Callable], str | None]:
+    """`scan_1d` and `scan_2d` of a back end, and why there are none if it cannot be used."""
+    scan_1d: Callable
+    scan_2d: Callable
     try:
-        if backend == "triton":
+        # Saving a model copies the files that such lines name.
+        if backend == "numba":
+            from .numba_scan import scan_1d, scan_2d
+        elif backend == "triton":
             from .triton_scan import scan_1d, scan_2d
-
-            return scan_1d, scan_2d
-        from .mamba_scan import scan_1d as mamba_scan_1d
-        from .mamba_scan import scan_2d as mamba_scan_2d
-    except ImportError:
-        return None
-    return mamba_scan_1d, mamba_scan_2d
+        else:
+            from .mamba_scan import scan_1d, scan_2d
+    except ImportError as error:
+        return {}, f"{' '.join(str(error).split())} (pip install {backend.replace('_', '-')})"
+    return {"scan_1d": scan_1d, "scan_2d": scan_2d}, None
 
 
 def _check_shapes(u, delta, A, B, C, D, delta_bias) -> None:

@@ -118,7 +118,7 @@ class _SelectiveScan2d(torch.autograd.Function):
     def forward(ctx, hidden_states, projected, weight, A, D):
         arguments = hidden_states, projected, weight, A, D
         pieces = _pieces(hidden_states)
-        on_cpu = _is_plain_cpu_tensor(hidden_states)
+        on_cpu = is_plain_cpu_tensor(hidden_states)
         merged, starts = _scan_map(*arguments, pieces, _softplus_if_finite if on_cpu else _softplus)
         if on_cpu and not merged.sum().isfinite():  # Step sizes that large are rare enough to do all again.
             merged, starts = _scan_map(*arguments, pieces, _softplus)
@@ -182,7 +182,7 @@ def _scan_map_gradients(grad_merged, hidden_states, projected, weight, A, D, pie
 def _pieces(hidden_states: torch.Tensor) -> list[Piece]:
     """Which samples and which columns to run at once, in order; a graph, and any other device, gets all."""
     batch, height, width, channels = hidden_states.shape
-    if not _is_plain_cpu_tensor(hidden_states):
+    if not is_plain_cpu_tensor(hidden_states):
         # A graph has its blocks unrolled, so it is of one width; a range fixes the number for torch.compile.
         return [(slice(None), slice(0, len(range(width))))]
     columns_at_once = max(1, ELEMENTS_AT_ONCE // (4 * height * channels))
@@ -196,7 +196,7 @@ def _pieces(hidden_states: torch.Tensor) -> list[Piece]:
     ]
 
 
-def _is_plain_cpu_tensor(x: torch.Tensor) -> bool:
+def is_plain_cpu_tensor(x: torch.Tensor) -> bool:
     """Whether it has memory of this machine, and is no part of a graph in the making."""
     return x.device.type == "cpu" and type(x) is torch.Tensor and not torch.compiler.is_compiling()
 
@@ -262,9 +262,9 @@ def _input_and_output_weights(inputs: torch.Tensor, A: torch.Tensor) -> tuple[to
 
 def _drive(maps: BothWays, step: torch.Tensor, piece: Piece) -> torch.Tensor:
     """The product of maps and step sizes, by step."""
-    if not _is_plain_cpu_tensor(step):
+    if not is_plain_cpu_tensor(step):
         return _traverse(maps, piece) * step
-    driven = _keep("driven", step.shape, step.dtype)
+    driven = keep_memory("driven", step.shape, step.dtype)
     for view, factor, product in zip(_views(maps, piece), _parts(step, piece), _parts(driven, piece), strict=True):
         torch.mul(view, factor, out=product)
     return driven
@@ -285,12 +285,12 @@ def _project(x: torch.Tensor, weight: torch.Tensor, buffer: str | None = None) -
     """Applies a weight `(scans, out, in)` to the first channels of a tensor by step."""
     rows = x.flatten(1, 3)[..., : weight.shape[2]]
     output = None
-    if buffer is not None and _is_plain_cpu_tensor(x):
-        output = _keep(buffer, (*rows.shape[:2], weight.shape[1]), x.dtype)
+    if buffer is not None and is_plain_cpu_tensor(x):
+        output = keep_memory(buffer, (*rows.shape[:2], weight.shape[1]), x.dtype)
     return torch.bmm(rows, weight.mT, out=output).unflatten(1, x.shape[1:4])
 
 
-def _keep(buffer: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def keep_memory(buffer: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Memory on the CPU for what a scan needs only while it runs; the next scan has that of this name again.
 
     To get memory from the system each time costs more than all that is computed with it.

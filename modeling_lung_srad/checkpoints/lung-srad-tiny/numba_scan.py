@@ -1,0 +1,195 @@
+"""Selective scan with state size 1 on a CPU, compiled by numba on its first use; see `selective_scan.py`.
+
+The loops are in `numba_kernels.py`. Here is what is around them: the order of the traversals, step sizes by one matrix
+product, pieces that stay in the cache, and the threads.
+"""
+
+import ctypes
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from .numba_kernels import STEPS_KEPT, Sizes, compile_kernels
+from .scan_threads import run_on_threads
+from .torch_scan import keep_memory
+
+# Channels of a task: fewer cost more per position, more leave threads without a task.
+WIDEST_BLOCK, NARROWEST_BLOCK = 96, 16
+# Step sizes of all directions that are computed at once; 4 MB of float32, a multiple of `STEPS_KEPT` positions.
+STEP_SIZES_AT_ONCE = 2**20
+
+SCAN, SCAN_GRADIENTS = compile_kernels()
+
+
+def scan_1d(u, delta, A, B, C, D, delta_bias, delta_softplus) -> torch.Tensor:
+    """[`selective_scan`] with `delta_softplus`; its arguments, already checked, in float32 or less."""
+    groups, length = B.shape[1], u.shape[2]
+
+    def by_position(x: torch.Tensor) -> torch.Tensor:
+        return x.float().unflatten(1, (groups, -1)).flatten(0, 1).mT.contiguous()
+
+    rates = A.float().view(1, groups, -1)
+    bias = torch.zeros_like(rates) if delta_bias is None else delta_bias.float().view(1, groups, -1)
+    weights = torch.stack((B, C), dim=-1).float().flatten(0, 1).movedim(1, 0)
+    order = torch.arange(length, device="cpu").unsqueeze(0)
+    y = _apply(by_position(u), by_position(delta).unsqueeze(0), None, weights, rates, bias, order)
+    y = y.mT.unflatten(0, (-1, groups)).flatten(1, 2)
+    return y if D is None else y + u * D.unsqueeze(-1)
+
+
+def scan_2d(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D) -> torch.Tensor:
+    """[`selective_scan_2d`]; its arguments, already checked, in float32 or less."""
+    batch, height, width, channels = hidden_states.shape
+    u = hidden_states.float().contiguous().view(batch, height * width, channels)
+    weights = _traverse(torch.cat((low_rank_delta, B, C), dim=-1).float())
+    rates, bias = A.float().transpose(1, 2), delta_bias.float().unsqueeze(1)
+    y = _apply(u, None, delta_weight.float(), weights, rates, bias, traversals(height, width))
+    return y.addcmul_(u, D.float().sum(0)).view(hidden_states.shape)
+
+
+@functools.lru_cache(maxsize=8)
+def traversals(height: int, width: int) -> torch.Tensor:
+    """Positions, row by row, in the order of the four scans: by rows, by columns, and both reversed."""
+    with torch.inference_mode(False):
+        positions = torch.arange(height * width, device="cpu").view(height, width)
+        rows, columns = positions.flatten(), positions.mT.flatten()
+        return torch.stack((rows, columns, rows.flip(0), columns.flip(0)))
+
+
+def _traverse(maps: torch.Tensor) -> torch.Tensor:
+    """Four maps `(4, batch, height, width, columns)` as sequences `(4, batch, length, columns)`, one for each scan."""
+    rows, columns, rows_reversed, columns_reversed = maps
+    sequences = (rows, columns.transpose(1, 2), rows_reversed.flip(1, 2), columns_reversed.flip(1, 2).transpose(1, 2))
+    return torch.stack([x.flatten(1, 2) for x in sequences])
+
+
+def _apply(u, delta, delta_weight, weights, rates, bias, order) -> torch.Tensor:
+    arguments = u, delta, delta_weight, weights, rates, bias
+    needs_gradients = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
+    with torch.autocast("cpu", enabled=False):
+        return _NumbaScan.apply(*arguments, order, needs_gradients)
+
+
+class _NumbaScan(torch.autograd.Function):
+    """
+    The scans of `u` `(batch, length, channels)` in all directions, summed.
+
+    Step sizes are `delta` `(directions, batch, length, channels)` or, where that is None, the product of the first
+    columns of `weights` `(directions, batch, length, columns)` with `delta_weight` `(directions, channels, rank)`.
+    `rates` (that is A) and `bias` are `(directions, variants, channels)`. Keeps the inputs and, if `needs_gradients`,
+    every so manieth state.
+    """
+
+    @staticmethod
+    def forward(ctx, u, delta, delta_weight, weights, rates, bias, order, needs_gradients):
+        directions, batch, length, _ = weights.shape
+        chunks = -(-length // STEPS_KEPT) if needs_gradients else 0
+        kept = u.new_empty(directions, batch, chunks, u.shape[2])
+        ctx.save_for_backward(u, delta, delta_weight, weights, rates, bias, order, kept)
+        return _forward(u, delta, delta_weight, weights, rates, bias, order, kept)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out):
+        with torch.autocast("cpu", enabled=False):
+            return *_backward(grad_out.contiguous(), *ctx.saved_tensors), None, None
+
+
+def _forward(u, delta, delta_weight, weights, rates, bias, order, kept) -> torch.Tensor:
+    batch, _, channels = u.shape
+    width, _ = _divide(batch, channels)
+    rates, bias = (rates / math.log(2)).contiguous(), bias.contiguous()
+    out = torch.zeros_like(u)
+    states = u.new_zeros(len(weights), batch, channels)
+    for start, end in _pieces(weights, channels):
+        steps = _step_sizes(delta, delta_weight, weights, start, end)
+        _run(SCAN, (u, steps, weights, rates, bias, order, kept, states, out), width, start)
+    return out
+
+
+def _backward(grad_out, u, delta, delta_weight, weights, rates, bias, order, kept) -> tuple[torch.Tensor | None, ...]:
+    batch, length, channels = u.shape
+    directions = len(weights)
+    width, blocks = _divide(batch, channels)
+    scaled_rates, bias = (rates / math.log(2)).contiguous(), bias.contiguous()
+    carry = u.new_zeros(directions, batch, channels)
+    grad_rates, grad_bias = torch.zeros_like(carry), torch.zeros_like(carry)
+    grad_u = torch.zeros_like(u)
+    grad_BC = u.new_empty(blocks, directions, batch, length, 2)
+    grad_weights = torch.empty_like(weights)
+    grad_delta = None if delta is None else torch.empty_like(delta)
+    grad_delta_weight = None if delta_weight is None else torch.zeros_like(delta_weight)
+    scratch = u.new_empty(_threads(batch * blocks), 5, STEPS_KEPT, width)
+    for start, end in reversed(list(_pieces(weights, channels))):
+        steps = _step_sizes(delta, delta_weight, weights, start, end)
+        inputs = u, steps, weights, scaled_rates, bias, order, kept, grad_out
+        _run(SCAN_GRADIENTS, (*inputs, carry, scratch, grad_u, steps, grad_BC, grad_rates, grad_bias), width, start)
+        if grad_delta is not None:
+            grad_delta[:, :, start:end] = steps
+        if grad_delta_weight is not None:
+            low_rank = weights[:, :, start:end, : delta_weight.shape[2]]
+            grad_delta_weight.baddbmm_(steps.flatten(1, 2).mT, low_rank.flatten(1, 2))
+            grad_weights[:, :, start:end, :-2] = (steps.flatten(1, 2) @ delta_weight).view(low_rank.shape)
+    grad_weights[..., -2:] = grad_BC.sum(0)
+    grad_rates, grad_bias = (x.unflatten(1, (-1, rates.shape[1])).sum(1) for x in (grad_rates, grad_bias))
+    return grad_u, grad_delta, grad_delta_weight, grad_weights, grad_rates, grad_bias
+
+
+def _divide(batch: int, channels: int) -> tuple[int, int]:
+    """Channels of a block, and the number of blocks, so that there is a task for every thread where possible."""
+    blocks = max(
+        -(-channels // WIDEST_BLOCK), min(-(-torch.get_num_threads() // batch), -(-channels // NARROWEST_BLOCK))
+    )
+    width = -(-channels // (blocks * NARROWEST_BLOCK)) * NARROWEST_BLOCK
+    return width, -(-channels // width)
+
+
+def _pieces(weights: torch.Tensor, channels: int) -> Iterator[tuple[int, int]]:
+    """First and last step of each piece."""
+    directions, batch, length, _ = weights.shape
+    steps = max(1, STEP_SIZES_AT_ONCE // (directions * batch * channels * STEPS_KEPT)) * STEPS_KEPT
+    return ((start, min(start + steps, length)) for start in range(0, length, steps))
+
+
+def _step_sizes(delta, delta_weight, weights, start: int, end: int) -> torch.Tensor:
+    """Step sizes `(directions, batch, end - start, channels)` before bias and softplus, in memory of this thread."""
+    directions, batch = weights.shape[:2]
+    channels = delta.shape[3] if delta_weight is None else delta_weight.shape[1]
+    steps = keep_memory("step sizes", (directions, batch, end - start, channels), torch.float32)
+    if delta_weight is None:
+        return steps.copy_(delta[:, :, start:end])
+    low_rank = weights[:, :, start:end, : delta_weight.shape[2]].flatten(1, 2)
+    torch.bmm(low_rank, delta_weight.mT, out=steps.flatten(1, 2))
+    return steps
+
+
+def _run(kernel: Any, tensors: Sequence[torch.Tensor], width: int, start: int) -> None:
+    """Runs a kernel over a block of channels of a sample at a time, on as many threads as torch uses."""
+    u, steps, weights, rates, _, _, kept = tensors[:7]
+    batch, length, channels = u.shape
+    tasks = batch * -(-channels // width)
+    sizes = Sizes(
+        next_task=0,
+        next_worker=0,
+        tasks=tasks,
+        width=width,
+        start=start,
+        directions=len(weights),
+        batch=batch,
+        length=length,
+        channels=channels,
+        columns=weights.shape[3],
+        steps=steps.shape[2],
+        variants=rates.shape[1],
+        chunks=kept.shape[2],
+    )
+    numbers = *sizes, *(x.data_ptr() for x in tensors)
+    run_on_threads(kernel.address, (ctypes.c_int64 * len(numbers))(*numbers), _threads(tasks), tensors)
+
+
+def _threads(tasks: int) -> int:
+    return min(torch.get_num_threads(), tasks)
