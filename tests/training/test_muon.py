@@ -86,7 +86,9 @@ def test_the_scan_the_head_and_what_mixes_no_channels_is_left_to_adamw():
 
 
 def test_a_run_with_a_rate_for_matrices_uses_it():
-    arguments = LungSradTrainingArguments(output_dir="unused", muon_learning_rate=0.1, use_cpu=True)
+    arguments = LungSradTrainingArguments(
+        output_dir="unused", muon_learning_rate=0.1, use_cpu=True, eval_strategy="no", selection="last"
+    )
     trainer = LungSradTrainer(model=LungSradForAudioClassification(LungSradConfig.tiny()), args=arguments)
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, MuonAdamW)
