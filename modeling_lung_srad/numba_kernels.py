@@ -338,27 +338,26 @@ def compile_kernels() -> tuple[Any, Any]:
     timer.start()
     try:
         with _alone():
-            return _compile(scan), _compile(scan_gradients)
+            try:
+                return _compile(scan, cache=True), _compile(scan_gradients, cache=True)
+            except Exception as error:  # No folder can be written, the disk is full, or a file there is damaged.
+                kernels = _compile(scan, cache=False), _compile(scan_gradients, cache=False)
+                logger.warning_once(NOT_KEPT.format(_one_line(error)))
+                return kernels
     except Exception as error:  # Of numba or LLVM, for want of support for this machine.
-        raise ImportError(f"numba cannot compile it ({' '.join(str(error).split())[:200]})") from error
+        raise ImportError(f"numba cannot compile it ({_one_line(error)})") from error
     finally:
         timer.cancel()
 
 
-def _compile(function: Callable) -> Any:
-    compiled = functools.partial(
-        cfunc,
-        types.void(types.CPointer(types.int64)),
-        nopython=True,
-        fastmath={"contract", "reassoc"},
-        error_model="numpy",
-    )
-    try:
-        return compiled(cache=True)(function)
-    except Exception as error:  # No folder can be written, the disk is full, or what is there is damaged.
-        kernel = compiled()(function)
-        logger.warning_once(NOT_KEPT.format(" ".join(str(error).split())[:200]))
-        return kernel
+def _compile(function: Callable, cache: bool) -> Any:
+    signature = types.void(types.CPointer(types.int64))
+    options = {"nopython": True, "fastmath": {"contract", "reassoc"}, "error_model": "numpy"}
+    return cfunc(signature, cache=cache, **options)(function)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 @contextmanager

@@ -233,7 +233,7 @@ def _load_kernels(backend: str) -> tuple[dict[str, Callable], str | None]:
         else:
             from .mamba_scan import scan_1d, scan_2d
     except ImportError as error:
-        return {}, f"{' '.join(str(error).split())} (pip install {backend.replace('_', '-')})"
+        return {}, f"{' '.join(str(error).split()).rstrip('.')} (pip install {backend.replace('_', '-')})"
     return {"scan_1d": scan_1d, "scan_2d": scan_2d}, None
 
 

@@ -343,8 +343,13 @@ class OnCuda(torch.Tensor):
     [
         ("triton", 2, torch.float32, "triton, as the state size is 2"),
         ("triton", 1, torch.float64, "triton, as the tensors are float64"),
-        ("mamba_ssm", 1, torch.float32, r"mamba_ssm, as it cannot be imported \(pip install mamba-ssm\)"),
-        ("auto", 3, torch.float32, "triton, as the state size is 3; nor by mamba_ssm, as it cannot be imported"),
+        ("mamba_ssm", 1, torch.float32, r"mamba_ssm, as mamba_ssm cannot be imported \(pip install mamba-ssm\)"),
+        (
+            "auto",
+            3,
+            torch.float32,
+            "triton, as the state size is 3; nor by mamba_ssm, as mamba_ssm cannot be imported",
+        ),
     ],
 )
 def test_it_says_why_a_backend_is_not_used_on_cuda(

@@ -150,3 +150,13 @@ def test_checkpoint_without_a_summary_is_not_calibrated(checkpoint, simulated_fo
     report, _ = evaluate_checkpoint(checkpoint, simulated_folder)
     assert "no training_summary.json" in report["calibration_fit"]["not_calibrated"]
     assert report["selection"] is None
+
+
+def test_the_scan_is_chosen_by_the_number_of_cycles(checkpoint, simulated_sources, monkeypatch):
+    """So that the checkpoints evaluated before this one, in the same process, change nothing."""
+    frames = []
+    monkeypatch.setattr(LungSradForAudioClassification, "fix_scan_backend", lambda self, given: frames.append(given))
+    model = LungSradForAudioClassification.from_pretrained(checkpoint)
+    extractor = LungSradFeatureExtractor.from_pretrained(checkpoint)
+    predict(model, extractor, simulated_sources[1])
+    assert frames == [len(simulated_sources[1].cycles) * extractor.num_frames]

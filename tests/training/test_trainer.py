@@ -325,3 +325,11 @@ def test_stock_trainer_fine_tunes_the_model(simulated_sources, tmp_path):
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < 0.8 * before
+
+
+def test_the_scan_of_a_run_is_chosen_before_its_first_evaluation(make_trainer, monkeypatch):
+    """A run that goes on may begin by one, where the run without interruption had trained before it."""
+    monkeypatch.setattr("modeling_lung_srad.modeling_lung_srad.choose_cpu_backend", lambda elements: f"for {elements}")
+    classifier = make_trainer().training_model.classifier
+    assert {x.scan_backend for x in classifier.modules() if hasattr(x, "scan_backend")} == {"for inf"}
+    assert classifier.config.scan_backend == "auto"
