@@ -21,6 +21,7 @@ AXES_OF_MODE = {"none": (), "time": ("time",), "mel": ("mel",), "dual": ("time",
 TARGETS = ("grad_block", "grad_flow", "project_block", "project_flow")
 PROJECTORS = ("trained", "frozen")
 NEGATIVES = ("all", "diff_label")
+FEATURES = ("pooled", "map")
 SELECTIONS = ("validation", "last", "test")
 MIN_LR_RATE = 0.001
 LARGEST_SEED = 2**32 - 1
@@ -293,8 +294,10 @@ class TeacherArguments:
         weight (`float`, *optional*, defaults to 0.5): share of the teachers' class probabilities in the loss, 0 to 1.
         temperature (`float`, *optional*, defaults to 1.0): of both softmaxes in the Kullback-Leibler divergence, which
             is multiplied by its square.
-        feature_weight (`float`, *optional*, defaults to 0.0): weight of the mean squared error between the pooled
-            features, the network's after a trained linear projection, both layer-normalised without weights.
+        feature_weight (`float`, *optional*, defaults to 0.0): weight of the mean squared error between the features,
+            the network's after a trained linear projection, both layer-normalised without weights.
+        features (`str`, *optional*, defaults to `"pooled"`): `pooled` features, or the `map` before the pooling, the
+            teacher's averaged to the grid of the network's.
         label_weight (`float`, *optional*): weight of the cross-entropy with the labels; `1 - weight` when not given.
             0 with `weight` 0 learns features alone.
     """
@@ -303,9 +306,11 @@ class TeacherArguments:
     weight: float = 0.5
     temperature: float = 1.0
     feature_weight: float = 0.0
+    features: str = "pooled"
     label_weight: float | None = None
 
     def __post_init__(self):
+        check_choice("teacher.features", self.features, FEATURES)
         if not all(isinstance(checkpoint, str) and checkpoint for checkpoint in self.checkpoints):
             raise ValueError(f"teacher.checkpoints: {self.checkpoints} should be a list of paths or Hub ids")
         if not 0 <= self.weight <= 1:

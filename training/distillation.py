@@ -25,8 +25,8 @@ class Distillation(nn.Module):
     >>> from training.arguments import TeacherArguments
 
     >>> distillation = Distillation(TeacherArguments(["runs/teacher"], feature_weight=1.0), 192, 384)
-    >>> student = {"logits": torch.zeros(2, 4), "pooled": torch.randn(2, 192)}
-    >>> losses = distillation(**student, teacher_logits=torch.zeros(1, 2, 4), teacher_pooled=torch.randn(1, 2, 384))
+    >>> student = {"logits": torch.zeros(2, 4), "features": torch.randn(2, 192)}
+    >>> losses = distillation(**student, teacher_logits=torch.zeros(1, 2, 4), teacher_features=torch.randn(1, 2, 384))
     >>> list(losses), float(losses["distillation"])
     (['distillation', 'features'], 0.0)
 
@@ -40,18 +40,19 @@ class Distillation(nn.Module):
     def forward(
         self,
         logits: torch.Tensor,
-        pooled: torch.Tensor,
+        features: torch.Tensor,
         teacher_logits: torch.Tensor | None,
-        teacher_pooled: torch.Tensor | None,
+        teacher_features: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
         """
         Args:
             logits (`torch.Tensor` of shape `(batch, num_labels)`): of the student.
-            pooled (`torch.Tensor` of shape `(batch, student_width)`): features of the student.
+            features (`torch.Tensor` of shape `(batch, student_width)` or `(batch, student_width, mel, time)`):
+                of the student, pooled or as a map.
             teacher_logits (`torch.Tensor` of shape `(teachers, batch, num_labels)`, *optional*):
                 needed where `weight` is above 0.
-            teacher_pooled (`torch.Tensor` of shape `(teachers, batch, teacher_width)`, *optional*):
-                needed where `feature_weight` is above 0.
+            teacher_features (`torch.Tensor`, *optional*): `(teachers, batch, teacher_width)` or, as maps of any grid,
+                `(teachers, batch, teacher_width, mel, time)`; needed where `feature_weight` is above 0.
 
         Returns:
             `dict[str, torch.Tensor]`: `distillation` and `features`, those with a weight, without it.
@@ -61,8 +62,12 @@ class Distillation(nn.Module):
             losses["distillation"] = distillation_loss(
                 logits, teacher_logits.float().mean(dim=0), self.arguments.temperature
             )
-        if teacher_pooled is not None and self.projection is not None:
-            losses["features"] = feature_loss(self.projection(pooled), teacher_pooled.float().mean(dim=0))
+        if teacher_features is not None and self.projection is not None:
+            taught = teacher_features.float().mean(dim=0)
+            if features.ndim == 4:
+                taught = F.adaptive_avg_pool2d(taught, features.shape[-2:]).permute(0, 2, 3, 1)
+                features = features.permute(0, 2, 3, 1)
+            losses["features"] = feature_loss(self.projection(features), taught)
         return losses
 
     def weight(self, name: str) -> float:
@@ -88,7 +93,7 @@ def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor, temper
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def feature_loss(projected: torch.Tensor, teacher_pooled: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of two `(batch, width)`, each layer-normalised over its width without weights, in float32."""
+def feature_loss(projected: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of two `(..., width)`, each layer-normalised over its width without weights, in float32."""
     width = projected.shape[-1:]
-    return F.mse_loss(F.layer_norm(projected.float(), width), F.layer_norm(teacher_pooled.float(), width))
+    return F.mse_loss(F.layer_norm(projected.float(), width), F.layer_norm(taught.float(), width))

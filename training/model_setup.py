@@ -102,10 +102,13 @@ def check_fit(model: PreTrainedModel, feature_extractor: LungSradFeatureExtracto
                 f"objective.mode: {run.objective.mode!r} mixes rows or columns of a grid, and AST has its patches in "
                 "a row; use 2d or none"
             )
-        if run.augmentation.crop_frames is not None:
+        if run.augmentation.crop_frames is not None or run.augmentation.stretch_frames is not None:
             raise ConfigurationError(
-                "augmentation.crop_frames: AST's position embeddings are made for all frames; leave it out"
+                "augmentation.crop_frames, augmentation.stretch_frames: AST's position embeddings are made for all "
+                "frames; leave them out"
             )
+        if run.teacher.features == "map":
+            raise ConfigurationError("teacher.features: 'map' needs a grid, and AST has its patches in a row; use pooled")
     for setting, (name, value) in pairs.items():
         if getattr(feature_extractor, setting) != value:
             raise ConfigurationError(

@@ -179,13 +179,13 @@ class PatchMixTraining(nn.Module):
         input_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         teacher_logits: torch.Tensor | None = None,
-        teacher_pooled: torch.Tensor | None = None,
+        teacher_features: torch.Tensor | None = None,
     ) -> ObjectiveOutput:
         r"""
         Args:
             input_values (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`): normalised log-mel spectrograms.
             labels (`torch.Tensor` of shape `(batch,)`, *optional*): class indices.
-            teacher_logits, teacher_pooled (`torch.Tensor`, *optional*): the answers of teachers, as for
+            teacher_logits, teacher_features (`torch.Tensor`, *optional*): the answers of teachers, as for
                 [`Distillation`].
 
         Outside training, or without labels, there are no mixed views and the loss is plain cross-entropy.
@@ -193,8 +193,8 @@ class PatchMixTraining(nn.Module):
         # The contrastive loss of a single sample is zero: there is nothing to tell it from.
         axes = self.arguments.axes if self.training and labels is not None and len(labels) > 1 else ()
         with mixed_patches(self.classifier.get_input_embeddings(), axes, self.arguments.alpha) as draws:
-            features = self.classifier.base_model(input_values.repeat(1 + len(axes), 1, 1)).pooler_output
-        clean, *mixed = features.split(len(input_values))
+            outputs = self.classifier.base_model(input_values.repeat(1 + len(axes), 1, 1))
+        clean, *mixed = outputs.pooler_output.split(len(input_values))
         logits = self._head(clean)
         if labels is None:
             return ObjectiveOutput(logits=logits)
@@ -216,7 +216,9 @@ class PatchMixTraining(nn.Module):
         labelled = cross_entropy
         if self.distillation is not None:
             labelled = self.distillation.arguments.weight_of_labels * cross_entropy
-            taught = self.distillation(logits, clean, teacher_logits, teacher_pooled)
+            takes_map = self.distillation.arguments.features == "map"
+            features = outputs.last_hidden_state[: len(input_values)] if takes_map else clean
+            taught = self.distillation(logits, features, teacher_logits, teacher_features)
             weighted += [self.distillation.weight(name) * loss for name, loss in taught.items()]
         loss = torch.stack([labelled, *weighted]).sum()
         return ObjectiveOutput(

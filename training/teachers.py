@@ -44,10 +44,11 @@ class Teacher:
 
 
 class TeacherOutput(NamedTuple):
-    """`logits` `(teachers, batch, 4)` and `pooled` `(teachers, batch, width)`, each `None` where it has no weight."""
+    """`logits` `(teachers, batch, 4)` and `features` `(teachers, batch, width)`, or maps `(teachers, batch, width, mel,
+    time)`, each `None` where it has no weight."""
 
     logits: torch.Tensor | None
-    pooled: torch.Tensor | None
+    features: torch.Tensor | None
 
 
 class Teachers(nn.Module):
@@ -79,16 +80,20 @@ class Teachers(nn.Module):
 
     @torch.no_grad()
     def forward(self, input_values: torch.Tensor) -> TeacherOutput:
-        """Logits and pooled features of `input_values` `(batch, frames, num_mel_bins)`."""
+        """Logits and features of `input_values` `(batch, frames, num_mel_bins)`."""
         classifiers: Any = self.classifiers
-        pooled = [classifier.base_model(input_values).pooler_output for classifier in classifiers]
+        outputs = [classifier.base_model(input_values) for classifier in classifiers]
+        pooled = [output.pooler_output for output in outputs]
         logits = None
         if self.arguments.weight > 0:
             parts = zip(classifiers, pooled, self.columns, strict=True)
             logits = torch.stack(
                 [classify_pooled(classifier, part)[:, columns] for classifier, part, columns in parts]
             )
-        return TeacherOutput(logits, torch.stack(pooled) if self.arguments.feature_weight > 0 else None)
+        if self.arguments.feature_weight == 0:
+            return TeacherOutput(logits, None)
+        maps = [output.last_hidden_state for output in outputs]
+        return TeacherOutput(logits, torch.stack(maps if self.arguments.features == "map" else pooled))
 
     def not_finite(self, input_values: torch.Tensor) -> list[str]:
         """Names of the teachers that answer `input_values` with NaN or infinite values."""
@@ -125,6 +130,12 @@ def load_teachers(arguments: RunArguments, feature_extractor: LungSradFeatureExt
             raise ConfigurationError(
                 f"{name}: is an AST, which takes all frames only; leave augmentation.crop_frames out, or choose "
                 "another teacher"
+            )
+        is_cut = arguments.augmentation.stretch_frames not in (None, feature_extractor.num_frames)
+        if takes_all_frames and (is_cut or arguments.teacher.features == "map"):
+            raise ConfigurationError(
+                f"{name}: is an AST, which takes all frames only and has its patches in a row; leave "
+                "augmentation.stretch_frames and teacher.features out, or choose another teacher"
             )
         width = teacher.classifier.config.hidden_size
         if teachers and arguments.teacher.feature_weight > 0 and width != teachers[0].classifier.config.hidden_size:

@@ -196,7 +196,7 @@ class LungSradTrainer(Trainer):
         if self.teachers is not None and model.training:
             with self.accelerator.autocast():
                 taught = self.teachers(inputs["input_values"])
-            answers = {"teacher_logits": taught.logits, "teacher_pooled": taught.pooled}
+            answers = {"teacher_logits": taught.logits, "teacher_features": taught.features}
         outputs: ObjectiveOutput = model(input_values=inputs["input_values"], labels=inputs["labels"], **answers)
         if outputs.cross_entropy is not None:
             parts = {f"contrastive_{axis}": loss for axis, loss in (outputs.contrastive or {}).items()}

@@ -87,7 +87,7 @@ def test_objective_is_the_weighted_sum_of_labels_and_teachers(weights, label_wei
     classifier = LungSradForAudioClassification(tiny_config(depths=(1, 1, 1, 1), gaussian_blocks=()))
     distillation = Distillation(TeacherArguments(["a"], **weights), classifier.config.hidden_size, 6)
     model = PatchMixTraining(classifier, ObjectiveArguments(mode="dual"), distillation=distillation).train()
-    teacher = {"teacher_logits": torch.tensor(TEACHERS).float(), "teacher_pooled": torch.tensor(POOLED).float()}
+    teacher = {"teacher_logits": torch.tensor(TEACHERS).float(), "teacher_features": torch.tensor(POOLED).float()}
     input_values, labels = torch.randn(5, 32, 128), torch.tensor([0, 1, 2, 3, 0])
     outputs = model(input_values, labels, **teacher)
     assert list(outputs.taught) == losses
@@ -109,7 +109,7 @@ def test_features_alone_leave_the_head_as_it_is():
     classifier = LungSradForAudioClassification(tiny_config(depths=(1, 1, 1, 1), gaussian_blocks=()))
     arguments = TeacherArguments(["a"], weight=0.0, feature_weight=1.0, label_weight=0.0)
     model = PatchMixTraining(classifier, ObjectiveArguments(), distillation=Distillation(arguments, 32, 6)).train()
-    outputs = model(torch.randn(5, 32, 128), torch.arange(5) % 4, teacher_pooled=torch.tensor(POOLED).float())
+    outputs = model(torch.randn(5, 32, 128), torch.arange(5) % 4, teacher_features=torch.tensor(POOLED).float())
     outputs.loss.backward()
     assert not classifier.head.weight.grad.any()
     assert all(parameter.grad.any() for parameter in model.distillation.parameters())
@@ -122,3 +122,19 @@ def test_evaluation_asks_for_the_labels_alone():
     outputs = model(torch.randn(3, 32, 128), torch.tensor([0, 1, 2]))
     assert set(outputs) == {"loss", "logits"}
     assert outputs.loss.item() > 0
+
+
+def test_maps_are_compared_place_by_place_on_the_grid_of_the_student():
+    torch.manual_seed(0)
+    distillation = Distillation(TeacherArguments(["a"], weight=0.0, feature_weight=1.0, features="map"), 5, 7)
+    student, taught = torch.randn(3, 5, 2, 3), torch.randn(2, 3, 7, 4, 6)
+    losses = distillation(torch.zeros(3, 4), student, None, taught)
+    total = 0.0
+    for b in range(3):
+        for row in range(2):
+            for column in range(3):
+                place = taught.mean(0)[b, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean((1, 2))
+                pair = distillation.projection(student[b, :, row, column]), place
+                first, second = ((x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt() for x in pair)
+                total += (first - second).square().mean().item()
+    assert losses["features"].item() == pytest.approx(total / 18, rel=1e-5)

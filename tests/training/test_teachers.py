@@ -73,7 +73,7 @@ def test_teachers_answer_in_the_order_of_the_classes_and_without_gradients(folde
     input_values = torch.randn(2, SHORT_INPUT["num_frames"], 128)
     answers = teachers(input_values)
     assert answers.logits.shape == (3, 2, 4)
-    assert answers.pooled is None
+    assert answers.features is None
     assert not answers.logits.requires_grad
     for teacher, logits in zip(loaded, answers.logits, strict=True):
         alone = teacher.classifier(input_values).logits
@@ -90,7 +90,7 @@ def test_features_are_the_pooled_ones_and_are_asked_for_where_they_have_a_weight
     answers = teachers(input_values)
     assert answers.logits is None
     assert teachers.width == 384
-    for teacher, pooled in zip(loaded, answers.pooled, strict=True):
+    for teacher, pooled in zip(loaded, answers.features, strict=True):
         assert torch.equal(pooled, teacher.classifier(input_values).pooler_output)
 
 
@@ -226,3 +226,13 @@ def test_teacher_that_answers_with_no_numbers_is_named(folders, feature_extracto
     loaded[1].classifier.classifier[3].bias.data[0] = torch.inf
     teachers = Teachers(loaded, TeacherArguments(["x"]))
     assert teachers.not_finite(torch.randn(2, 64, 128)) == [str(folders / "efficientat")]
+
+
+def test_maps_are_asked_for_by_configuration_and_not_of_ast(folders, feature_extractor):
+    settings = {"feature_weight": 1.0, "features": "map"}
+    assert "patches in a row" in refused(feature_extractor, folders / "ast", **settings)
+    loaded = load(feature_extractor, folders / "lung_srad", **settings)
+    teachers = Teachers(loaded, TeacherArguments([str(folders / "lung_srad")], **settings))
+    input_values = torch.randn(2, 256, 128)
+    (found,) = teachers(input_values).features
+    assert torch.equal(found, loaded[0].classifier.base_model(input_values).last_hidden_state)
