@@ -108,7 +108,9 @@ def check_fit(model: PreTrainedModel, feature_extractor: LungSradFeatureExtracto
                 "frames; leave them out"
             )
         if run.teacher.features == "map":
-            raise ConfigurationError("teacher.features: 'map' needs a grid, and AST has its patches in a row; use pooled")
+            raise ConfigurationError(
+                "teacher.features: 'map' needs a grid, and AST has its patches in a row; use pooled"
+            )
     for setting, (name, value) in pairs.items():
         if getattr(feature_extractor, setting) != value:
             raise ConfigurationError(
