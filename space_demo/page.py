@@ -22,7 +22,7 @@ SEND_PART = "(...inputs) => window.lungSounds.sendPart(...inputs)"
 # An answer does not stay beside another recording.
 FORGET = f'() => [{json.dumps(EMPTY_ANSWER)}, "", {{ __type__: "update", visible: false }}]'
 WORKING: dict[str, Any] = {"concurrency_limit": MAX_AT_ONCE, "concurrency_id": "model", "show_progress": "minimal"}
-WINDOW_SECONDS, HOP_SECONDS, MIN_CONFIDENCE = DEFAULT_SETTINGS = (8.0, 4.0, 0.5)
+WINDOW_SECONDS, HOP_SECONDS, MIN_CONFIDENCE = DEFAULT_SETTINGS = (4.0, 2.0, 0.5)
 READY = "Ready"
 
 

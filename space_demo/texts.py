@@ -14,11 +14,8 @@ HINT = """
 <p class="lung-hint">wav, flac, ogg or mp3; at most {megabytes} MB and {minutes} minutes.</p>
 <p class="lung-alert" role="alert" data-largest="{bytes}"
   data-message="The file is larger than {megabytes} MB; cut it, or save it as flac."></p>
-<p class="lung-hint">Or try a simulated example, computed and no recording
-of anyone. The embedded model finds them unfamiliar, and hears no crackles or wheezes in them:</p>"""
-EMBEDDED_NOTE = (
-    "The embedded model is small, for trying the page out: on ICBHI 2017 it is no better than always answering normal."
-)
+<p class="lung-hint">Or try a simulated example, which a program computed:</p>"""
+EMBEDDED_NOTE = "The embedded model is small; its card says how well it hears which sounds, and on whose recordings."
 EMPTY_ANSWER = """
 <section class="lung-empty">
   <h2>Answer</h2>

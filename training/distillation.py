@@ -65,7 +65,7 @@ class Distillation(nn.Module):
         if teacher_features is not None and self.projection is not None:
             taught = teacher_features.float().mean(dim=0)
             if features.ndim == 4:
-                taught = F.adaptive_avg_pool2d(taught, features.shape[-2:]).permute(0, 2, 3, 1)
+                taught = F.adaptive_avg_pool2d(taught, (features.shape[-2], features.shape[-1])).permute(0, 2, 3, 1)
                 features = features.permute(0, 2, 3, 1)
             losses["features"] = feature_loss(self.projection(features), taught)
         return losses

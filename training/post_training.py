@@ -1,38 +1,37 @@
 """What is fitted when training is over, and kept with the checkpoint: temperature and familiarity.
 
-`python -m training.post_training CHECKPOINT ICBHI_FOLDER` fits both for a checkpoint that was trained before.
+`python -m training.post_training CHECKPOINT ICBHI_FOLDER [SPRSOUND_FOLDER]` fits them for a checkpoint that was
+trained before.
 """
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.special import expit, softmax
+from scipy.special import softmax
 from tqdm.auto import tqdm
 
+from dataset_scripts.sprsound import load_sprsound
 from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
 from modeling_lung_srad.familiarity import Familiarity, fit_familiarity, log_mel_statistics
 from training.cycle_sources import CycleSource, RunSources
 from training.evaluate_checkpoint import predict
 from training.evaluated_cycles import load_evaluated_cycles
 from training.feature_cache import cached_log_mel
-from training.log_mel_dataset import LogMelDataset, check_sampling_rate, compute_log_mel
-from training.metrics.icbhi_score.icbhi_measure import confusion_counts, rates_from_counts
+from training.log_mel_dataset import LogMelDataset, check_sampling_rate
 from training.report.calibration import fit_temperature
 from training.report.files import write_text
+from training.sound_calibration import apply_to_head, fit_sounds, predict_sounds
 from training.trainer import LungSradTrainer
-from training.training_record import read_training_record
+from training.training_record import TRAINING_SUMMARY, read_training_record
 
 BATCH_SIZE = 64
 MODEL_TYPE = "lung_srad"
-THRESHOLDS = np.arange(0.04, 0.62, 0.02).round(2).tolist()
 
 
 def fit_after_training(
@@ -40,8 +39,8 @@ def fit_after_training(
 ) -> Familiarity | None:
     """
     Puts the temperature of the validation patients into the configuration of the trained model, and fits the
-    familiarity of its training cycles. With a head for two sounds, their biases and thresholds are fitted as well, to
-    the validation patients of all data sets.
+    familiarity of its training cycles. With a head for two sounds, all of `sound_calibration.py` is fitted, to the
+    validation patients of all data sets.
 
     All processes of a run call it together. Without validation patients, or where the fit runs into a bound, there is
     no temperature; models of other kinds than Lung-SRAD have neither.
@@ -60,12 +59,8 @@ def fit_after_training(
     config.temperature = config.crackle_threshold = config.wheeze_threshold = None
     if config.head == "sounds" and sources.calibration:
         cycles = [_all_cycles([source], trainer.processing_class, cache_dir) for source in sources.calibration]
-        fitted = fit_sounds([_predict(trainer, part) for part in cycles])
-        head: Any = trainer.training_model.classifier.head
-        with torch.no_grad():
-            head.bias += head.bias.new_tensor(fitted.biases)
-        config.temperature = fitted.temperature
-        config.crackle_threshold, config.wheeze_threshold = fitted.thresholds
+        classifier = trainer.training_model.classifier
+        apply_to_head(classifier, fit_sounds([predict_sounds(classifier, part) for part in cycles]))
     elif sources.validation is not None:
         logits, labels = _predict(trainer, _validation_cycles(trainer, sources.validation, cache_dir))
         config.temperature = usable_temperature(softmax(logits, axis=-1), labels)
@@ -76,49 +71,6 @@ def fit_after_training(
         return familiarity_of(_all_cycles(sources.training, trainer.processing_class, cache_dir), sources.training)
     plain = LogMelDataset(training.log_mel, training.labels, training.feature_extractor)
     return familiarity_of(plain, sources.training)
-
-
-class SoundCalibration(NamedTuple):
-    """What is added to the log odds of crackle and wheeze, what they are divided by then, and the probabilities from
-    which the sounds are named."""
-
-    biases: tuple[float, float]
-    temperature: float
-    thresholds: tuple[float, float]
-
-
-def fit_sounds(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> SoundCalibration:
-    """
-    Fits biases and temperature by likelihood, then thresholds by Score, each data set with the same weight.
-
-    The thresholds maximise the mean over data sets of the ICBHI Score with four classes and with any abnormal class.
-
-    Args:
-        parts (sequence of `tuple[np.ndarray, np.ndarray]`):
-            of each data set, composed logits `(cycles, 4)` and classes `(cycles,)`.
-    """
-    odds = [logits[:, 1:3] - logits[:, :1] for logits, _ in parts]
-    heard = [np.stack((labels & 1, labels >> 1), axis=1) for _, labels in parts]
-
-    def loss(values: np.ndarray) -> float:
-        temperature, biases = math.exp(values[0]), values[1:]
-        signed = ((x + biases) / temperature * (1 - 2 * y) for x, y in zip(odds, heard, strict=True))
-        return sum(np.logaddexp(0, x).sum(axis=1).mean() for x in signed)
-
-    log_temperature, *biases = minimize(loss, np.zeros(3), method="Nelder-Mead", options={"maxiter": 2000}).x
-    temperature = math.exp(log_temperature)
-    probabilities = [expit((x + biases) / temperature) for x in odds]
-    choices = [(crackle, wheeze) for crackle in THRESHOLDS for wheeze in THRESHOLDS]
-
-    def score(thresholds: tuple[float, float]) -> float:
-        scores = []
-        for sounds, (_, labels) in zip(probabilities, parts, strict=True):
-            counts = confusion_counts((sounds >= thresholds) @ np.array([1, 2]), labels)
-            rates = rates_from_counts(counts)
-            scores += [float(rates["score"]), float(rates["score_any_abnormal"])]
-        return float(np.mean(scores))
-
-    return SoundCalibration((float(biases[0]), float(biases[1])), temperature, max(choices, key=score))
 
 
 def _predict(trainer: LungSradTrainer, cycles: LogMelDataset) -> tuple[np.ndarray, np.ndarray]:
@@ -156,13 +108,15 @@ def familiarity_of(cycles: LogMelDataset, sources: Sequence[CycleSource]) -> Fam
     return fit_familiarity(np.concatenate(statistics), patients)
 
 
-def fit_checkpoint(checkpoint: str, data: str) -> tuple[float | None, Familiarity | None]:
+def fit_checkpoint(checkpoint: str, data: str, sprsound: str | None = None) -> tuple[float | None, Familiarity | None]:
     """
-    Fits temperature and familiarity for a checkpoint in a folder, and writes them into it.
+    Fits temperature and familiarity for a checkpoint in a folder, and writes them into it; with a head for two sounds,
+    all of `sound_calibration.py`.
 
     Args:
         checkpoint (`str`): folder with a `training_summary.json`, which names the validation patients.
         data (`str`): as for `load_icbhi`.
+        sprsound (`str`, *optional*): as for `load_sprsound`; used if the checkpoint was trained on it.
 
     Returns:
         `tuple[float | None, Familiarity | None]`: what was written.
@@ -178,13 +132,22 @@ def fit_checkpoint(checkpoint: str, data: str) -> tuple[float | None, Familiarit
     if record is None:
         raise CheckpointError(f"{checkpoint}: has no training_summary.json to say what it was trained on; train again")
     cycles = load_evaluated_cycles(data, record.split, "train", record)
+    sources, calibration = [cycles.evaluated], [] if cycles.validation is None else [cycles.validation]
+    if sprsound is not None:
+        settings = json.loads(Path(checkpoint, TRAINING_SUMMARY).read_text(encoding="utf-8"))["configuration"]["data"]
+        parts = load_sprsound(sprsound, settings["sprsound_validation"], settings["validation_seed"])
+        sources.append(CycleSource("sprsound", parts["train"]))
+        calibration += [CycleSource("sprsound", parts["validation"])] if "validation" in parts else []
     temperature = None
-    if cycles.validation is not None:
+    if model.config.head == "sounds" and calibration:
+        held_out = [_all_cycles([source], feature_extractor, None) for source in calibration]
+        apply_to_head(model, fit_sounds([predict_sounds(model, part) for part in held_out]))
+        temperature = model.config.temperature
+        model.save_pretrained(checkpoint)
+    elif cycles.validation is not None:
         probabilities = predict(model, feature_extractor, cycles.validation, description="classify, validation")
         temperature = usable_temperature(probabilities, np.array(cycles.validation.table["label"]))
-    log_mel = compute_log_mel([cycles.evaluated], feature_extractor, torch.float16, "log-mel, training")
-    training = LogMelDataset(log_mel, cycles.evaluated.table["label"], feature_extractor)
-    familiarity = familiarity_of(training, [cycles.evaluated])
+    familiarity = familiarity_of(_all_cycles(sources, feature_extractor, None), sources)
     _write_temperature(Path(checkpoint, "config.json"), temperature)
     if familiarity is not None:
         familiarity.save(checkpoint)
@@ -213,9 +176,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.post_training", description=__doc__)
     parser.add_argument("checkpoint", help="folder of a checkpoint that a training run left")
     parser.add_argument("icbhi", help="folder or zip of ICBHI 2017, with the split that it was trained with")
+    parser.add_argument("sprsound", nargs="?", help="folder of SPRSound, if it was trained on that as well")
     options = parser.parse_args(argv)
     try:
-        temperature, familiarity = fit_checkpoint(options.checkpoint, options.icbhi)
+        temperature, familiarity = fit_checkpoint(options.checkpoint, options.icbhi, options.sprsound)
     except (ValueError, OSError) as error:
         print(f"post_training: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

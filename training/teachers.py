@@ -44,8 +44,8 @@ class Teacher:
 
 
 class TeacherOutput(NamedTuple):
-    """`logits` `(teachers, batch, 4)` and `features` `(teachers, batch, width)`, or maps `(teachers, batch, width, mel,
-    time)`, each `None` where it has no weight."""
+    """`logits` `(teachers, batch, 4)` and `features`, pooled `(teachers, batch, width)` or as maps `(teachers, batch,
+    width, mel, time)`; each is `None` where it has no weight."""
 
     logits: torch.Tensor | None
     features: torch.Tensor | None

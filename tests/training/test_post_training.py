@@ -13,9 +13,8 @@ from modeling_lung_srad.familiarity import FAMILIARITY_FILE, fit_familiarity, lo
 from training.arguments import DataArguments
 from training.configuration import CONFIGS
 from training.cycle_sources import load_training_sources
-from training.evaluation import icbhi_score
 from training.log_mel_dataset import LogMelDataset, compute_log_mel
-from training.post_training import familiarity_of, fit_after_training, fit_sounds, main, usable_temperature
+from training.post_training import familiarity_of, fit_after_training, main, usable_temperature
 from training.run_training import train
 
 SMOKE = str(CONFIGS / "smoke.yaml")
@@ -165,40 +164,3 @@ def test_temperature_without_an_optimum_is_none():
 
     assert usable_temperature(always_right, labels) is None
     assert usable_temperature(never_right, labels) is None
-
-
-def composed(odds):
-    """Logits of the four classes of independent log odds `(cycles, 2)`."""
-    crackle, wheeze = odds.T
-    return np.stack([np.zeros(len(odds)), crackle, wheeze, crackle + wheeze], axis=1)
-
-
-def test_biases_and_temperature_of_two_sounds_are_found_again():
-    generator = np.random.default_rng(0)
-    true_odds = generator.normal(-1.0, 2.0, (20_000, 2))
-    heard = generator.random(true_odds.shape) < 1 / (1 + np.exp(-true_odds))
-    labels = heard @ np.array([1, 2])
-    told = composed(2.5 * true_odds - np.array([1.0, -0.5]))
-    fitted = fit_sounds([(told, labels)])
-    assert fitted.temperature == pytest.approx(2.5, rel=0.05)
-    assert fitted.biases == pytest.approx((1.0, -0.5), abs=0.1)
-
-
-def test_thresholds_are_those_of_the_best_score_over_data_sets():
-    generator = np.random.default_rng(1)
-    odds = generator.normal(-2.0, 1.5, (4000, 2))
-    labels = (generator.random(odds.shape) < 1 / (1 + np.exp(-odds))) @ np.array([1, 2])
-    parts = [(composed(odds[:3000]), labels[:3000]), (composed(odds[3000:]), labels[3000:])]
-    fitted = fit_sounds(parts)
-
-    def score(thresholds):
-        scores = []
-        for logits, truth in parts:
-            sounds = 1 / (1 + np.exp(-(logits[:, 1:3] + fitted.biases) / fitted.temperature))
-            rates = icbhi_score([int(c >= thresholds[0]) + 2 * int(w >= thresholds[1]) for c, w in sounds], truth)
-            scores += [rates["score"], rates["score_any_abnormal"]]
-        return np.mean(scores)
-
-    assert max(fitted.thresholds) < 0.4  # Sounds are rare, so that naming them pays before they are likely.
-    for other in [(0.5, 0.5), (0.1, 0.3), (0.3, 0.1), (0.04, 0.04)]:
-        assert score(fitted.thresholds) >= score(other)

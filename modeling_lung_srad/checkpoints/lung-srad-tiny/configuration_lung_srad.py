@@ -63,7 +63,9 @@ class LungSradConfig(PreTrainedConfig):
         num_mel_bins (`int`, *optional*, defaults to 128):
             Mel bins of `input_values`.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the truncated normal that initialises linear weights.
+            Standard deviation of the truncated normal that initialises linear weights. `None`: the inverse root of
+            their number of inputs, and He's for convolutions (arXiv 1502.01852), with which narrow networks learn
+            faster from random weights.
         layer_norm_eps (`float`, *optional*, defaults to 1e-05):
             Epsilon of all layer norms.
         gaussian_stage (`int`, *optional*, defaults to 2):
@@ -82,6 +84,14 @@ class LungSradConfig(PreTrainedConfig):
         scan_backend (`str`, *optional*, defaults to `"auto"`):
             Back end of [`selective_scan`]: `"auto"`, `"torch"`, `"numba"`, `"triton"` or `"mamba_ssm"`. One that
             cannot run where the model is falls back to torch and says so once.
+        head (`str`, *optional*, defaults to `"classes"`):
+            `"classes"`: a linear layer with an output for each label. `"sounds"`: two outputs, the log odds of crackle
+            and of wheeze, from which the logits of the four classes are composed as if the two were independent.
+        window_seconds (`float`, *optional*):
+            Window of [`LungSoundPipeline`] by default; `None`: 8 seconds, or what the model hears at once if less.
+        crackle_threshold, wheeze_threshold (`float`, *optional*):
+            Calibrated probability from which [`LungSoundPipeline`] names the sound in the label of a window or cycle,
+            fitted on validation patients; `None`: the label is the most probable class.
         temperature (`float`, *optional*):
             What [`LungSoundPipeline`] divides the logits by before the softmax, fitted on validation patients
             (arXiv 1706.04599); `None`: the probabilities are not calibrated. The logits of the model are not scaled.
@@ -113,7 +123,7 @@ class LungSradConfig(PreTrainedConfig):
     hidden_act: str = "gelu"
     drop_path_rate: float | int = 0.3
     num_mel_bins: int = 128
-    initializer_range: float = 0.02
+    initializer_range: float | None = 0.02
     layer_norm_eps: float = 1e-5
     gaussian_stage: int = 2
     gaussian_blocks: list[int] | tuple[int, ...] = (2, 3)
@@ -122,6 +132,10 @@ class LungSradConfig(PreTrainedConfig):
     gaussian_position: Literal["scan_input", "scan_output", "block_output"] = "scan_input"
     gaussian_at_inference: bool = True
     scan_backend: Literal["auto", "torch", "numba", "triton", "mamba_ssm"] = "auto"
+    head: Literal["classes", "sounds"] = "classes"
+    window_seconds: float | int | None = None
+    crackle_threshold: float | None = None
+    wheeze_threshold: float | None = None
     temperature: float | int | None = None
     familiarity_digest: str | None = None
 
@@ -192,6 +206,13 @@ class LungSradConfig(PreTrainedConfig):
                 f"`temperature` must be None, or {LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE}, got "
                 f"{self.temperature}."
             )
+        for name in ("crackle_threshold", "wheeze_threshold"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be None or between 0 and 1, got {getattr(self, name)}.")
+        if self.window_seconds is not None and not self.window_seconds > 0:
+            raise ValueError(f"`window_seconds` must be None or positive, got {self.window_seconds}.")
+        if self.head == "sounds" and self.num_labels != len(CLASS_NAMES):
+            raise ValueError(f"`head` is 'sounds', which composes {len(CLASS_NAMES)} labels, not {self.num_labels}.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"`drop_path_rate` must be in [0, 1), got {self.drop_path_rate}.")
 

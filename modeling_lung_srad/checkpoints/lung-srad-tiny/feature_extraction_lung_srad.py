@@ -23,6 +23,8 @@ LOWEST_FREQUENCY = 20.0
 LARGEST_SAMPLE = 2.0**31
 # What a settings file may ask for: an hour, as many frames as that has, and more filters than any published model.
 MAX_CYCLE_SECONDS, MAX_FRAMES, MAX_MEL_BINS = 3600.0, 360_000, 1024
+MAX_FRAME_SECONDS, MAX_FFT_LENGTH, MAX_FLOOR_DECIBELS = 1.0, 2**20, 200.0
+SMALLEST_RMS = 1e-9
 LOG_FLOOR = torch.finfo(torch.float32).eps
 
 Waveform = np.ndarray | torch.Tensor | Sequence[float]
@@ -35,11 +37,13 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
     A cycle of `cycle_seconds` or more is cut; a shorter one is repeated to that length and faded out. Then follow
     Kaldi filter banks, normalisation and a bilinear resize of the frames.
 
+    The defaults are those of the authors. With `floor_decibels`, the level of a recording does not matter.
+
     Args:
         sampling_rate (`int`, *optional*, defaults to 16000):
             Sampling rate of the waveforms, in Hz.
         num_mel_bins (`int`, *optional*, defaults to 128):
-            Mel bins between 20 Hz and half the sampling rate.
+            Mel bins between `min_frequency` and `max_frequency`.
         cycle_seconds (`float`, *optional*, defaults to 8.0):
             Length of the network's input, in seconds.
         padding_mode (`str`, *optional*, defaults to `"repeat"`):
@@ -49,11 +53,24 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         num_frames (`int`, *optional*, defaults to 1024):
             Frames after the resize.
         normalization (`str`, *optional*, defaults to `"clip"`):
-            `"clip"` uses mean and standard deviation of each clip (DASS), `"dataset"` the two given ones (AST).
+            `"clip"` uses mean and standard deviation of each clip (DASS), `"dataset"` the two given ones (AST), and
+            `"band"` the mean over time of each mel bin, then the clip's standard deviation, which leaves out the
+            frequency response of a stethoscope and steady hum.
         mean (`float`, *optional*, defaults to -4.2677393):
             Mean for `"dataset"`; the default is that of AudioSet.
         std (`float`, *optional*, defaults to 4.5689974):
             Standard deviation for `"dataset"`; the default is that of AudioSet.
+        min_frequency (`float`, *optional*, defaults to 20.0):
+            Lower edge of the lowest mel bin, in Hz.
+        max_frequency (`float`, *optional*):
+            Upper edge of the highest mel bin, in Hz; by default half the sampling rate.
+        frame_seconds (`float`, *optional*, defaults to 0.025):
+            Length of the Hann window, in seconds. Frames are 10 ms apart.
+        fft_length (`int`, *optional*):
+            Points of the Fourier transform; by default the next power of two from the window's length on.
+        floor_decibels (`float`, *optional*):
+            Clips are scaled to an RMS of 1, and this many decibels below their mean energy is added to all energies:
+            neither the level nor what is much quieter than the rest matters. By default neither is done.
 
     Example:
 
@@ -81,21 +98,39 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         normalization: str = "clip",
         mean: float = -4.2677393,
         std: float = 4.5689974,
+        min_frequency: float = LOWEST_FREQUENCY,
+        max_frequency: float | None = None,
+        frame_seconds: float = FRAME_SECONDS,
+        fft_length: int | None = None,
+        floor_decibels: float | None = None,
         feature_size: int = 1,
         padding_value: float = 0.0,
         **kwargs,
     ):
         _check_choice("padding_mode", padding_mode, ("repeat", "zero"))
-        _check_choice("normalization", normalization, ("clip", "dataset"))
+        _check_choice("normalization", normalization, ("clip", "dataset", "band"))
         sampling_rate = _whole("sampling_rate", sampling_rate, MIN_SOURCE_RATE, MAX_SOURCE_RATE)
         num_mel_bins = _whole("num_mel_bins", num_mel_bins, 1, MAX_MEL_BINS)
         num_frames = _whole("num_frames", num_frames, 1, MAX_FRAMES)
         if not std > 0:
             raise ValueError(f"`std` must be positive, got {std}.")
-        if not FRAME_SECONDS <= cycle_seconds <= MAX_CYCLE_SECONDS or not 0 <= fade_seconds <= cycle_seconds:
+        if not HOP_SECONDS <= frame_seconds <= MAX_FRAME_SECONDS:
+            raise ValueError(f"`frame_seconds` must be {HOP_SECONDS} to {MAX_FRAME_SECONDS}, got {frame_seconds}.")
+        if not frame_seconds <= cycle_seconds <= MAX_CYCLE_SECONDS or not 0 <= fade_seconds <= cycle_seconds:
             raise ValueError(
-                f"`cycle_seconds` must be {FRAME_SECONDS} to {MAX_CYCLE_SECONDS} and `fade_seconds` between 0 and it, "
+                f"`cycle_seconds` must be {frame_seconds} to {MAX_CYCLE_SECONDS} and `fade_seconds` between 0 and it, "
                 f"got {cycle_seconds} and {fade_seconds}."
+            )
+        if not 0 <= min_frequency < (max_frequency or sampling_rate / 2) <= sampling_rate / 2:
+            raise ValueError(
+                f"`min_frequency` and `max_frequency` must be in order and at most {sampling_rate / 2:g} Hz, got "
+                f"{min_frequency} and {max_frequency}."
+            )
+        if fft_length is not None:
+            fft_length = _whole("fft_length", fft_length, round(frame_seconds * sampling_rate), MAX_FFT_LENGTH)
+        if floor_decibels is not None and not 0 < floor_decibels <= MAX_FLOOR_DECIBELS:
+            raise ValueError(
+                f"`floor_decibels` must be above 0 and at most {MAX_FLOOR_DECIBELS}, got {floor_decibels}."
             )
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.num_mel_bins = num_mel_bins
@@ -106,6 +141,16 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         self.normalization = normalization
         self.mean = mean
         self.std = std
+        self.min_frequency = min_frequency
+        self.max_frequency = max_frequency
+        self.frame_seconds = frame_seconds
+        self.fft_length = fft_length
+        self.floor_decibels = floor_decibels
+
+    @property
+    def frequencies(self) -> tuple[float, float]:
+        """Edges of the mel bins in Hz."""
+        return self.min_frequency, self.max_frequency or self.sampling_rate / 2
 
     def __call__(
         self,
@@ -155,13 +200,35 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: as for `__call__`.
         """
-        cycles = [self._fit_length(waveform) for waveform in self._to_batch(waveforms)]
-        return kaldi_fbank(torch.stack(cycles), self.sampling_rate, self.num_mel_bins)
+        return self.filter_bank(torch.stack([self._fit_length(waveform) for waveform in self._to_batch(waveforms)]))
+
+    def filter_bank(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """
+        Log mel energies `(batch, frames, num_mel_bins)` of waveforms `(batch, samples)` of any length, as they are.
+
+        With `floor_decibels`, each is scaled to an RMS of 1 before.
+        """
+        if self.floor_decibels is not None:
+            waveforms = waveforms / waveforms.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(SMALLEST_RMS)
+        return kaldi_fbank(
+            waveforms,
+            self.sampling_rate,
+            self.num_mel_bins,
+            self.frequencies,
+            self.frame_seconds,
+            self.fft_length,
+        )
 
     def normalize(self, log_mel: torch.Tensor) -> torch.Tensor:
-        """`(x - mean) / (2 std)` of `(batch, frames, num_mel_bins)`, by clip or with the given constants."""
+        """`(x - mean) / (2 std)` of `(batch, frames, num_mel_bins)`, by clip, by mel bin or with the given constants,
+        after the floor is added."""
+        if self.floor_decibels is not None:
+            energy = log_mel.logsumexp(dim=(-2, -1), keepdim=True) - math.log(log_mel[0].numel())
+            log_mel = torch.logaddexp(log_mel, energy - self.floor_decibels * math.log(10) / 10)
         if self.normalization == "dataset":
             return (log_mel - self.mean) / (2 * self.std)
+        if self.normalization == "band":
+            log_mel = log_mel - log_mel.mean(dim=-2, keepdim=True)
         mean = log_mel.mean(dim=(-2, -1), keepdim=True)
         # Digital silence has no spread; it becomes (almost) zero instead of NaN.
         std = log_mel.std(dim=(-2, -1), keepdim=True).clamp_min(1e-3)
@@ -221,46 +288,61 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         return filled
 
 
-def kaldi_fbank(waveforms: torch.Tensor, sampling_rate: int, num_mel_bins: int) -> torch.Tensor:
+def kaldi_fbank(
+    waveforms: torch.Tensor,
+    sampling_rate: int,
+    num_mel_bins: int,
+    frequencies: tuple[float, float] | None = None,
+    frame_seconds: float = FRAME_SECONDS,
+    fft_length: int | None = None,
+) -> torch.Tensor:
     r"""
-    Log mel filter banks as Kaldi computes them: 25 ms Hann window, 10 ms hop, DC offset removed, pre-emphasis 0.97,
-    power spectrum, HTK mel scale from 20 Hz to Nyquist, no dither, no energy.
+    Log mel filter banks as Kaldi computes them: Hann window, 10 ms hop, DC offset removed, pre-emphasis 0.97, power
+    spectrum, HTK mel scale, no dither, no energy.
 
     Args:
-        waveforms (`torch.Tensor` of shape `(batch, samples)`): at least 25 ms long, on any device.
+        waveforms (`torch.Tensor` of shape `(batch, samples)`): at least a window long, on any device.
         sampling_rate (`int`): in Hz.
         num_mel_bins (`int`): number of filters.
+        frequencies (`tuple[float, float]`, *optional*): their edges in Hz; by default 20 Hz and Nyquist.
+        frame_seconds (`float`, *optional*, defaults to 0.025): length of the window.
+        fft_length (`int`, *optional*): by default the next power of two from the window's length on.
 
     Returns:
         `torch.Tensor` of shape `(batch, frames, num_mel_bins)`.
     """
-    window_length = round(FRAME_SECONDS * sampling_rate)
-    fft_length = 2 ** math.ceil(math.log2(window_length))
+    window_length = round(frame_seconds * sampling_rate)
+    fft_length = fft_length or 2 ** math.ceil(math.log2(window_length))
     frames = waveforms.unfold(-1, window_length, round(HOP_SECONDS * sampling_rate))
     frames = frames - frames.mean(dim=-1, keepdim=True)
     frames = frames - PREEMPHASIS * F.pad(frames, (1, 0), mode="replicate")[..., :-1]
     window = torch.hann_window(window_length, periodic=False, dtype=frames.dtype, device=frames.device)
     power = torch.fft.rfft(frames * window, n=fft_length).abs().square()
-    filters = _mel_filters(num_mel_bins, fft_length, sampling_rate).to(power)
-    return (power @ filters).clamp_min(LOG_FLOOR).log()
+    filters = _mel_filters(
+        num_mel_bins, fft_length, sampling_rate, frequencies or (LOWEST_FREQUENCY, sampling_rate / 2)
+    )
+    return (power @ filters.to(power)).clamp_min(LOG_FLOOR).log()
 
 
 # Kept for all calls, whatever the mode and the default device of the first one.
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
-def _mel_filters(num_mel_bins: int, fft_length: int, sampling_rate: int) -> torch.Tensor:
+def _mel_filters(
+    num_mel_bins: int, fft_length: int, sampling_rate: int, edges_in_hz: tuple[float, float]
+) -> torch.Tensor:
     """Triangles in mel of shape `(fft_length / 2 + 1, num_mel_bins)`; the bin at Nyquist is unused, as in Kaldi."""
 
     def to_mel(frequency: torch.Tensor) -> torch.Tensor:
         return 1127.0 * torch.log1p(frequency / 700.0)
 
-    limits = to_mel(torch.tensor([LOWEST_FREQUENCY, sampling_rate / 2], dtype=torch.float64, device="cpu"))
+    limits = to_mel(torch.tensor(edges_in_hz, dtype=torch.float64, device="cpu"))
     edges = torch.linspace(limits[0], limits[1], num_mel_bins + 2, dtype=torch.float64, device="cpu")
     frequencies = torch.arange(fft_length // 2, dtype=torch.float64, device="cpu") * sampling_rate / fft_length
     bins = to_mel(frequencies).unsqueeze(1)
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return F.pad(torch.minimum(rising, falling).clamp_min(0), (0, 0, 0, 1)).to(torch.float32)
+    missing = fft_length // 2 + 1 - len(bins)
+    return F.pad(torch.minimum(rising, falling).clamp_min(0), (0, 0, 0, missing)).to(torch.float32)
 
 
 def _whole(name: str, value: float, lowest: int, highest: int) -> int:

@@ -32,6 +32,7 @@ from .layers_lung_srad import (
 from .selective_scan import choose_cpu_backend, selective_scan_2d
 
 NUM_DIRECTIONS = 4
+SOUNDS = ("crackle", "wheeze")
 # Without gradients, a CPU works through larger tensors in pieces of about this many elements: the C library gives
 # memory of more than 32 MB back to the system after every use, and to get it again costs more than to compute with it.
 ELEMENTS_AT_ONCE = 2**22
@@ -252,8 +253,13 @@ class LungSradPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
+        std = self.config.initializer_range
         if isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            init.trunc_normal_(module.weight, std=module.in_features**-0.5 if std is None else std)
+        elif isinstance(module, nn.Conv2d) and std is None:
+            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()
             init.uniform_(module.weight, -(fan_in**-0.5), fan_in**-0.5)
@@ -352,6 +358,32 @@ class LungSradModel(LungSradPreTrainedModel):
         )
 
 
+class LungSradHead(nn.Linear):
+    """Pooled features `(batch, channels)` to logits, of the labels themselves or composed from two sounds."""
+
+    def __init__(self, in_features: int, out_features: int, composes_classes: bool):
+        super().__init__(in_features, out_features)
+        self.composes_classes = composes_classes
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(pooled)
+        return compose_classes(logits) if self.composes_classes else logits
+
+
+def compose_classes(log_odds: torch.Tensor) -> torch.Tensor:
+    """
+    Logits of normal, crackle, wheeze and both, whose softmax is the product of two independent probabilities.
+
+    Args:
+        log_odds (`torch.Tensor` of shape `(batch, 2)`): of crackle and of wheeze.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 4)`.
+    """
+    crackle, wheeze = log_odds.unbind(-1)
+    return torch.stack((torch.zeros_like(crackle), crackle, wheeze, crackle + wheeze), dim=-1)
+
+
 class LungSradForAudioClassification(LungSradPreTrainedModel):
     r"""
     The backbone with a linear classifier on the pooled features.
@@ -374,7 +406,8 @@ class LungSradForAudioClassification(LungSradPreTrainedModel):
     def __init__(self, config: LungSradConfig):
         super().__init__(config)
         self.lung_srad = LungSradModel(config)
-        self.head = nn.Linear(config.hidden_size, config.num_labels or 0)
+        outputs = len(SOUNDS) if config.head == "sounds" else config.num_labels or 0
+        self.head = LungSradHead(config.hidden_size, outputs, composes_classes=config.head == "sounds")
         self.post_init()
 
     @can_return_tuple
@@ -421,4 +454,4 @@ class LungSradForAudioClassification(LungSradPreTrainedModel):
         return LungSoundPipeline(model=self, feature_extractor=feature_extractor, **kwargs)
 
 
-__all__ = ["LungSradForAudioClassification", "LungSradModel", "LungSradPreTrainedModel"]
+__all__ = ["LungSradForAudioClassification", "LungSradModel", "LungSradPreTrainedModel", "compose_classes"]

@@ -36,7 +36,7 @@ def scan_1d(u, delta, A, B, C, D, delta_bias, delta_softplus) -> torch.Tensor:
     bias = torch.zeros_like(rates) if delta_bias is None else delta_bias.float().view(1, groups, -1)
     weights = torch.stack((B, C), dim=-1).float().flatten(0, 1).movedim(1, 0)
     order = torch.arange(length, device="cpu").unsqueeze(0)
-    y = _apply(by_position(u), by_position(delta).unsqueeze(0), None, weights, rates, bias, order)
+    y = _apply(by_position(u), by_position(delta).unsqueeze(0), None, weights, rates, bias, None, order)
     y = y.mT.unflatten(0, (-1, groups)).flatten(1, 2)
     return y if D is None else y + u * D.unsqueeze(-1)
 
@@ -46,9 +46,9 @@ def scan_2d(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D)
     batch, height, width, channels = hidden_states.shape
     u = hidden_states.float().contiguous().view(batch, height * width, channels)
     weights = _traverse(torch.cat((low_rank_delta, B, C), dim=-1).float())
-    rates, bias = A.float().transpose(1, 2), delta_bias.float().unsqueeze(1)
-    y = _apply(u, None, delta_weight.float(), weights, rates, bias, traversals(height, width))
-    return y.addcmul_(u, D.float().sum(0)).view(hidden_states.shape)
+    rates, bias, skip = A.float().transpose(1, 2), delta_bias.float().unsqueeze(1), D.float().sum(0)
+    y = _apply(u, None, delta_weight.float(), weights, rates, bias, skip, traversals(height, width))
+    return y.view(hidden_states.shape)
 
 
 @functools.lru_cache(maxsize=8)
@@ -67,8 +67,8 @@ def _traverse(maps: torch.Tensor) -> torch.Tensor:
     return torch.stack([x.flatten(1, 2) for x in sequences])
 
 
-def _apply(u, delta, delta_weight, weights, rates, bias, order) -> torch.Tensor:
-    arguments = u, delta, delta_weight, weights, rates, bias
+def _apply(u, delta, delta_weight, weights, rates, bias, skip, order) -> torch.Tensor:
+    arguments = u, delta, delta_weight, weights, rates, bias, skip
     needs_gradients = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
     with torch.autocast("cpu", enabled=False):
         return _NumbaScan.apply(*arguments, order, needs_gradients)
@@ -76,7 +76,7 @@ def _apply(u, delta, delta_weight, weights, rates, bias, order) -> torch.Tensor:
 
 class _NumbaScan(torch.autograd.Function):
     """
-    The scans of `u` `(batch, length, channels)` in all directions, summed.
+    The scans of `u` `(batch, length, channels)` in all directions, summed, and `u` times `skip` `(channels,)`, if any.
 
     Step sizes are `delta` `(directions, batch, length, channels)` or, where that is None, the product of the first
     columns of `weights` `(directions, batch, length, columns)` with `delta_weight` `(directions, channels, rank)`.
@@ -85,12 +85,12 @@ class _NumbaScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, u, delta, delta_weight, weights, rates, bias, order, needs_gradients):
+    def forward(ctx, u, delta, delta_weight, weights, rates, bias, skip, order, needs_gradients):
         directions, batch, length, _ = weights.shape
         chunks = -(-length // STEPS_KEPT) if needs_gradients else 0
         kept = u.new_empty(directions, batch, chunks, u.shape[2])
-        ctx.save_for_backward(u, delta, delta_weight, weights, rates, bias, order, kept)
-        return _forward(u, delta, delta_weight, weights, rates, bias, order, kept)
+        ctx.save_for_backward(u, delta, delta_weight, weights, rates, bias, skip, order, kept)
+        return _forward(u, delta, delta_weight, weights, rates, bias, skip, order, kept)
 
     @staticmethod
     @once_differentiable
@@ -99,11 +99,11 @@ class _NumbaScan(torch.autograd.Function):
             return *_backward(grad_out.contiguous(), *ctx.saved_tensors), None, None
 
 
-def _forward(u, delta, delta_weight, weights, rates, bias, order, kept) -> torch.Tensor:
+def _forward(u, delta, delta_weight, weights, rates, bias, skip, order, kept) -> torch.Tensor:
     batch, _, channels = u.shape
     width, _ = _divide(batch, channels)
     rates, bias = (rates / math.log(2)).contiguous(), bias.contiguous()
-    out = torch.zeros_like(u)
+    out = torch.zeros_like(u) if skip is None else u * skip
     states = u.new_zeros(len(weights), batch, channels)
     for start, end in _pieces(weights, channels):
         steps = _step_sizes(delta, delta_weight, weights, start, end)
@@ -111,14 +111,17 @@ def _forward(u, delta, delta_weight, weights, rates, bias, order, kept) -> torch
     return out
 
 
-def _backward(grad_out, u, delta, delta_weight, weights, rates, bias, order, kept) -> tuple[torch.Tensor | None, ...]:
+def _backward(
+    grad_out, u, delta, delta_weight, weights, rates, bias, skip, order, kept
+) -> tuple[torch.Tensor | None, ...]:
     batch, length, channels = u.shape
     directions = len(weights)
     width, blocks = _divide(batch, channels)
     scaled_rates, bias = (rates / math.log(2)).contiguous(), bias.contiguous()
     carry = u.new_zeros(directions, batch, channels)
     grad_rates, grad_bias = torch.zeros_like(carry), torch.zeros_like(carry)
-    grad_u = torch.zeros_like(u)
+    grad_u = torch.zeros_like(u) if skip is None else grad_out * skip
+    grad_skip = None if skip is None else (grad_out * u).sum((0, 1))
     grad_BC = u.new_empty(blocks, directions, batch, length, 2)
     grad_weights = torch.empty_like(weights)
     grad_delta = None if delta is None else torch.empty_like(delta)
@@ -136,14 +139,16 @@ def _backward(grad_out, u, delta, delta_weight, weights, rates, bias, order, kep
             grad_weights[:, :, start:end, :-2] = (steps.flatten(1, 2) @ delta_weight).view(low_rank.shape)
     grad_weights[..., -2:] = grad_BC.sum(0)
     grad_rates, grad_bias = (x.unflatten(1, (-1, rates.shape[1])).sum(1) for x in (grad_rates, grad_bias))
-    return grad_u, grad_delta, grad_delta_weight, grad_weights, grad_rates, grad_bias
+    return grad_u, grad_delta, grad_delta_weight, grad_weights, grad_rates, grad_bias, grad_skip
 
 
 def _divide(batch: int, channels: int) -> tuple[int, int]:
-    """Channels of a block, and the number of blocks, so that there is a task for every thread where possible."""
-    blocks = max(
-        -(-channels // WIDEST_BLOCK), min(-(-torch.get_num_threads() // batch), -(-channels // NARROWEST_BLOCK))
-    )
+    """Channels of a block, and the number of blocks, so that there is a task for every thread where possible.
+
+    A remainder of fewer channels than a vector has would take as long as a block.
+    """
+    wanted = min(-(-torch.get_num_threads() // batch), channels // NARROWEST_BLOCK)
+    blocks = max(-(-channels // WIDEST_BLOCK), wanted)
     width = -(-channels // (blocks * NARROWEST_BLOCK)) * NARROWEST_BLOCK
     return width, -(-channels // width)
 

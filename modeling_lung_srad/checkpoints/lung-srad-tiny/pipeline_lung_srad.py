@@ -47,7 +47,8 @@ class LungSoundPipeline(Pipeline):
     Args:
         model ([`LungSradForAudioClassification`]): with the labels normal, crackle, wheeze and both, in any order.
         feature_extractor ([`LungSradFeatureExtractor`]): the one saved with it.
-        window (`float`, *optional*): seconds of a window; by default 8, or what the model hears at once if less.
+        window (`float`, *optional*):
+            seconds of a window; by default `config.window_seconds`, or 8, or what the model hears at once if less.
         hop (`float`, *optional*): seconds between windows; by default half a window.
         min_confidence (`float`, *optional*, defaults to 0.5):
             probability of the most probable class below which the pipeline abstains. 0: never.
@@ -84,6 +85,10 @@ class LungSoundPipeline(Pipeline):
         self.model.eval()
         self._columns = class_columns(self.model.config.id2label or {}, "model")
         self.familiarity = _familiarity_of(self.model.config)
+
+    @property
+    def _thresholds(self) -> tuple[float | None, float | None]:
+        return self.model.config.crackle_threshold, self.model.config.wheeze_threshold
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | os.PathLike | None = None, **kwargs: Any) -> "LungSoundPipeline":
@@ -139,7 +144,8 @@ class LungSoundPipeline(Pipeline):
             WindowError: where they do not fit the feature extractor.
         """
         longest = self.feature_extractor.cycle_seconds
-        window = min(DEFAULT_WINDOW_SECONDS, longest) if window is None else window
+        if window is None:
+            window = min(self.model.config.window_seconds or DEFAULT_WINDOW_SECONDS, longest)
         hop = window / 2 if hop is None else hop
         check_window(window, hop, longest)
         return window, hop
@@ -247,7 +253,7 @@ class LungSoundPipeline(Pipeline):
             unfamiliar = self.familiarity.flag(model_outputs["distances"], spans)
             quality += [] if unfamiliar is None else [unfamiliar]
         timeline = [
-            _segment(span, row, quality, min_confidence)
+            _segment(span, row, quality, min_confidence, self._thresholds)
             for span, row in zip(spans, torch.softmax(logits, dim=-1).tolist(), strict=True)
         ]
         return {
@@ -296,11 +302,33 @@ def _number(name: str, value: Any) -> float | None:
     return float(value)
 
 
+def choose_class(probabilities: Sequence[float], thresholds: tuple[float | None, float | None]) -> int:
+    """
+    The class to name: the most probable one, or that of the sounds whose probability reaches their threshold.
+
+    Args:
+        probabilities (sequence of 4 `float`): of the classes in the order of `CLASS_NAMES`.
+        thresholds (`tuple[float | None, float | None]`): of crackle and of wheeze; the most probable class without.
+
+    Returns:
+        `int`: index into `CLASS_NAMES`.
+    """
+    crackle, wheeze = thresholds
+    if crackle is None or wheeze is None:
+        return int(np.argmax(probabilities))
+    _, only_crackle, only_wheeze, both = probabilities
+    return int(only_crackle + both >= crackle) + 2 * int(only_wheeze + both >= wheeze)
+
+
 def _segment(
-    span: tuple[float, float], probabilities: list[float], quality: Sequence[QualityFlag], min_confidence: float
+    span: tuple[float, float],
+    probabilities: list[float],
+    quality: Sequence[QualityFlag],
+    min_confidence: float,
+    thresholds: tuple[float | None, float | None],
 ) -> Segment:
     start, end = span
-    best = int(np.argmax(probabilities))
+    best = choose_class(probabilities, thresholds)
     overlaps = {flag.flag: _overlap(flag, start, end) for flag in quality}
     silent_share = overlaps.get("silence", 0.0) / (end - start)
     return {
