@@ -103,7 +103,10 @@ def measure_robustness(pipeline: LungSoundPipeline, paths: Sequence[str]) -> dic
     changed: dict[str, int] = {}
     moved: dict[str, float] = {}
     for path in tqdm(paths[:WINDOWS], desc="robustness", unit="window"):
-        waveform = read_audio(path, SAMPLING_RATE)[: round(window * SAMPLING_RATE)]
+        whole, samples = read_audio(path, SAMPLING_RATE), round(window * SAMPLING_RATE)
+        # Around the loudest sample: between annotated cycles some recordings are digital silence.
+        start = max(0, min(int(np.abs(whole).argmax()) - samples // 2, len(whole) - samples))
+        waveform = whole[start : start + samples]
         waveform = waveform * (0.9 / np.abs(waveform).max())
         hum = np.sin(2 * np.pi * HUM_HZ * np.arange(len(waveform)) / SAMPLING_RATE)
         variants = {f"{gain} dB": waveform * 10 ** (gain / 20) for gain in GAINS_DECIBELS}
@@ -146,20 +149,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = summary["configuration"]["data"]
     pipeline = LungSoundPipeline.from_checkpoint(options.checkpoint)
     parts = load_icbhi(options.icbhi, split=data["split"], validation=data["validation"], seed=data["validation_seed"])
-    figures: dict[str, Any] = {}
     if options.test:
-        figures["icbhi_test"] = measure_icbhi(pipeline, parts["test"])
-    else:
-        figures["icbhi"] = measure_icbhi(pipeline, parts["validation"])
-        if options.sprsound:
-            trained = set(summary["training_patients"].get("sprsound", ()))
-            unseen = [x for x in load_sprsound_recordings(Path(options.sprsound)) if x.patient not in trained]
-            figures["sprsound"] = measure_sprsound(pipeline, unseen)
-        paths = dict.fromkeys(row["audio"].path for row in parts["validation"])
-        figures["robustness"] = measure_robustness(pipeline, list(paths))
-        figures["simulated"] = measure_simulated(pipeline)
-    print(json.dumps(figures, indent=2))
+        _print("icbhi_test", measure_icbhi(pipeline, parts["test"]))
+        return 0
+    _print("icbhi", measure_icbhi(pipeline, parts["validation"]))
+    if options.sprsound:
+        trained = set(summary["training_patients"].get("sprsound", ()))
+        unseen = [x for x in load_sprsound_recordings(Path(options.sprsound)) if x.patient not in trained]
+        _print("sprsound", measure_sprsound(pipeline, unseen))
+    paths = dict.fromkeys(row["audio"].path for row in parts["validation"])
+    _print("robustness", measure_robustness(pipeline, list(paths)))
+    _print("simulated", measure_simulated(pipeline))
     return 0
+
+
+def _print(name: str, figures: dict[str, Any]) -> None:
+    """A line of JSON."""
+    rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()}
+    print(json.dumps({name: rounded}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Calibration of a model with a head for two sounds, crackle and wheeze, to validation patients of several databases.
 
-How often a sound occurs, and how a stethoscope renders it, differ from database to database, so one bias fits none. The
+How often a sound occurs, and how a stethoscope renders it, differ from database to database: one bias fits none. The
 log odds of a sound therefore get a bias and a multiple of the linear direction of the pooled features that tells two
 databases apart best; with a common temperature these are fitted by likelihood (Platt 1999; arXiv 1706.04599). All but
 the temperature becomes a part of the head.
