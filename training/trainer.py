@@ -138,9 +138,10 @@ class LungSradTrainer(Trainer):
         args: Any = self.args
         if args.muon_learning_rate and self.optimizer is None:
             trained = self.training_model
+            # Names as the classifier has them: in the training model all begin with its own.
             self.optimizer = build_muon(
-                trained.named_parameters(),
-                set(self.get_decay_parameter_names(trained)),
+                [(name.removeprefix(CLASSIFIER_PREFIX), x) for name, x in trained.named_parameters()],
+                {name.removeprefix(CLASSIFIER_PREFIX) for name in self.get_decay_parameter_names(trained)},
                 args.muon_learning_rate,
                 args.learning_rate,
                 args.weight_decay,
