@@ -54,7 +54,8 @@ def small_extractor():
 @pytest.fixture(scope="module")
 def embedded():
     """The embedded model, and features of its kind for one second, which are quicker than those for eight."""
-    return load_checkpoint(DEFAULT_CHECKPOINT)[0], LungSradFeatureExtractor(cycle_seconds=1.0, num_frames=64)
+    short = LungSradFeatureExtractor(cycle_seconds=1.0, num_frames=64, num_mel_bins=64)
+    return load_checkpoint(DEFAULT_CHECKPOINT)[0], short
 
 
 def excess_over_background(feature_extractor, waveform):
