@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -33,7 +34,9 @@ def ask(tmp_path, method, path, pieces=(b"",), headers=()):
         await send({"type": "http.response.body", "body": b"[]"})
 
     scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
-    asyncio.run(upload_guard.UploadGuard(application, tmp_path)(scope, receive, send))
+    # In a thread of its own: tests of the page leave an event loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, upload_guard.UploadGuard(application, tmp_path)(scope, receive, send)).result()
     return sent[0]["status"], reached[0] if reached else None
 
 

@@ -38,8 +38,8 @@ def test_names_of_the_selection_in_summaries_of_before(tmp_path, before, now):
 
 def test_embedded_checkpoint_has_a_record():
     record = read_training_record(DEFAULT_CHECKPOINT)
-    assert record.selection == "validation"
-    assert len(record.validation_patients) == 10
+    assert record.selection == "last"
+    assert len(record.validation_patients) == 8
 
 
 def test_folder_without_a_summary_has_no_record(tmp_path):

@@ -25,9 +25,9 @@ try:
 except ValueError as error:
     sys.exit(f"finetune_folder.py: {error}")
 cycles = [{"input_values": one, "labels": label} for one, (_, label) in zip(inputs, recordings, strict=True)]
-names = {"id2label": dict(enumerate(classes)), "label2id": {name: label for label, name in enumerate(classes)}}
-changed = {**names, "temperature": None, "ignore_mismatched_sizes": True}  # A temperature is fitted to its weights.
-model = AutoModelForAudioClassification.from_pretrained(DEFAULT_CHECKPOINT, **changed)
+changed = {"head": "classes"} | dict.fromkeys(("temperature", "crackle_threshold", "wheeze_threshold"))
+changed |= {"id2label": dict(enumerate(classes)), "label2id": {name: label for label, name in enumerate(classes)}}
+model = AutoModelForAudioClassification.from_pretrained(DEFAULT_CHECKPOINT, ignore_mismatched_sizes=True, **changed)
 arguments = TrainingArguments(str(output), num_train_epochs=3, learning_rate=5e-4, report_to="none")
 trainer = Trainer(model=model, args=arguments, train_dataset=cycles, processing_class=extractor)
 trainer.train()

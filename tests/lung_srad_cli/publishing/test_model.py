@@ -20,7 +20,7 @@ from modeling_lung_srad import (
     LungSradForAudioClassification,
 )
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
-from modeling_lung_srad.familiarity import Familiarity
+from modeling_lung_srad.familiarity import Familiarity, fit_familiarity
 from tests.local_hub import READ_TOKEN
 
 LOAD = """
@@ -118,7 +118,8 @@ def test_dry_run_lists_everything_and_opens_no_connection(publish, checkpoint, m
     for name in private:
         (folder / name).write_bytes(b"/home/somebody")
     (folder / "checkpoint-10").mkdir()
-    shutil.copy(DEFAULT_CHECKPOINT / "familiarity.safetensors", folder)
+    generator = np.random.default_rng(0)
+    fit_familiarity(generator.normal(size=(40, 64)), [str(index % 4) for index in range(40)]).save(folder)
     (folder / "training_summary.json").write_text('{"configuration": {"data": {"icbhi": "/home/somebody/icbhi"}}}')
     outcome = publish("model", folder, "user/sounds", "--dry-run")
     assert outcome.exit_code == 0, outcome.errors
@@ -282,7 +283,7 @@ def test_settings_may_leave_out_what_has_its_default(tmp_path):
     (folder / "README.md").unlink()
     settings = json.loads((folder / "config.json").read_text())
     del settings["dims"], settings["depths"]
-    model = LungSradForAudioClassification(LungSradConfig(num_labels=4))
+    model = LungSradForAudioClassification(LungSradConfig(num_mel_bins=64, head="sounds"))
     model.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(settings))
     prepared = prepare_model(str(folder), "user/sounds")
