@@ -366,6 +366,6 @@ def _alone() -> Iterator[None]:
     user = os.getuid() if hasattr(os, "getuid") else "user"
     with ExitStack() as stack:
         with suppress(OSError, Timeout):
-            path = Path(tempfile.gettempdir(), f"lung-srad-scan-{user}.lock")
+            path = Path(tempfile.gettempdir(), f"compiled-scan-of-lung-srad-{user}.lock")
             stack.enter_context(FileLock(path, timeout=LONGEST_WAIT_SECONDS))
         yield
