@@ -28,7 +28,7 @@ class Suite:
         longest_sequential: the longest of them that the sequential scan gets.
         peers_everywhere: whether the peers take part where no goal needs them.
         rounds: counted calls of a fast case; a slow one gets fewer.
-        sizes_of_goals: further sizes, of which one clip and a training step are measured, without slow peers.
+        sizes_of_goals: further sizes; one clip and a training step are measured, without slow peers.
     """
 
     sizes: tuple[str, ...]

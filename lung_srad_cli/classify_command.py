@@ -27,7 +27,7 @@ from modeling_lung_srad.recording_files import ArchivedRecording, find_annotatio
 from modeling_lung_srad.result_formats import FORMATS, PARQUET, write_parquet
 from modeling_lung_srad.timeline import RecordingResult
 
-# Of sound, after which a job is long for every size of the network.
+# A job with this much sound is long for every size of the network.
 ENOUGH_SECONDS = 1800.0
 
 

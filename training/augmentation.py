@@ -9,7 +9,7 @@ from training.arguments import AugmentationArguments
 
 EQUALIZER_POINTS = 6
 DECIBEL = math.log(10) / 10  # one decibel of power, in the natural logarithm of the log-mel
-# Of what is added, in decibels above the mean energy of the clip: another breath, noise, and hum in the lowest bins.
+# Level of what is added, in decibels above the mean energy of the clip.
 BREATH_DECIBELS, NOISE_DECIBELS, HUM_DECIBELS = (-20.0, -3.0), (-35.0, -5.0), (-20.0, 5.0)
 # Rise of noise from the lowest to the highest mel bin: brown noise has none after the pre-emphasis, white noise most.
 NOISE_RISE_DECIBELS = (0.0, 35.0)

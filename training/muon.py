@@ -11,7 +11,7 @@ from torch import nn
 
 MOMENTUM = 0.95
 UPDATE_SIZE = 0.2
-# Of the quintic Newton-Schulz iteration.
+# Coefficients of the quintic Newton-Schulz iteration.
 A, B, C = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
 SMALLEST_MATRIX = 16

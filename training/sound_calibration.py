@@ -25,12 +25,12 @@ BATCH_SIZE = 32
 THRESHOLDS = np.arange(0.04, 0.62, 0.02).round(2).tolist()
 # Inverse strength of the penalty of the direction, which few patients have to settle.
 DIRECTION_STRENGTH = 0.01
-# Of a bias and a multiple, in log odds: a few dozen abnormal cycles leave them uncertain.
+# Prior of biases and multiples, in log odds: a few dozen abnormal cycles leave them uncertain.
 PRIOR_DEVIATION = 2.0
 
 
 class CalibrationPart(NamedTuple):
-    """Of a database: pooled features `(cycles, width)`, log odds of the sounds `(cycles, 2)`, classes `(cycles,)`."""
+    """One database: pooled features `(cycles, width)`, log odds of the sounds `(cycles, 2)`, classes `(cycles,)`."""
 
     pooled: np.ndarray
     odds: np.ndarray

@@ -77,7 +77,7 @@ def _wait_for(helpers: Sequence[Future]) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Of this process: a forked one has none of the threads of its parent."""
+    """The threads of this process: a forked one has none of its parent's."""
     return ThreadPoolExecutor(os.cpu_count(), "lung-srad-scan")
 
 
