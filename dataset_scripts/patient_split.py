@@ -7,6 +7,9 @@ import numpy as np
 from dataset_scripts.cycle_dataset import Recording
 from dataset_scripts.cycles import SettingError
 
+# How far a number of folds times the fraction may be from 1: fractions such as 0.33 are meant as folds.
+FOLD_TOLERANCE = 0.02
+
 
 def choose_validation_patients(
     patients: Sequence[str], devices: Sequence[str], labels: Sequence[int], fraction: float, seed: int = 0
@@ -15,7 +18,8 @@ def choose_validation_patients(
     Chooses a fraction of the patients, whose cycles come close to that fraction of every device and class.
 
     Starts with patients drawn at random and exchanges, as long as that helps, the two whose exchange lowers the
-    chi-square distance between the counts and the wanted counts most.
+    chi-square distance between the counts and the wanted counts most. With the fraction `1 / n`, the seeds 0 to
+    `n - 1` give folds: each patient is chosen once.
 
     Args:
         patients (`Sequence[str]`): patient of each cycle.
@@ -36,21 +40,31 @@ def choose_validation_patients(
     if len(names) < 2:
         raise SettingError(f"validation: {len(names)} patient(s) cannot be divided; use validation=0.0 or more data")
     table = _count_groups(names, patients, devices, labels)
-    totals = table.sum(axis=0)
-    wanted = fraction * totals
     number = min(max(round(fraction * len(names)), 1), len(names) - 1)
-    chosen = np.zeros(len(names), dtype=bool)
-    chosen[np.random.default_rng(seed).permutation(len(names))[:number]] = True
-    while True:
+    left, folds = np.arange(len(names)), round(1 / fraction)
+    if folds > 1 and abs(folds * fraction - 1) < FOLD_TOLERANCE and (folds - 1) * number < len(names):
+        for earlier in range(seed - seed % folds, seed):
+            left = left[~_choose_rows(table[left], fraction * table.sum(axis=0), number, earlier)]
+        number = len(left) if seed % folds == folds - 1 else number
+    chosen = left[_choose_rows(table[left], fraction * table.sum(axis=0), number, seed)]
+    return {names[row] for row in chosen}
+
+
+def _choose_rows(table: np.ndarray, wanted: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Mask of `number` rows whose sum comes close to `wanted`."""
+    chosen = np.zeros(len(table), dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(len(table))[:number]] = True
+    while not chosen.all():
         current = table[chosen].sum(axis=0)
         exchanged = current - table[chosen][:, None] + table[~chosen][None, :]
-        distances = ((exchanged - wanted) ** 2 / totals).sum(axis=-1)
+        distances = ((exchanged - wanted) ** 2 / wanted).sum(axis=-1)
         # The margin keeps rounding errors from exchanging two patients to and fro.
-        if distances.min() >= ((current - wanted) ** 2 / totals).sum() - 1e-9:
-            return {name for name, inside in zip(names, chosen, strict=True) if inside}
+        if distances.min() >= ((current - wanted) ** 2 / wanted).sum() - 1e-9:
+            break
         leaves, enters = np.unravel_index(distances.argmin(), distances.shape)
         leaving, entering = np.flatnonzero(chosen)[leaves], np.flatnonzero(~chosen)[enters]
         chosen[leaving], chosen[entering] = False, True
+    return chosen
 
 
 def split_validation(

@@ -45,6 +45,16 @@ def test_choice_depends_on_the_seed_and_on_nothing_else():
     assert choices[0] != choices[2]
 
 
+@pytest.mark.parametrize(("fraction", "folds"), [(0.2, 5), (0.33, 3), (0.5, 2)])
+def test_seeds_of_one_nth_are_folds(fraction, folds):
+    recordings = make_recordings(patients=41)
+    for first in (0, folds):
+        parts = [split_validation(recordings, fraction, seed)[1] for seed in range(first, first + folds)]
+        assert sorted(entry.patient for part in parts for entry in part) == sorted(
+            entry.patient for entry in recordings
+        )
+
+
 def test_small_and_large_fractions_leave_a_patient_on_each_side():
     recordings = make_recordings(patients=3)
     for fraction in (0.01, 0.99):
