@@ -64,11 +64,11 @@ def describe(
     batches = []
     for first in tqdm(range(0, len(waveforms), BATCH_SIZE), desc=description, unit="batch"):
         batch = list(waveforms[first : first + BATCH_SIZE])
-        features = feature_extractor(batch, sampling_rate=SAMPLING_RATE, return_tensors="pt")["input_values"]
-        outputs = model(features)
-        means = features.mean(dim=1).double().numpy()
+        log_mel = feature_extractor.log_mel(batch)
+        outputs = model(feature_extractor.resize(feature_extractor.normalize(log_mel)))
+        means = (log_mel.mean(dim=1) - log_mel.mean(dim=(1, 2))[:, None]).double().numpy()
         pooled, logits = (values.double().numpy() for values in (outputs.pooler_output, outputs.logits))
-        batches.append(Described(log_mel_statistics(features), means, pooled, logits))
+        batches.append(Described(log_mel_statistics(log_mel), means, pooled, logits))
     return Described(*(np.concatenate(values) for values in zip(*batches, strict=True)))
 
 
@@ -177,8 +177,7 @@ def print_windows(
     flagged, largest, of_recordings = [], 0.0, 0
     for path in tqdm(files, desc="recordings", unit="recording"):
         windows, spans = _windows(path)
-        values = feature_extractor(windows, sampling_rate=SAMPLING_RATE, return_tensors="pt")["input_values"]
-        distances = familiarity.distance(values)
+        distances = familiarity.distance(feature_extractor.log_mel(windows))
         flagged.append(distances > familiarity.threshold)
         largest = max(largest, flagged[-1].mean())
         of_recordings += familiarity.flag(distances, spans) is not None

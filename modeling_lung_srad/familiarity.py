@@ -1,9 +1,9 @@
 """How far a sound is from those that a model was trained on: Mahalanobis distance of statistics of its spectrogram.
 
-The statistics are mean and standard deviation over time in 32 bands of the normalised log-mel spectrogram, which is
-all that the network is given, so that no forward pass is needed. On validation patients against speech, music, noise
-and other foreign sounds they told more apart than pooled features of the network, the largest probability or the
-energy of its logits; `python -m benchmarks.familiarity` prints the comparison.
+The statistics are mean and standard deviation over time in bands of the log-mel spectrogram, whose level and spread
+are normalised by clip, whatever the network is given: no forward pass is needed. On validation patients against
+speech, music, noise and other foreign sounds they told more apart than pooled features of the network, the largest
+probability or the energy of its logits; `python -m benchmarks.familiarity` prints the comparison.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 from .quality import QualityFlag
 
 FAMILIARITY_FILE, CONFIG_FILE = "familiarity.safetensors", "config.json"
-FORMAT = "1"
+FORMAT = "2"
 BINS_PER_BAND = 4
 # Share of the identity in the correlation matrix: 64 statistics of some hundred recordings leave directions that
 # hardly vary there, and do in the next recording.
@@ -31,6 +31,8 @@ SHRINKAGE = 0.3
 FAMILIAR_SHARE = 0.99
 NUM_FOLDS = 5
 SMALLEST_DEVIATION = 1e-6
+# Of a spectrogram: digital silence has none.
+SMALLEST_SPREAD = 1e-3
 # Of 29 validation recordings, 3 have unfamiliar windows, and none has a quarter of them.
 UNFAMILIAR_SHARE = 0.25
 
@@ -57,12 +59,12 @@ class Familiarity:
     threshold: float
     cycles: int
 
-    def distance(self, input_values: torch.Tensor) -> np.ndarray:
+    def distance(self, log_mel: torch.Tensor) -> np.ndarray:
         """
-        Distances from the training cycles; about 4.5 for cycles of other patients, with the embedded checkpoint.
+        Distances from the training cycles.
 
         Args:
-            input_values (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`): what the network is given.
+            log_mel (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`): from `LungSradFeatureExtractor.log_mel`.
 
         Returns:
             `np.ndarray` of shape `(batch,)`.
@@ -70,17 +72,13 @@ class Familiarity:
         Raises:
             FamiliarityError: where the statistics are for another number of mel bins.
         """
-        statistics = log_mel_statistics(input_values)
+        statistics = log_mel_statistics(log_mel)
         if statistics.shape[1] != len(self.mean):
             raise FamiliarityError(
-                f"{FAMILIARITY_FILE}: is of {len(self.mean)} statistics, and {input_values.shape[-1]} mel bins have "
+                f"{FAMILIARITY_FILE}: is of {len(self.mean)} statistics, and {log_mel.shape[-1]} mel bins have "
                 f"{statistics.shape[1]}; fit it again for this checkpoint, or remove it"
             )
         return np.linalg.norm((statistics - self.mean) @ self.whitening, axis=1)
-
-    def is_unfamiliar(self, input_values: torch.Tensor) -> np.ndarray:
-        """Whether each of `(batch, frames, num_mel_bins)` lies beyond the threshold, `(batch,)`."""
-        return self.distance(input_values) > self.threshold
 
     def flag(self, distances: np.ndarray, spans: Sequence[tuple[float, float]]) -> QualityFlag | None:
         """
@@ -115,7 +113,7 @@ class Familiarity:
         path, config_path = Path(folder) / FAMILIARITY_FILE, Path(folder) / CONFIG_FILE
         about = {
             "format": FORMAT,
-            "statistics": f"mean and standard deviation over time of bands of {BINS_PER_BAND} normalised mel bins",
+            "statistics": f"mean and standard deviation over time of bands of {BINS_PER_BAND} mel bins, by clip",
             "shrinkage": str(SHRINKAGE),
             "familiar_share": str(FAMILIAR_SHARE),
         }
@@ -137,13 +135,13 @@ class Familiarity:
         }
 
 
-def log_mel_statistics(input_values: torch.Tensor) -> np.ndarray:
+def log_mel_statistics(log_mel: torch.Tensor) -> np.ndarray:
     """
-    Mean and standard deviation over time of every band of four neighbouring mel bins.
+    Mean and standard deviation over time of every band of four neighbouring mel bins, after normalisation by clip.
 
     Args:
-        input_values (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`): normalised log-mel spectrograms. Mel
-            bins at the top that fill no band are left out.
+        log_mel (`torch.Tensor` of shape `(batch, frames, num_mel_bins)`): log-mel spectrograms of any level and scale.
+            Mel bins at the top that fill no band are left out.
 
     Returns:
         `np.ndarray` of shape `(batch, 2 * (num_mel_bins // 4))`, float64: 64 statistics of 128 mel bins.
@@ -158,14 +156,17 @@ def log_mel_statistics(input_values: torch.Tensor) -> np.ndarray:
     (2, 64)
 
     ```"""
-    if input_values.ndim != 3 or input_values.shape[1] < 2 or input_values.shape[2] < BINS_PER_BAND:
+    if log_mel.ndim != 3 or log_mel.shape[1] < 2 or log_mel.shape[2] < BINS_PER_BAND:
         raise ValueError(
-            f"input_values: has the shape {tuple(input_values.shape)}; pass (batch, frames, num_mel_bins) with at "
-            f"least 2 frames and {BINS_PER_BAND} mel bins"
+            f"log_mel: has the shape {tuple(log_mel.shape)}; pass (batch, frames, num_mel_bins) with at least 2 "
+            f"frames and {BINS_PER_BAND} mel bins"
         )
-    kept = input_values.shape[2] // BINS_PER_BAND * BINS_PER_BAND
-    bands = input_values[..., :kept].float().unflatten(-1, (-1, BINS_PER_BAND)).mean(dim=-1)
-    return torch.cat([bands.mean(dim=1), bands.std(dim=1)], dim=-1).double().cpu().numpy()
+    log_mel = log_mel.double()
+    spread = log_mel.std(dim=(1, 2), keepdim=True).clamp_min(SMALLEST_SPREAD)
+    log_mel = (log_mel - log_mel.mean(dim=(1, 2), keepdim=True)) / spread
+    kept = log_mel.shape[2] // BINS_PER_BAND * BINS_PER_BAND
+    bands = log_mel[..., :kept].unflatten(-1, (-1, BINS_PER_BAND)).mean(dim=-1)
+    return torch.cat([bands.mean(dim=1), bands.std(dim=1)], dim=-1).cpu().numpy()
 
 
 def fit_familiarity(statistics: np.ndarray, patients: Sequence[str]) -> Familiarity:

@@ -227,10 +227,11 @@ class LungSoundPipeline(Pipeline):
         for first in range(0, len(spans), windows_at_once):
             batch = spans[first : first + windows_at_once]
             clips = [cut_cycle(faded, rate, start, end) for start, end in batch]
-            input_values = self.feature_extractor(clips, sampling_rate=rate, return_tensors="pt")["input_values"]
+            log_mel = self.feature_extractor.log_mel(clips)
+            input_values = self.feature_extractor.resize(self.feature_extractor.normalize(log_mel))
             logits.append(self.model(input_values.to(self.device)).logits.float().cpu())
             if self.familiarity is not None:
-                distances.append(self.familiarity.distance(input_values))
+                distances.append(self.familiarity.distance(log_mel))
             if on_progress is not None:
                 on_progress(first + len(batch), len(spans))
         return input_tensors | {"logits": torch.cat(logits), "distances": np.concatenate(distances)}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.special import softmax
 from tqdm.auto import tqdm
 
@@ -69,8 +68,7 @@ def fit_after_training(
     training = trainer.train_dataset
     if not isinstance(training, LogMelDataset):
         return familiarity_of(_all_cycles(sources.training, trainer.processing_class, cache_dir), sources.training)
-    plain = LogMelDataset(training.log_mel, training.labels, training.feature_extractor)
-    return familiarity_of(plain, sources.training)
+    return familiarity_of(training, sources.training)
 
 
 def _predict(trainer: LungSradTrainer, cycles: LogMelDataset) -> tuple[np.ndarray, np.ndarray]:
@@ -95,15 +93,13 @@ def usable_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float |
 
 
 def familiarity_of(cycles: LogMelDataset, sources: Sequence[CycleSource]) -> Familiarity | None:
-    """The familiarity of the cycles of sources, which `cycles` holds in order and without augmentation; `None` for
-    those of a single patient."""
+    """The familiarity of cycles, in the order of their sources; `None` for those of a single patient."""
     patients = [f"{source.name} {patient}" for source in sources for patient in source.table["patient"]]
     if len(set(patients)) < 2:
         return None
-    positions = range(0, len(cycles), BATCH_SIZE)
     statistics = [
-        log_mel_statistics(_input_values(cycles, range(first, min(first + BATCH_SIZE, len(cycles)))))
-        for first in tqdm(positions, desc="familiarity", unit="batch")
+        log_mel_statistics(cycles.log_mel[first : first + BATCH_SIZE])
+        for first in tqdm(range(0, len(cycles), BATCH_SIZE), desc="familiarity", unit="batch")
     ]
     return fit_familiarity(np.concatenate(statistics), patients)
 
@@ -160,10 +156,6 @@ def _validation_cycles(trainer: LungSradTrainer, validation: CycleSource, cache_
     if arguments.selection != "test":
         return monitored
     return _all_cycles([validation], monitored.feature_extractor, cache_dir)
-
-
-def _input_values(cycles: LogMelDataset, positions: range) -> torch.Tensor:
-    return torch.stack([item["input_values"] for item in cycles.__getitems__(positions)])
 
 
 def _write_temperature(path: Path, temperature: float | None) -> None:

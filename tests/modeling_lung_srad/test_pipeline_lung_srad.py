@@ -16,6 +16,7 @@ from modeling_lung_srad.checkpoint_loading import CheckpointError
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES, LabelError
 from modeling_lung_srad.familiarity import FAMILIARITY_FILE, fit_familiarity, log_mel_statistics
 from modeling_lung_srad.pipeline_lung_srad import TASK, SettingError, choose_class
+from modeling_lung_srad.recording import fade_recording
 from modeling_lung_srad.timeline import WindowError, summarize
 from tests.conftest import tiny_config
 
@@ -195,9 +196,10 @@ def test_quality_flags_touch_the_windows_that_they_are_about(lung_sounds):
 
 @pytest.fixture(scope="module")
 def familiarity(feature_extractor):
-    noises = [noise(8, seed=seed) for seed in range(40)]
-    input_values = feature_extractor(noises, sampling_rate=RATE, return_tensors="pt")["input_values"]
-    return fit_familiarity(log_mel_statistics(input_values), [str(index) for index in range(40)])
+    noises = [fade_recording(noise(16, seed=seed), RATE) for seed in range(20)]
+    windows = [noise[start * RATE : (start + 8) * RATE] for noise in noises for start in (0, 4, 8)]
+    statistics = log_mel_statistics(feature_extractor.log_mel(windows))
+    return fit_familiarity(statistics, [str(index // 3) for index in range(60)])
 
 
 def test_sounds_unlike_those_of_training_are_flagged(model, feature_extractor, familiarity, tmp_path):
