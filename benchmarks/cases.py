@@ -1,6 +1,5 @@
 """One step of one contender: what it is, how it is called, and what was measured of it."""
 
-import importlib
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +19,7 @@ from benchmarks.peers import (
     sequential_scan_2d,
     skip_scan_2d,
 )
+from modeling_lung_srad.selective_scan import reason_to_leave_out as reason_against
 
 # The first that was measured is ours.
 OWN_BACKENDS = ("numba", "triton", "mamba_ssm", "torch")
@@ -122,16 +122,11 @@ def reason_to_leave_out(case: Case) -> str | None:
     """Why a case cannot run here, or `None`."""
     if case.contender == "ast" and case.frames != CLIP_FRAMES:
         return f"AST-base takes {CLIP_FRAMES} frames only"
-    module = {"numba": "numba_scan", "triton": "triton_scan", "mamba_ssm": "mamba_scan"}.get(case.contender)
-    if module is None:
+    if case.contender not in ("numba", "triton", "mamba_ssm"):
         return None
     if (case.device == "cpu") != (case.contender == "numba"):
         return "runs on a CPU only" if case.contender == "numba" else "runs on CUDA only"
-    try:
-        importlib.import_module(f"modeling_lung_srad.{module}")
-    except ImportError as error:
-        return f"{error.__cause__ or error}".splitlines()[0]
-    return None
+    return reason_against(case.contender)
 
 
 def _scan_of(case: Case) -> AbstractContextManager:

@@ -25,7 +25,7 @@ from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassif
 from modeling_lung_srad.audio import SAMPLING_RATE, read_audio, resample
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
 from modeling_lung_srad.familiarity import Familiarity, fit_familiarity, log_mel_statistics
-from training.training_record import TrainingRecord, read_training_record
+from training.record.training_record import TrainingRecord, read_training_record
 
 BATCH_SIZE = 16
 FAMILIAR_KEPT = 0.95

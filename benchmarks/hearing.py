@@ -26,8 +26,8 @@ from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.audio import SAMPLING_RATE, read_audio
 from training.metrics.icbhi_score.icbhi_measure import icbhi_score
 from training.metrics.sprsound_score.sprsound_measure import sprsound_score
+from training.record.training_record import TRAINING_SUMMARY
 from training.report.calibration import expected_calibration_error
-from training.training_record import TRAINING_SUMMARY
 
 GAINS_DECIBELS = (0, -10, -20, -30, -40)
 HUM_HZ, HUM_DECIBELS = 50.0, -30.0

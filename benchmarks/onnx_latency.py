@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.measure import median_ratio, time_interleaved
 from modeling_lung_srad import LungSradConfig, LungSradForAudioClassification
-from modeling_lung_srad.onnx_export import INPUT, OUTPUT, build_onnx, quantize_weights
+from modeling_lung_srad.export.onnx_export import INPUT, OUTPUT, build_onnx, quantize_weights
 
 FRAMES = 1024
 

@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from benchmarks.cases import NAMES, Measurement
 from benchmarks.goals import evaluate_goals, ratios_to_ours
 from benchmarks.sections import FRAMES_A_SECOND
-from modeling_lung_srad.output_files import replaced_when_complete
-from modeling_lung_srad.plots import save_figure
+from modeling_lung_srad.files.output_files import replaced_when_complete
+from modeling_lung_srad.files.plots import save_figure
 
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "speed.json", "speed.md", "cost_by_length.png"
 COLORS = {

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from benchmarks.measure import in_process_of_its_own, peak_bytes, time_once
 from modeling_lung_srad import LungSradForAudioClassification
 from modeling_lung_srad.spectral import response_magnitudes
-from modeling_lung_srad.spectral_layers import LayerMatrix, MixingLayer, layer_matrices
+from modeling_lung_srad.spectral.layers import LayerMatrix, MixingLayer, layer_matrices
 from training.model_setup import SIZES
 
 GOAL_SECONDS, GOAL_BYTES = 2.0, 10**9

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from modeling_lung_srad import LungSradForAudioClassification
-from modeling_lung_srad.output_files import OutputError, check_output, replaced_when_complete
+from modeling_lung_srad.files.output_files import OutputError, check_output, replaced_when_complete
 from training.arguments import AXES_OF_MODE, ObjectiveArguments
 from training.configuration import CONFIGS, read_configuration
 from training.model_setup import SIZES

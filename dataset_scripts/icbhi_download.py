@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from dataset_scripts.cycles import DataFolderError
 from dataset_scripts.icbhi_files import IcbhiFolder, count_annotations, find_folder
 from dataset_scripts.icbhi_splits import TOTAL_CYCLES, TOTAL_RECORDINGS
-from modeling_lung_srad.recording_files import BOUNDED_COMPRESSIONS
+from modeling_lung_srad.files.recording_files import BOUNDED_COMPRESSIONS
 
 ICBHI_URL = "https://bhichallenge.med.auth.gr/sites/default/files/ICBHI_final_database/ICBHI_final_database.zip"
 URL_VARIABLE = "LUNG_SRAD_ICBHI_URL"

@@ -5,17 +5,14 @@ line on standard error and exit code 2, an interruption with 130.
 """
 
 import argparse
-import importlib.util
 import io
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from lung_srad_cli.argument_types import INPUT_ERROR
 from lung_srad_cli.arguments import build_parser, check_evaluate_arguments
-from lung_srad_cli.errors import UsageError, is_for_users, report
+from lung_srad_cli.errors import is_for_users, report, require_modules
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 TRAINING_MODULES = ("accelerate", "datasets", "evaluate", "sklearn", "yaml")
@@ -65,7 +62,7 @@ def classify(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """`lung-srad train`."""
-    _require_modules(TRAINING_MODULES, extra="train")
+    require_modules(TRAINING_MODULES, extra="train")
     from training.run_training import train as run
 
     return run(arguments.config, arguments.overrides)
@@ -73,62 +70,32 @@ def train(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """`lung-srad evaluate`."""
-    _require_modules(TRAINING_MODULES, extra="train")
+    require_modules(TRAINING_MODULES, extra="train")
     check_evaluate_arguments(arguments)
-    from training import evaluate_command
+    from lung_srad_cli.evaluate_command import run
 
-    if arguments.compare:
-        first, second = arguments.compare
-        return evaluate_command.compare(first, second, output=arguments.output)
-    if arguments.predictions:
-        return evaluate_command.recompute(arguments.predictions, output=arguments.output)
-    chosen = {name: getattr(arguments, name) for name in ("split", "part", "batch_size")}
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return evaluate_command.evaluate(arguments.checkpoints, arguments.data, output=arguments.output, **given)
+    return run(arguments)
 
 
 def convert(arguments: argparse.Namespace) -> int:
     """`lung-srad convert`."""
-    from modeling_lung_srad.conversion import convert_checkpoint, convert_feature_extractor
+    from lung_srad_cli.convert_command import run
 
-    destination = Path(arguments.destination)
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise UsageError(f"{destination}: holds something already; name a new folder")
-    model = convert_checkpoint(arguments.source, num_labels=arguments.num_labels)
-    model.save_pretrained(destination)
-    convert_feature_extractor(arguments.source).save_pretrained(destination)
-    print(f"{destination}: {model.num_parameters() / 1e6:.1f} M parameters, {model.config.num_labels} labels")
-    return 0
+    return run(arguments)
 
 
 def prepare(arguments: argparse.Namespace) -> int:
     """`lung-srad prepare`."""
-    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "database")}
-    if options.pop("layout", "parquet") == "icbhi":
-        from dataset_scripts.simulated import write_simulated
+    from lung_srad_cli.prepare_command import run
 
-        if options.pop("validation"):
-            raise UsageError("--validation does not go with --layout icbhi, whose split has two parts; leave it out")
-        print(write_simulated(**options))
-        return 0
-    _require_modules(("datasets",), extra="train")
-    from dataset_scripts.prepare import count_prepared, prepare_icbhi, prepare_simulated, prepare_sprsound
-
-    functions = {"icbhi": prepare_icbhi, "sprsound": prepare_sprsound, "simulated": prepare_simulated}
-    function: Any = functions[arguments.database]
-    folder = function(**options)
-    for part, counts in count_prepared(folder).items():
-        classes = ", ".join(f"{count} {name}" for name, count in counts.items())
-        print(f"{part}: {sum(counts.values())} cycles, {classes}", file=sys.stderr)
-    print(folder)
-    return 0
+    return run(arguments)
 
 
 def export(arguments: argparse.Namespace) -> int:
     """`lung-srad export`."""
-    _require_modules(EXPORT_MODULES, extra="export")
+    require_modules(EXPORT_MODULES, extra="export")
     if arguments.data is not None:
-        _require_modules(TRAINING_MODULES, extra="train")
+        require_modules(TRAINING_MODULES, extra="train")
     from lung_srad_cli.export_command import run
 
     return run(arguments)
@@ -143,7 +110,7 @@ def publish(arguments: argparse.Namespace) -> int:
 
 def demo(arguments: argparse.Namespace) -> int:
     """`lung-srad demo`."""
-    _require_modules(("gradio",), extra="demo")
+    require_modules(("gradio",), extra="demo")
     from lung_srad_cli.demo_command import run
 
     return run(arguments)
@@ -161,12 +128,6 @@ def env(arguments: argparse.Namespace) -> int:
     from lung_srad_cli.env_command import run
 
     return run(arguments)
-
-
-def _require_modules(names: Sequence[str], extra: str) -> None:
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f'{", ".join(missing)} not installed; run pip install "lung-srad[{extra}]"')
 
 
 HANDLERS = {

@@ -21,10 +21,15 @@ from lung_srad_cli.processes import Processes, join_processes, leave_processes
 from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
-from modeling_lung_srad.output_files import OutputError, check_output, replaced_when_complete
+from modeling_lung_srad.files.output_files import OutputError, check_output, replaced_when_complete
+from modeling_lung_srad.files.recording_files import (
+    ArchivedRecording,
+    find_annotations,
+    find_recordings,
+    sum_durations,
+)
+from modeling_lung_srad.files.result_formats import FORMATS, PARQUET, write_parquet
 from modeling_lung_srad.recording import Recording, load_recording
-from modeling_lung_srad.recording_files import ArchivedRecording, find_annotations, find_recordings, sum_durations
-from modeling_lung_srad.result_formats import FORMATS, PARQUET, write_parquet
 from modeling_lung_srad.timeline import RecordingResult
 
 # A job with this much sound is long for every size of the network.
@@ -179,7 +184,7 @@ def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[
         for name in (arguments.output, f"{arguments.output}{SUFFIX}"):
             check_output(name, inputs)
     if arguments.plot is not None:
-        from modeling_lung_srad.plots import plot_paths
+        from modeling_lung_srad.files.plots import plot_paths
 
         targets = plot_paths(arguments.plot, recordings)
         plots = [*targets]
@@ -304,7 +309,7 @@ def _check_length(cycle: Cycle, annotations: Path, recording: Recording) -> None
 
 
 def _plot(recording: Recording, result: RecordingResult, path: Path) -> None:
-    from modeling_lung_srad.plots import plot_recording, save_figure
+    from modeling_lung_srad.files.plots import plot_recording, save_figure
 
     save_figure(plot_recording(recording.waveform, result, recording.sampling_rate), path)
 

@@ -1,8 +1,9 @@
 """What the `lung-srad` command says about wrong input: one line an error, on standard error."""
 
 import contextlib
+import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 OWN_PACKAGES = ("lung_srad_cli", "modeling_lung_srad", "dataset_scripts", "training")
 
@@ -20,7 +21,7 @@ def report(problem: object) -> None:
 
 
 def printable(line: str) -> str:
-    """`modeling_lung_srad.result_formats.printable` without its imports."""
+    """`modeling_lung_srad.files.result_formats.printable` without its imports."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
@@ -49,3 +50,10 @@ def reported(failures: list[Exception]) -> Iterator[None]:
             raise
         report(error)
         failures.append(error)
+
+
+def require_modules(names: Sequence[str], extra: str) -> None:
+    """Raises `UsageError`, which names the extra to install, where a package is missing."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f'{", ".join(missing)} not installed; run pip install "lung-srad[{extra}]"')

@@ -10,7 +10,7 @@ from lung_srad_cli.errors import UsageError
 from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
-from modeling_lung_srad.onnx_export import INPUT, OPSET, OUTPUT, OnnxExport, check_destination, export_onnx
+from modeling_lung_srad.export.onnx_export import INPUT, OPSET, OUTPUT, OnnxExport, check_destination, export_onnx
 
 NUM_STEPS = 3
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     part, split = arguments.part or "validation", arguments.split or "official"
     cycles = None
     if arguments.data is not None:
-        from training.exported_score import load_scored_cycles
+        from training.prediction.exported_score import load_scored_cycles
 
         try:
             cycles = load_scored_cycles(arguments.checkpoint, arguments.data, split, part)
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     describe(exported)
     if cycles is not None:
-        from training.exported_score import exported_score
+        from training.prediction.exported_score import exported_score
 
         feature_extractor.num_frames = exported.num_frames
         in_float, in_int8 = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from modeling_lung_srad.output_files import OutputError
+from modeling_lung_srad.files.output_files import OutputError
 
 SUFFIX = ".partial"
 HEAD = b'{"settings": '

@@ -14,12 +14,12 @@ from lung_srad_cli.argument_types import INPUT_ERROR
 from lung_srad_cli.errors import UsageError, reported
 from lung_srad_cli.spectrum_files import SpectrumFiles, write_curves, write_summary
 from modeling_lung_srad import LungSradFeatureExtractor
-from modeling_lung_srad.plots import save_figure
+from modeling_lung_srad.files.plots import save_figure
+from modeling_lung_srad.files.recording_files import ArchivedRecording, find_recordings
+from modeling_lung_srad.files.result_formats import printable
 from modeling_lung_srad.recording import cut_cycle, fade_recording, load_recording
-from modeling_lung_srad.recording_files import ArchivedRecording, find_recordings
-from modeling_lung_srad.result_formats import printable
 from modeling_lung_srad.spectral import SpectralError
-from modeling_lung_srad.spectral_figures import (
+from modeling_lung_srad.spectral.figures import (
     AttentionMap,
     mel_share,
     plot_attention_maps,
@@ -27,8 +27,8 @@ from modeling_lung_srad.spectral_figures import (
     plot_regularization,
     plot_responses,
 )
-from modeling_lung_srad.spectral_layers import AST, MixingLayer, check_layers, layer_matrices, list_layers
-from modeling_lung_srad.spectral_profile import LayerProfile, profile_layers
+from modeling_lung_srad.spectral.layers import AST, MixingLayer, check_layers, layer_matrices, list_layers
+from modeling_lung_srad.spectral.profile import LayerProfile, profile_layers
 from modeling_lung_srad.timeline import check_window, sliding_windows
 
 DEFAULT_WINDOW_SECONDS = 8.0
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def load_subjects(arguments: argparse.Namespace) -> list[Subject]:
     """Loads the models and finds the layers to draw, before any recording is read."""
-    from training.classifier_loading import load_classifier
+    from training.prediction.classifier_loading import load_classifier
 
     if arguments.compare is None and (arguments.compare_stage is not None or arguments.compare_blocks):
         raise UsageError("--compare-stage and --compare-blocks choose layers of --compare; give --compare as well")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_lung_srad.output_files import OutputError, check_output, replaced_when_complete
-from modeling_lung_srad.spectral_profile import FIGURES, LayerProfile, spread
+from modeling_lung_srad.files.output_files import OutputError, check_output, replaced_when_complete
+from modeling_lung_srad.spectral.profile import FIGURES, LayerProfile, spread
 
 SUFFIXES = (".png", ".svg")
 DEFAULT_SUFFIX = ".png"

@@ -2,6 +2,10 @@
 
 Importing this package registers the classes, so that `AutoModelForAudioClassification.from_pretrained` and the other
 auto classes load a checkpoint without `trust_remote_code`, and so that saving a model copies its code beside it.
+
+The files beside this one are the code that travels with a checkpoint, except `checkpoint_loading.py`. transformers
+copies the files that these import relatively, and finds siblings only, so they form no sub-packages. The rooms stay
+behind: `conversion`, `export`, `files`, `saliency`, `spectral` and `checkpoints`.
 """
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification

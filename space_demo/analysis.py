@@ -2,16 +2,18 @@
 
 import base64
 import html
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.files.plots import CLASS_COLORS, plot_recording
+from modeling_lung_srad.files.result_formats import csv_text
 from modeling_lung_srad.pipeline_lung_srad import SettingError
-from modeling_lung_srad.plots import CLASS_COLORS, plot_recording
-from modeling_lung_srad.result_formats import csv_text
 from modeling_lung_srad.timeline import QualityReport, RecordingResult, Segment, Summary
-from space_demo.figures import image_html
 from space_demo.parts import choices
 from space_demo.recordings import load_upload
 
@@ -115,6 +117,24 @@ def figure_text(result: RecordingResult) -> str:
         f"probable class ({classes}), quality flags, and the probabilities of the four classes as a ribbon. "
         "The table of windows has the same figures."
     )
+
+
+def image_html(figure: Figure, alternative: str) -> str:
+    """
+    A figure as an image inside the page, so that none is written to a file.
+
+    Args:
+        figure (`Figure`): of matplotlib.
+        alternative (`str`): what the image shows, for those who do not see it.
+
+    Returns:
+        `str`: an `img` element that holds the image.
+    """
+    buffer = io.BytesIO()
+    # A tenth of the size of a png.
+    figure.savefig(buffer, format="webp", pil_kwargs={"quality": 90, "method": 2})
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img class="lung-figure" alt="{html.escape(alternative)}" src="data:image/webp;base64,{data}">'
 
 
 def _shares_html(summary: Summary) -> str:

@@ -1,11 +1,14 @@
 """Starts the page: `python -m space_demo.app` in a clone, `python app.py` at the root of the Space."""
 
+import gc
+import inspect
 import os
+import signal
+import threading
 from collections.abc import Sequence
+from typing import Any
 
-from space_demo.gradio_import import import_gradio
 from space_demo.private_folder import make_private_folder, sweep_in_background
-from space_demo.signals import stopped_by_signals
 
 # Further checkpoints to choose from: ids on the Hub or folders, separated by commas.
 CHECKPOINTS_VARIABLE = "LUNG_SRAD_CHECKPOINTS"
@@ -44,6 +47,43 @@ def main(checkpoints: Sequence[str] = (), host: str | None = None, port: int | N
     page = Page(Recognizers([*checkpoints, *filter(None, offered)], preferred=len(checkpoints) > 0), folder)
     sweep_in_background(folder)
     serve(page, folder, stopped, host, port)
+
+
+def stopped_by_signals() -> threading.Event:
+    """
+    An event that is set by Ctrl+C and by a request to terminate, instead of an exception.
+
+    An exception would come at any place, such as between the start of a thread and its being known to be running.
+    """
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    return stopped
+
+
+def import_gradio() -> None:
+    """
+    Imports gradio in half the time: without the editor stubs that it makes, and without looking for garbage meanwhile.
+
+    At each import gradio parses the source of all of its components and writes `.pyi` files beside them, which takes
+    half of the time and needs a writable installation. It leaves components without a source file out.
+    """
+    find_source_file = inspect.getfile
+
+    def find_no_component(thing: Any) -> str:
+        if isinstance(thing, type) and thing.__module__.startswith("gradio."):
+            raise OSError(f"{thing} is to have no stub")
+        return find_source_file(thing)
+
+    inspect.getfile = find_no_component  # type: ignore[assignment]
+    gc.disable()
+    try:
+        import gradio  # noqa: F401
+    finally:
+        inspect.getfile = find_source_file
+        # What was imported stays, so that it need not be looked through either.
+        gc.freeze()
+        gc.enable()
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from modeling_lung_srad import LungSoundPipeline
-from modeling_lung_srad.plots import FREQUENCY_TICKS, log_mel_decibels
+from modeling_lung_srad.files.plots import FREQUENCY_TICKS, log_mel_decibels
 from modeling_lung_srad.recording import cut_cycle, fade_recording
 from modeling_lung_srad.saliency import SaliencyMap, saliency_map
-from space_demo.figures import image_html
+from space_demo.analysis import image_html
 from space_demo.parts import Part, PartError, parse
 from space_demo.recordings import load_upload
 

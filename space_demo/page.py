@@ -9,11 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from space_demo.errors import is_about_input
 from space_demo.limits import MAX_AT_ONCE, MAX_MEGABYTES, MAX_MINUTES, MAX_UPLOAD_BYTES
 from space_demo.private_folder import remove_upload
 from space_demo.recognizers import EMBEDDED, Recognizers
-from space_demo.texts import EMBEDDED_NOTE, EMPTY_ANSWER, HEADER, HINT, error_html
+from space_demo.texts import EMBEDDED_NOTE, EMPTY_ANSWER, HEADER, HINT, error_html, is_about_input
 
 EXAMPLE_NAMES = ("normal breathing", "crackles", "wheezes")
 # The page sends a recording again that the server has removed after the last answer.

@@ -26,6 +26,12 @@ EMPTY_ANSWER = """
     <li>Have a window explained: which times and frequencies made its class.</li>
   </ol>
 </section>"""
+OWN_PACKAGES = ("modeling_lung_srad", "dataset_scripts", "space_demo")
+
+
+def is_about_input(error: Exception) -> bool:
+    """Whether an error is one of this project about wrong input, and no mistake in the code."""
+    return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in OWN_PACKAGES
 
 
 def error_html(message: str) -> str:

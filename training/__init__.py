@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
 from modeling_lung_srad import LungSradFeatureExtractor
-from training.efficientat import EfficientATConfig, EfficientATForAudioClassification, EfficientATModel
+from training.teachers.efficientat import EfficientATConfig, EfficientATForAudioClassification, EfficientATModel
 
 AutoConfig.register(EfficientATConfig.model_type, EfficientATConfig)
 AutoModel.register(EfficientATConfig, EfficientATModel)

@@ -15,11 +15,11 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from modeling_lung_srad import LungSradFeatureExtractor
-from modeling_lung_srad.output_files import check_output
+from modeling_lung_srad.files.output_files import check_output
 from training.arguments import DataArguments
-from training.cycle_sources import CycleSource, describe_limits, load_evaluated_source, load_training_sources
+from training.data.cycle_sources import CycleSource, describe_limits, load_evaluated_source, load_training_sources
+from training.data.log_mel_dataset import iterate_log_mel
 from training.evaluation import evaluation_report, icbhi_score
-from training.log_mel_dataset import iterate_log_mel
 from training.report.files import write_json
 
 PERCENTILES = (0.1, 0.5, 0.9)

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from training.arguments import LungSradTrainingArguments, RunArguments
+from training.arguments import RunArguments
+from training.training_arguments import LungSradTrainingArguments
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 SECTIONS: dict[str, Any] = {section.name: section.type for section in dataclasses.fields(RunArguments)}

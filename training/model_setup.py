@@ -15,12 +15,12 @@ from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSra
 from modeling_lung_srad.conversion import OWN_SETTINGS, convert_checkpoint, convert_feature_extractor
 from training.arguments import ModelArguments, RunArguments
 from training.ast_baseline import AST_FEATURES, AST_SETTINGS, build_ast
-from training.classifier_loading import load_classifier
 from training.configuration import ConfigurationError, coerce
-from training.efficientat import EfficientATForAudioClassification
-from training.efficientat_loading import EFFICIENTAT_SETTINGS, build_efficientat
-from training.log_mel_dataset import check_sampling_rate
+from training.data.log_mel_dataset import check_sampling_rate
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
+from training.prediction.classifier_loading import load_classifier
+from training.teachers.efficientat import EfficientATForAudioClassification
+from training.teachers.efficientat_loading import EFFICIENTAT_SETTINGS, build_efficientat
 
 SIZES = {"tiny": LungSradConfig.tiny, "small": LungSradConfig.small, "medium": LungSradConfig.medium}
 

@@ -14,10 +14,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
-from modeling_lung_srad.patch_mix import mixed_patches
 from training.arguments import NEGATIVES, ObjectiveArguments
-from training.classifier_loading import classify_pooled
-from training.distillation import Distillation
+from training.patch_mix import mixed_patches
+from training.prediction.classifier_loading import classify_pooled
+from training.teachers.distillation import Distillation
 
 
 class PatchMixContrastiveLoss(nn.Module):

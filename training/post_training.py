@@ -18,16 +18,16 @@ from tqdm.auto import tqdm
 from dataset_scripts.sprsound import load_sprsound
 from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
 from modeling_lung_srad.familiarity import Familiarity, fit_familiarity, log_mel_statistics
-from training.cycle_sources import CycleSource, RunSources
-from training.evaluate_checkpoint import predict
-from training.evaluated_cycles import load_evaluated_cycles
-from training.feature_cache import cached_log_mel
-from training.log_mel_dataset import LogMelDataset, check_sampling_rate
+from training.data.cycle_sources import CycleSource, RunSources
+from training.data.feature_cache import cached_log_mel
+from training.data.log_mel_dataset import LogMelDataset, check_sampling_rate
+from training.prediction.evaluate_checkpoint import predict
+from training.prediction.evaluated_cycles import load_evaluated_cycles
+from training.record.training_record import TRAINING_SUMMARY, read_training_record
 from training.report.calibration import fit_temperature
 from training.report.files import write_text
 from training.sound_calibration import apply_to_head, fit_sounds, predict_sounds
 from training.trainer import LungSradTrainer
-from training.training_record import TRAINING_SUMMARY, read_training_record
 
 BATCH_SIZE = 64
 MODEL_TYPE = "lung_srad"

@@ -16,24 +16,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, default_data_collator, set_seed
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
-from training.arguments import LungSradTrainingArguments, RunArguments
+from training.arguments import RunArguments
 from training.configuration import ConfigurationError, expand_seeds, read_configuration
-from training.cycle_sources import CycleSource, RunSources, load_training_sources
-from training.earlier_stages import check_earlier_stages, read_earlier_stages
+from training.data.cycle_sources import CycleSource, RunSources, load_training_sources
+from training.data.feature_cache import cached_log_mel
+from training.data.log_mel_dataset import LogMelDataset
+from training.data.sampling import CycleSampler, sampling_weights
+from training.data.stretches import StretchDataset, load_recordings
 from training.evaluation import compute_metrics
-from training.feature_cache import cached_log_mel
-from training.log_mel_dataset import LogMelDataset
+from training.launch import check_launch, check_processes, check_same_folder
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 from training.model_setup import build_feature_extractor, build_model, check_fit
 from training.objective import class_weights_from_labels
 from training.post_training import fit_after_training
-from training.report.files import write_json
-from training.run_folder import (
+from training.record.earlier_stages import check_earlier_stages, read_earlier_stages
+from training.record.run_folder import (
     CONFIGURATION,
     TEACHER_WEIGHTS,
     check_same_teachers,
@@ -41,12 +42,12 @@ from training.run_folder import (
     read_json,
     shaping_settings,
 )
-from training.run_summary import describe_outcome, describe_seeds, summarize
-from training.sampling import CycleSampler, sampling_weights
-from training.stretches import StretchDataset, load_recordings
-from training.teachers import Teacher, Teachers, load_teachers
+from training.record.run_summary import describe_outcome, describe_seeds, summarize
+from training.record.training_record import TRAINING_SUMMARY
+from training.report.files import write_json
+from training.teachers.teachers import Teacher, Teachers, load_teachers
 from training.trainer import LungSradTrainer, TrainingError
-from training.training_record import TRAINING_SUMMARY
+from training.training_arguments import LungSradTrainingArguments
 
 
 @dataclass
@@ -272,60 +273,6 @@ def stretches(run: Run) -> StretchDataset:
     recordings = load_recordings(run.sources.training, run.feature_extractor, data.sprsound, data.simulated_events)
     windows = run.arguments.sampling.windows > 0
     return StretchDataset(recordings, run.feature_extractor, run.arguments.augmentation, windows)
-
-
-def check_launch() -> None:
-    """Checks that as many processes run as `accelerate launch` was asked for.
-
-    Raises:
-        ConfigurationError: without GPUs, `accelerate launch --num_processes N` starts one process and says nothing.
-    """
-    started_by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
-    if started_by_accelerate and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
-        raise ConfigurationError(
-            "accelerate launch: --num_processes asks for several processes, and it started one, as it does without "
-            "GPUs; there, use accelerate launch --multi_gpu --num_processes N ... use_cpu=true"
-        )
-
-
-def check_processes(training_arguments: LungSradTrainingArguments) -> None:
-    """Checks that processes that were started together train together, each on one GPU.
-
-    Raises:
-        ConfigurationError: each would train by itself, and all in the same folder, as they do without GPUs; or one
-            process would train on several GPUs by threads, which would share the draws of the mixed views.
-    """
-    started = int(os.environ.get("WORLD_SIZE") or 1)
-    if training_arguments.world_size != started:
-        raise ConfigurationError(
-            f"{started} processes were started, and each would train by itself, as they do without GPUs; there, add "
-            "use_cpu=true"
-        )
-    if training_arguments.n_gpu > 1:
-        raise ConfigurationError(
-            f"{training_arguments.n_gpu} GPUs are visible to one process, which can train on one only; start "
-            f"accelerate launch --num_processes {training_arguments.n_gpu} training/run_training.py CONFIG.yaml "
-            "[key=value ...], or set CUDA_VISIBLE_DEVICES=0 to use one"
-        )
-
-
-def check_same_folder(training_arguments: LungSradTrainingArguments, last_checkpoint: Path | None) -> None:
-    """Checks that all processes see the same `output_dir`, by what each found in it.
-
-    Raises:
-        ConfigurationError: some would go on from a checkpoint, or stop, that others do not see.
-    """
-    if training_arguments.world_size == 1:
-        return
-    output_dir = Path(str(training_arguments.output_dir))
-    name = "none" if last_checkpoint is None else last_checkpoint.name
-    found = [TRAINING_SUMMARY if (output_dir / TRAINING_SUMMARY).exists() else name]
-    everyone = gather_object(found)
-    if len(set(everyone)) > 1:
-        raise ConfigurationError(
-            f"{output_dir}: the processes found {', '.join(sorted(set(everyone)))} as its last state; use an "
-            "output_dir that all machines share"
-        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

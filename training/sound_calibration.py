@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from training.log_mel_dataset import LogMelDataset
+from training.data.log_mel_dataset import LogMelDataset
 from training.metrics.icbhi_score.icbhi_measure import confusion_counts, rates_from_counts
 
 BATCH_SIZE = 32

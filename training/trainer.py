@@ -20,12 +20,14 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling_lung_srad import LungSradForAudioClassification
-from training.arguments import MIN_LR_RATE, LungSradTrainingArguments, ObjectiveArguments
-from training.distillation import Distillation
+from training.arguments import ObjectiveArguments
+from training.callbacks import AverageWeights, FindBestCheckpoint
+from training.data.sampling import CycleSampler
 from training.muon import build_muon
 from training.objective import ObjectiveOutput, PatchMixTraining
-from training.sampling import CycleSampler
-from training.teachers import Teachers
+from training.teachers.distillation import Distillation
+from training.teachers.teachers import Teachers
+from training.training_arguments import MIN_LR_RATE, LungSradTrainingArguments
 
 PROJECTOR_WEIGHTS, DISTILLATION_WEIGHTS = "projector.safetensors", "distillation.safetensors"
 CLASSIFIER_PREFIX = "classifier."
@@ -352,33 +354,6 @@ class SetSamplerEpoch(TrainerCallback):
         self.trainer.cycle_sampler.epoch = int(state.epoch or 0)
 
 
-class FindBestCheckpoint(TrainerCallback):
-    """Finds the best checkpoint of a run that goes on in the present folder, which may have been moved meanwhile."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        best = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
-        if best.is_dir():
-            state.best_model_checkpoint = str(best)
-
-
-class AverageWeights(TrainerCallback):
-    """After every step the trained weights become `beta * old + (1 - beta) * new`, the `ma_beta` of the recipe of
-    arXiv 2606.11922. Buffers, such as the running statistics of batch norms, are left as they are."""
-
-    def __init__(self, beta: float):
-        self.beta = beta
-        self.before: list[torch.Tensor] = []
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.before = [parameter.detach().clone() for parameter in _trained(model)]
-
-    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
-        with torch.no_grad():
-            for parameter, before in zip(_trained(model), self.before, strict=True):
-                parameter.lerp_(before, self.beta)
-        self.before = []
-
-
 def cosine_per_epoch(step: int, steps_per_epoch: int, epochs: int, min_lr_rate: float) -> float:
     """Factor of the learning rate that is the same for all steps of an epoch.
 
@@ -408,10 +383,6 @@ def _unusable(checkpoint: str, problem: str) -> TrainingError:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _trained(model: Any) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -263,7 +263,6 @@ def test_contenders_that_differ_in_the_scan_share_a_network():
 
 
 def test_reasons_to_leave_a_case_out(monkeypatch):
-    monkeypatch.delitem(sys.modules, "modeling_lung_srad.mamba_scan", raising=False)
     monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", None)
     assert reason_to_leave_out(Case("ast")) is None
     assert reason_to_leave_out(Case("ast", frames=CLIP_FRAMES + 1)) == "AST-base takes 1024 frames only"

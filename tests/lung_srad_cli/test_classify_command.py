@@ -213,7 +213,7 @@ def test_a_plot_that_cannot_be_written_does_not_lose_the_result(classify, write_
     def fail(figure, path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("modeling_lung_srad.plots.save_figure", fail)
+    monkeypatch.setattr("modeling_lung_srad.files.plots.save_figure", fail)
     outcome = classify(write_recording("a.wav"), "--plot", tmp_path / "plot.png", "--format", "csv")
     assert outcome.exit_code == 2
     assert len(outcome.rows) == 1

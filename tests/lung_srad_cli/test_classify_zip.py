@@ -54,7 +54,7 @@ def test_a_zip_that_cannot_be_used_is_named(classify, tmp_path, name, content, s
 
 
 def test_a_zip_bomb_is_refused_before_it_fills_the_memory(classify, monkeypatch, tmp_path):
-    monkeypatch.setattr("modeling_lung_srad.recording_files.LARGEST_ARCHIVED_BYTES", 10**6)
+    monkeypatch.setattr("modeling_lung_srad.files.recording_files.LARGEST_ARCHIVED_BYTES", 10**6)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.wav", b"\0" * 10**7)
     outcome = classify(tmp_path / "bomb.zip")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lung_srad_cli.journal import Journal
-from modeling_lung_srad.output_files import OutputError
+from modeling_lung_srad.files.output_files import OutputError
 
 SETTINGS = {"window": 8.0, "pair": (1, 2)}
 

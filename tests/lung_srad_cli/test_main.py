@@ -150,11 +150,11 @@ def test_evaluate_prints_the_measures_and_writes_the_report(run, checkpoint, tmp
     ],
 )
 def test_evaluate_has_three_ways(monkeypatch, run, arguments, function, given):
-    import training.evaluate_command
+    import lung_srad_cli.evaluate_command
 
     calls = []
     monkeypatch.setattr(
-        training.evaluate_command, function, lambda *values, **options: calls.append((values, options)) or 0
+        lung_srad_cli.evaluate_command, function, lambda *values, **options: calls.append((values, options)) or 0
     )
     assert run("evaluate", *arguments).exit_code == 0
     assert calls == [given]

@@ -14,7 +14,7 @@ from modeling_lung_srad import LungSradConfig, LungSradForAudioClassification, L
 from modeling_lung_srad.conversion import convert_checkpoint
 from modeling_lung_srad.layers_lung_srad import LungSradGaussianBlur
 from tests.conftest import shared_path, tiny_config
-from tests.modeling_lung_srad.test_conversion import to_hub_names
+from tests.modeling_lung_srad.conversion.test_convert import to_hub_names
 
 STATES = ("patch_embed", "stage0", "stage1", "stage2", "stage3")
 

@@ -69,7 +69,7 @@ def test_nothing_outside_is_removed(tmp_path):
 def test_folder_is_private_and_goes_when_the_process_is_terminated(tmp_path):
     script = (
         "from space_demo.private_folder import make_private_folder\n"
-        "from space_demo.signals import stopped_by_signals\n"
+        "from space_demo.app import stopped_by_signals\n"
         "stopped = stopped_by_signals()\n"
         "folder = make_private_folder(); (folder / 'left.wav').write_bytes(b'sound')\n"
         "print(oct(folder.stat().st_mode & 0o777), flush=True)\n"

@@ -13,7 +13,7 @@ START = """
 import inspect, sys
 find_source_file = inspect.getfile
 from space_demo.app import main
-from space_demo.gradio_import import import_gradio
+from space_demo.app import import_gradio
 import_gradio()
 import pathlib, space_demo.server
 from space_demo.page import Page

@@ -14,7 +14,7 @@ from dataset_scripts.simulated import write_simulated
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from tests.conftest import tiny_config
 from training.arguments import DataArguments
-from training.cycle_sources import load_training_sources
+from training.data.cycle_sources import load_training_sources
 
 # A quarter of the network's usual input, so that a forward pass takes milliseconds.
 SHORT_INPUT = {"cycle_seconds": 4.0, "num_frames": 256}

@@ -11,12 +11,12 @@ import pytest
 
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
 from training.configuration import CONFIGS, ConfigurationError, expand_seeds, read_configuration
-from training.evaluate_checkpoint import predict
 from training.model_setup import build_model
+from training.prediction.evaluate_checkpoint import predict
+from training.record.training_record import read_training_record
 from training.report.files import read_report
 from training.report.predictions import COLUMNS, ReportError, read_predictions
 from training.run_training import train
-from training.training_record import read_training_record
 
 SCRIPT = CONFIGS.parent / "examples" / "finetune_folder.py"
 ROW = ["101_1b1", "0.0", "1.5", "wheeze", "wheeze", "0.1", "0.2", "0.6", "0.1", "101", "Meditron", "Tc", "test"]

@@ -2,11 +2,11 @@
 
 import pytest
 
-from training import run_training
-from training.arguments import LungSradTrainingArguments
+from training import launch
 from training.configuration import CONFIGS, ConfigurationError
+from training.record.training_record import TRAINING_SUMMARY as SUMMARY
 from training.run_training import main, train
-from training.training_record import TRAINING_SUMMARY as SUMMARY
+from training.training_arguments import LungSradTrainingArguments
 
 SMOKE = str(CONFIGS / "smoke.yaml")
 
@@ -31,13 +31,13 @@ def test_one_process_with_several_gpus_is_told_how_to_use_them(tmp_path, monkeyp
 )
 def test_processes_that_find_another_last_checkpoint_are_told(tmp_path, monkeypatch, others, message):
     monkeypatch.setattr(LungSradTrainingArguments, "world_size", property(lambda self: 2))
-    monkeypatch.setattr(run_training, "gather_object", lambda found: found + others)
+    monkeypatch.setattr(launch, "gather_object", lambda found: found + others)
     arguments = LungSradTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     if message is None:
-        run_training.check_same_folder(arguments, tmp_path / "checkpoint-12")
+        launch.check_same_folder(arguments, tmp_path / "checkpoint-12")
         return
     with pytest.raises(ConfigurationError, match=message):
-        run_training.check_same_folder(arguments, tmp_path / "checkpoint-12")
+        launch.check_same_folder(arguments, tmp_path / "checkpoint-12")
 
 
 def test_accelerate_that_starts_one_of_several_processes_is_told(monkeypatch, capsys):

@@ -4,8 +4,8 @@ import pytest
 
 from dataset_scripts.simulated import write_simulated
 from training.configuration import CONFIGS
+from training.record.training_record import TRAINING_SUMMARY
 from training.run_training import train
-from training.training_record import TRAINING_SUMMARY
 
 
 @pytest.mark.slow

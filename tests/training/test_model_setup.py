@@ -5,8 +5,8 @@ from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSra
 from tests.conftest import tiny_config
 from training.arguments import AugmentationArguments, ModelArguments, ObjectiveArguments, RunArguments
 from training.configuration import ConfigurationError
-from training.efficientat import EfficientATConfig, EfficientATForAudioClassification
 from training.model_setup import build_feature_extractor, build_model, check_fit
+from training.teachers.efficientat import EfficientATConfig, EfficientATForAudioClassification
 
 
 def test_named_size_with_settings():

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from modeling_lung_srad import LungSradConfig, LungSradForAudioClassification
-from training.arguments import LungSradTrainingArguments
 from training.muon import MOMENTUM, MuonAdamW, build_muon, is_matrix, orthogonalize
 from training.trainer import LungSradTrainer
+from training.training_arguments import LungSradTrainingArguments
 
 
 @pytest.mark.parametrize("shape", [(5, 20), (20, 5), (16, 16)])

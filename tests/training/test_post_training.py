@@ -12,8 +12,8 @@ from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSra
 from modeling_lung_srad.familiarity import FAMILIARITY_FILE, fit_familiarity, load_familiarity
 from training.arguments import DataArguments
 from training.configuration import CONFIGS
-from training.cycle_sources import load_training_sources
-from training.log_mel_dataset import LogMelDataset, compute_log_mel
+from training.data.cycle_sources import load_training_sources
+from training.data.log_mel_dataset import LogMelDataset, compute_log_mel
 from training.post_training import familiarity_of, fit_after_training, main, usable_temperature
 from training.run_training import train
 

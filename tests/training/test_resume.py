@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from transformers import TrainerState
 
 from tests.training.conftest import start_process
-from training import feature_cache, run_training
+from training import run_training
 from training.configuration import CONFIGS
+from training.data import feature_cache
+from training.record.training_record import TRAINING_SUMMARY as SUMMARY
 from training.trainer import LungSradTrainer
-from training.training_record import TRAINING_SUMMARY as SUMMARY
 
 SMOKE = str(CONFIGS / "smoke.yaml")
 # Everything that draws at random, checkpoints in the middle of epochs, and a best one that is not the last.

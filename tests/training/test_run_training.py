@@ -13,17 +13,17 @@ from dataset_scripts.simulated import write_simulated
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.familiarity import load_familiarity
 from training import run_training
-from training.classifier_loading import load_classifier
 from training.configuration import CONFIGS
-from training.efficientat import EfficientATForAudioClassification
-from training.evaluate_checkpoint import evaluate_checkpoint
 from training.objective import PatchMixTraining
-from training.run_folder import CONFIGURATION
-from training.run_summary import TEST_SELECTION_NOTE
+from training.prediction.classifier_loading import load_classifier
+from training.prediction.evaluate_checkpoint import evaluate_checkpoint
+from training.record.run_folder import CONFIGURATION
+from training.record.run_summary import TEST_SELECTION_NOTE
+from training.record.training_record import TRAINING_SUMMARY as SUMMARY
 from training.run_training import main, train
-from training.teachers import Teachers
+from training.teachers.efficientat import EfficientATForAudioClassification
+from training.teachers.teachers import Teachers
 from training.trainer import LungSradTrainer
-from training.training_record import TRAINING_SUMMARY as SUMMARY
 
 SMOKE = str(CONFIGS / "smoke.yaml")
 TEACHER = str(CONFIGS / "teacher.yaml")

@@ -6,8 +6,8 @@ import torch
 
 from modeling_lung_srad import LungSradForAudioClassification
 from tests.conftest import tiny_config
+from training.data.log_mel_dataset import LogMelDataset
 from training.evaluation import icbhi_score
-from training.log_mel_dataset import LogMelDataset
 from training.sound_calibration import CalibrationPart, apply_to_head, fit_sounds, predict_sounds
 
 

@@ -8,11 +8,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, default_da
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from tests.conftest import tiny_config
-from training.arguments import LungSradTrainingArguments, ObjectiveArguments, TeacherArguments
-from training.efficientat import EfficientATConfig, EfficientATForAudioClassification
-from training.log_mel_dataset import LogMelDataset, compute_log_mel
-from training.sampling import CycleDraw
-from training.teachers import Teacher, Teachers
+from training.arguments import ObjectiveArguments, TeacherArguments
+from training.data.log_mel_dataset import LogMelDataset, compute_log_mel
+from training.data.sampling import CycleDraw
+from training.teachers.efficientat import EfficientATConfig, EfficientATForAudioClassification
+from training.teachers.teachers import Teacher, Teachers
 from training.trainer import (
     DISTILLATION_WEIGHTS,
     PROJECTOR_WEIGHTS,
@@ -21,6 +21,7 @@ from training.trainer import (
     TrainingError,
     cosine_per_epoch,
 )
+from training.training_arguments import LungSradTrainingArguments
 
 
 class Inputs(Dataset):

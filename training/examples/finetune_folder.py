@@ -10,7 +10,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 from modeling_lung_srad.audio import read_audio
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT  # or any folder or Hub id
-from modeling_lung_srad.recording_files import find_recordings
+from modeling_lung_srad.files.recording_files import find_recordings
 
 if len(sys.argv) != 3:
     sys.exit(__doc__)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dataset_scripts.simulated import DEVICE as SIMULATED_DEVICE
-from modeling_lung_srad.output_files import replaced_when_complete
-from modeling_lung_srad.plots import save_figure
+from modeling_lung_srad.files.output_files import replaced_when_complete
+from modeling_lung_srad.files.plots import save_figure
 from training.metrics.icbhi_score.icbhi_measure import RATES
 from training.report.figures import ABOUT
 from training.report.markdown import markdown_report

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from modeling_lung_srad.output_files import replaced_when_complete
-from training.cycle_sources import PARTS
+from modeling_lung_srad.files.output_files import replaced_when_complete
+from training.data.cycle_sources import PARTS
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 
 CYCLE_COLUMNS = ("recording", "start", "end", "label", "prediction", *CLASS_NAMES)

@@ -2,7 +2,7 @@
 
 Equations: Mamba (arXiv 2312.00752, equation 2 with the discretisation of `selective_scan_fn`) and the four traversals
 of VMamba (arXiv 2401.10166, section 4.2). `torch_scan.py` runs on any device, `numba_scan.py` on a CPU,
-`triton_scan.py` and `mamba_scan.py` on CUDA; each has `scan_1d` for sequences and `scan_2d` for a map.
+`triton_scan.py` and the package mamba_ssm on CUDA; each has `scan_1d` for sequences and `scan_2d` for a map.
 """
 
 import functools
@@ -231,10 +231,53 @@ def _load_kernels(backend: str) -> tuple[dict[str, Callable], str | None]:
         elif backend == "triton":
             from .triton_scan import scan_1d, scan_2d
         else:
-            from .mamba_scan import scan_1d, scan_2d
+            scan_1d, scan_2d = _load_mamba()
     except ImportError as error:
         return {}, f"{' '.join(str(error).split()).rstrip('.')} (pip install {backend.replace('_', '-')})"
     return {"scan_1d": scan_1d, "scan_2d": scan_2d}, None
+
+
+def _load_mamba() -> tuple[Callable, Callable]:
+    """`scan_1d` and `scan_2d` by the CUDA kernel of the package mamba_ssm."""
+    try:  # Loading a checkpoint, with which this file is saved, must not ask for a package of CUDA machines.
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except Exception as error:  # A build for another CUDA or torch fails to load in many ways.
+        raise ImportError("mamba_ssm cannot be imported.") from error
+
+    def scan_1d(u, delta, A, B, C, D, delta_bias, delta_softplus) -> torch.Tensor:
+        """[`selective_scan`]; its arguments, already checked, of which the kernel wants parameters in float32."""
+        dtype = torch.promote_types(u.dtype, delta.dtype)
+        u, delta, B, C = (x.to(dtype).contiguous() for x in (u, delta, B, C))
+        A, D, delta_bias = (None if x is None else x.float().contiguous() for x in (A, D, delta_bias))
+        return selective_scan_fn(u, delta, A, B, C, D, None, delta_bias, delta_softplus)
+
+    def scan_2d(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D) -> torch.Tensor:
+        """[`selective_scan_2d`]; its arguments, already checked. The kernel needs the traversals, channels first."""
+        batch, height, width, channels = hidden_states.shape
+        u = _traverse(hidden_states.expand(4, -1, -1, -1, -1))
+        delta = torch.einsum("kcr,bkrl->bkcl", delta_weight.to(low_rank_delta.dtype), _traverse(low_rank_delta))
+        y = scan_1d(
+            u.flatten(1, 2),
+            delta.flatten(1, 2),
+            A.flatten(0, 1),
+            _traverse(B),
+            _traverse(C),
+            D.flatten(),
+            delta_bias.flatten(),
+            delta_softplus=True,
+        ).unflatten(1, (4, channels))
+        rows, columns = y[:, 0] + y[:, 2].flip(-1), y[:, 1] + y[:, 3].flip(-1)
+        merged = rows + columns.unflatten(-1, (width, height)).transpose(2, 3).flatten(2)
+        return merged.transpose(1, 2).reshape(batch, height, width, channels)
+
+    return scan_1d, scan_2d
+
+
+def _traverse(maps: torch.Tensor) -> torch.Tensor:
+    """Four maps `(4, batch, height, width, channels)` as sequences `(batch, 4, channels, length)`."""
+    rows, columns = maps[0::2].flatten(2, 3), maps[1::2].transpose(2, 3).flatten(2, 3)
+    sequences = torch.stack((rows[0], columns[0], rows[1].flip(1), columns[1].flip(1)), dim=1)
+    return sequences.transpose(2, 3)
 
 
 def _check_shapes(u, delta, A, B, C, D, delta_bias) -> None:

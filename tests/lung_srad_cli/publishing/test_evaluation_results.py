@@ -14,7 +14,7 @@ from lung_srad_cli.publishing.evaluation_results import (
     read_evaluation,
 )
 from lung_srad_cli.publishing.repository_files import PublishError
-from training.evaluate_checkpoint import evaluate_checkpoint
+from training.prediction.evaluate_checkpoint import evaluate_checkpoint
 from training.report.files import write_report as write_whole_report
 
 LIMIT = "Incomplete ICBHI 2017: 20 of 381 recordings; not comparable with published ICBHI scores."

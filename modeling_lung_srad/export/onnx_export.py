@@ -1,0 +1,278 @@
+"""Exports a classifier to ONNX for onnxruntime, and keeps it only where its logits are those of torch.
+
+The result is a folder in the layout of `optimum`: `model.onnx`, `config.json` and `preprocessor_config.json`, and with
+int8 weights `model_quantized.onnx` beside them.
+"""
+
+import contextlib
+import copy
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import nn
+
+from ..feature_extraction_lung_srad import LungSradFeatureExtractor
+from ..files.output_files import OutputError
+from ..modeling_lung_srad import LungSradForAudioClassification
+from .onnx_scan import expand_scans, with_exported_scans
+
+OPSET = 20
+INPUT, OUTPUT = "input_values", "logits"
+MODEL_FILE, INT8_FILE = "model.onnx", "model_quantized.onnx"
+CONFIG_FILES = ("config.json", "preprocessor_config.json")
+# A grid of one column after the last stage: about 0.25 s of sound.
+MIN_FRAMES = 32
+# Eleven minutes of sound: more is a slip, and memory for it would run out without a word.
+MAX_FRAMES = 2**16
+LARGEST_DIFFERENCE = 1e-3
+CHECKED_BATCHES = (1, 3)
+
+
+class ExportError(ValueError):
+    """An export that cannot be made or is not kept. The message is one line: `what: what is wrong; remedy`."""
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """
+    What an export wrote.
+
+    Args:
+        folder (`Path`): where it is.
+        num_frames (`int`): frames of `input_values`.
+        difference (`float`): largest difference of the logits of `model.onnx` from those of torch.
+        int8_difference (`float`, *optional*): the same of `model_quantized.onnx`, where it was asked for.
+    """
+
+    folder: Path
+    num_frames: int
+    difference: float
+    int8_difference: float | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The written files, the networks first."""
+        names = [MODEL_FILE, *([] if self.int8_difference is None else [INT8_FILE]), *CONFIG_FILES]
+        return [self.folder / name for name in names]
+
+
+def check_destination(destination: str | os.PathLike, force: bool = False) -> None:
+    """
+    Checks before any work is done that an export can be written.
+
+    Raises:
+        OutputError: where the folder holds something and `force` is not set, holds a checkpoint, is a file or lies in
+            one, or cannot be written to.
+    """
+    destination = Path(destination)
+    existing = _existing_path(destination)
+    if not existing.is_dir():
+        place = "is" if existing == Path(os.path.realpath(destination)) else f"{existing} is"
+        raise OutputError(f"{destination}: {place} a file; name a new folder")
+    if destination.is_dir():
+        # A killed export can leave a hidden folder.
+        names = [path.name for path in destination.iterdir() if not path.name.startswith(".")]
+        if names and not force:
+            raise OutputError(f"{destination}: holds something already; name a new folder, or replace it by --force")
+        of_another = MODEL_FILE not in names and any(name in names for name in CONFIG_FILES)
+        if of_another or any(name.endswith(".safetensors") for name in names):
+            raise OutputError(f"{destination}: holds a checkpoint, which --force does not replace; name a new one")
+    if not os.access(existing, os.W_OK):
+        raise OutputError(f"{destination}: {existing} is not writable; choose another folder")
+
+
+def export_onnx(
+    model: LungSradForAudioClassification,
+    feature_extractor: LungSradFeatureExtractor,
+    destination: str | os.PathLike,
+    waveforms: Sequence[np.ndarray],
+    num_frames: int | None = None,
+    int8: bool = False,
+    force: bool = False,
+    say: Callable[[str], object] = lambda step: None,
+) -> OnnxExport:
+    r"""
+    Writes a classifier as ONNX with a batch of any size and a fixed number of frames.
+
+    The result is checked by `onnx.checker` and, on features of `waveforms` in batches of 1 and 3, against torch. It is
+    moved to its place when all is done: an export that fails or is interrupted leaves nothing, and one that is killed
+    at most a hidden folder.
+
+    Args:
+        model ([`LungSradForAudioClassification`]): in float32 and on a CPU.
+        feature_extractor ([`LungSradFeatureExtractor`]): the one that goes with it.
+        destination (`str` or `os.PathLike`): folder to make.
+        waveforms (sequence of at least three `np.ndarray`): sounds at the rate of the extractor to check it with.
+        num_frames (`int`, *optional*): frames of `input_values`, from 32 to 65536; those of the extractor by default.
+            The saved extractor makes as many.
+        int8 (`bool`, *optional*, defaults to `False`): whether to write `model_quantized.onnx` too.
+        force (`bool`, *optional*, defaults to `False`): whether the files of an earlier export may be replaced.
+        say (callable, *optional*): is told which step comes.
+
+    Returns:
+        [`OnnxExport`]
+
+    Raises:
+        ExportError: where `num_frames` is too small or too large, or the logits differ from those of torch by more
+            than 1e-3.
+        OutputError: as [`check_destination`].
+    """
+    destination = Path(destination)
+    check_destination(destination, force)
+    num_frames = feature_extractor.num_frames if num_frames is None else num_frames
+    if num_frames < MIN_FRAMES:
+        raise ExportError(f"frames: {num_frames} is too few for four stages; give {MIN_FRAMES} or more")
+    if num_frames > MAX_FRAMES:
+        raise ExportError(f"frames: {num_frames} is too many; give {MAX_FRAMES} or fewer")
+    feature_extractor = copy.deepcopy(feature_extractor)
+    feature_extractor.num_frames = num_frames
+    input_values = feature_extractor(
+        list(waveforms), sampling_rate=feature_extractor.sampling_rate, return_tensors="pt"
+    )[INPUT]
+
+    with tempfile.TemporaryDirectory(prefix=".lung-srad-export.", dir=_existing_path(destination)) as name:
+        # Temporary folders are private; this one gets the permissions of any new folder.
+        temporary = Path(name) / "export"
+        temporary.mkdir()
+        say("trace and translate")
+        onnx_model = build_onnx(model, num_frames)
+        _describe(onnx_model, model, feature_extractor)
+        say("check")
+        onnx.checker.check_model(onnx_model, full_check=True)
+        onnx.save(onnx_model, temporary / MODEL_FILE)
+        difference = largest_difference(temporary / MODEL_FILE, model, input_values)
+        if not difference <= LARGEST_DIFFERENCE:
+            raise ExportError(
+                f"{destination}: not written, as its logits differ from those of torch by {difference:.2g}, more than "
+                f"{LARGEST_DIFFERENCE:g}; report this with the versions of torch, onnx and onnxruntime"
+            )
+        int8_difference = None
+        if int8:
+            say("make int8 weights")
+            quantize_weights(temporary / MODEL_FILE, temporary / INT8_FILE)
+            int8_difference = largest_difference(temporary / INT8_FILE, model, input_values)
+        model.config.to_json_file(temporary / "config.json")
+        feature_extractor.to_json_file(temporary / "preprocessor_config.json")
+        result = OnnxExport(destination, num_frames, difference, int8_difference)
+        if destination.is_dir():
+            # One of an earlier export would not belong to the new network.
+            (destination / INT8_FILE).unlink(missing_ok=True)
+            for path in result.files:
+                (temporary / path.name).replace(path)
+        else:
+            place = Path(os.path.realpath(destination))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(place)
+    return result
+
+
+def _existing_path(destination: str | os.PathLike) -> Path:
+    """The destination, or what exists nearest above it; links are followed."""
+    path = Path(os.path.realpath(destination))
+    return next(existing for existing in (path, *path.parents) if existing.exists())
+
+
+def build_onnx(model: LungSradForAudioClassification, num_frames: int) -> onnx.ModelProto:
+    """The network from `input_values` `(batch, num_frames, mel)` to `logits` `(batch, labels)`, unchecked."""
+    example = torch.zeros(2, num_frames, model.config.num_mel_bins)
+    with _quiet_exporter(), torch.no_grad():
+        program: Any = torch.onnx.export(
+            _Logits(with_exported_scans(model)).eval(),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    return expand_scans(program.model_proto)
+
+
+def largest_difference(path: Path, model: LungSradForAudioClassification, input_values: torch.Tensor) -> float:
+    """Between the logits of an ONNX file in onnxruntime and those of torch, in each of `CHECKED_BATCHES`."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    differences = []
+    for size in CHECKED_BATCHES:
+        batch = input_values[:size]
+        with torch.inference_mode():
+            expected = model(batch).logits.numpy()
+        (logits,) = session.run([OUTPUT], {INPUT: batch.numpy()})
+        differences.append(np.abs(logits - expected).max())
+    return float(np.max(differences))
+
+
+def quantize_weights(source: Path, destination: Path) -> None:
+    """Writes a network whose linear layers have int8 weights, with a scale for each output, and int8 activations.
+
+    The projections of the step sizes stay in float32: they are small, and errors of the steps add up over a sequence.
+    """
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # It recommends a preparation that changes nothing here.
+    try:
+        quantize_dynamic(
+            source,
+            destination,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        root.setLevel(level)
+
+
+class _Logits(nn.Module):
+    """The classifier with one tensor in and one out."""
+
+    def __init__(self, model: LungSradForAudioClassification):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        return self.model(input_values).logits
+
+
+def _describe(
+    onnx_model: onnx.ModelProto, model: LungSradForAudioClassification, feature_extractor: LungSradFeatureExtractor
+) -> None:
+    """Writes what a user of the file alone needs into its metadata."""
+    onnx_model.producer_name = "lung-srad"
+    onnx_model.doc_string = "Lung-SRAD. Research software, not a medical device."
+    labels = {str(index): name for index, name in sorted((model.config.id2label or {}).items())}
+    about = {
+        "opset": OPSET,
+        "input": f"{INPUT} (batch, {feature_extractor.num_frames}, {feature_extractor.num_mel_bins}) float32",
+        "output": f"{OUTPUT} (batch, {len(labels)}) float32",
+        "frames": feature_extractor.num_frames,
+        "sampling_rate": feature_extractor.sampling_rate,
+        "labels": json.dumps(labels),
+    }
+    onnx.helper.set_model_props(onnx_model, {name: str(value) for name, value in about.items()})
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without what the exporter says about torchvision and about deprecated parts of torch itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Recordings found on disk; tables, results and plots written to it."""

@@ -1,0 +1,214 @@
+"""Finds the recordings that a user names, and the annotation files that belong to them."""
+
+import contextlib
+import io
+import os
+import shutil
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import soundfile
+
+from ..audio import AudioError, memory_checked
+
+# A recording inside a zip is decompressed in memory; 24 hours at 4 kHz and 16 bit are 0.7 GB.
+LARGEST_ARCHIVED_BYTES = 10**9
+# With the others zipfile decompresses some kilobytes at once whatever comes of it: 2 GB out of 1.5 kB of bzip2.
+BOUNDED_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+# An mp3 file begins with ID3, or else with the eleven set bits of its first frame.
+AUDIO_SIGNATURES = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3")
+
+
+class RecordingsError(ValueError):
+    """Paths that lead to no recording or do not go together. The message: `path: what is wrong; remedy`."""
+
+
+@dataclass(frozen=True)
+class ArchivedRecording:
+    """
+    A recording inside a zip, which is read without being extracted.
+
+    Args:
+        archive (`Path`): the zip.
+        member (`str`): its name in there.
+    """
+
+    archive: Path
+    member: str
+
+    @property
+    def stem(self) -> str:
+        """File name without folders and suffix."""
+        return PurePosixPath(self.member).stem
+
+    def read(self) -> bytes:
+        """
+        The content of the recording.
+
+        Raises:
+            RecordingsError: where the zip or its member is damaged, encrypted, too large, empty, no audio or
+                compressed by anything but deflate.
+            AudioError: where it does not fit into memory.
+        """
+        try:
+            with memory_checked(self), zipfile.ZipFile(self.archive) as archive:
+                return self._read_member(archive)
+        except (RecordingsError, AudioError):
+            raise
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
+            problem = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RecordingsError(f"{self}: cannot be read ({problem}); unpack the zip and name its folder") from error
+
+    def _read_member(self, archive: zipfile.ZipFile) -> bytes:
+        member = archive.getinfo(self.member)
+        if member.compress_type not in BOUNDED_COMPRESSIONS:
+            raise RecordingsError(f"{self}: is not compressed by deflate; unpack the zip and name its folder")
+        # No more than this size is read, even where it is a lie.
+        if member.file_size > LARGEST_ARCHIVED_BYTES:
+            raise RecordingsError(
+                f"{self}: is larger than {LARGEST_ARCHIVED_BYTES / 1e9:g} GB; unpack the zip and name its folder"
+            )
+        if not member.file_size:
+            raise RecordingsError(f"{self}: is empty (0 bytes); record or export it again")
+        content = io.BytesIO()
+        with archive.open(member) as file:
+            content.write(file.read(4))
+            if not _begins_like_audio(content.getvalue()):
+                raise RecordingsError(f"{self}: is not readable audio; convert it to wav, flac, ogg or mp3")
+            shutil.copyfileobj(file, content)
+        return content.getvalue()
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.member}"
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+
+def sum_durations(recordings: Sequence[Path | ArchivedRecording], enough: float) -> float:
+    """
+    Seconds that the recordings last, by what their headers say; one that cannot be read counts nothing.
+
+    Args:
+        recordings (sequence of `Path` or [`ArchivedRecording`]): files, or recordings inside a zip.
+        enough (`float`): sum at which no further one is read.
+    """
+    total = 0.0
+    for recording in recordings:
+        if total >= enough:
+            break
+        with contextlib.suppress(OSError, ValueError, soundfile.SoundFileError):
+            source = io.BytesIO(recording.read()) if isinstance(recording, ArchivedRecording) else str(recording)
+            total += soundfile.info(source).duration
+    return total
+
+
+def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecording]:
+    """
+    The recording at a path, or all wav, flac, ogg and mp3 files in a folder and the folders inside it, or in a zip,
+    sorted.
+
+    Hidden files are left out. Any other path is returned as it is, whatever its name.
+
+    Raises:
+        RecordingsError: where a folder or zip holds no recording or cannot be read, or a recording in a zip has an
+            absolute name, one with `..` or that of another.
+    """
+    if not str(path):
+        raise RecordingsError("the path of a recording is empty; name a file or a folder")
+    path = Path(path)
+    if path.suffix.lower() == ".zip" and path.is_file():
+        return _find_archived(path)
+    if not path.is_dir():
+        return [path]
+    unreadable: list[OSError] = []
+    recordings: list[Path] = []
+    for folder, _, names in os.walk(path, onerror=unreadable.append):
+        recordings.extend(Path(folder, name) for name in names if _is_audio_name(name))
+    if unreadable:
+        raise RecordingsError(f"{unreadable[0].filename}: cannot be read ({unreadable[0].strerror}); allow reading it")
+    if not recordings:
+        raise RecordingsError(f"{path}: holds no {', '.join(AUDIO_SUFFIXES)} file; check the path")
+    return sorted(recordings)
+
+
+def _find_archived(path: Path) -> list[ArchivedRecording]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        raise RecordingsError(f"{path}: is no readable zip ({error}); copy or download it again") from error
+    # The names of folders end in a slash.
+    names = sorted(name for name in members if name[-1:] != "/" and _is_audio_name(PurePosixPath(name).name))
+    if not names:
+        raise RecordingsError(f"{path}: holds no {', '.join(AUDIO_SUFFIXES)} file; check the path")
+    for name, count in Counter(names).items():
+        if _leads_outside(name):
+            raise RecordingsError(f"{path}/{name}: leads out of the zip; pack it again with names inside one folder")
+        if count > 1:
+            raise RecordingsError(f"{path}/{name}: is in the zip {count} times; pack it again with different names")
+    return [ArchivedRecording(path, name) for name in names]
+
+
+def _leads_outside(name: str) -> bool:
+    # Of Windows, since its paths are split at both kinds of slashes.
+    path = PureWindowsPath(name)
+    return bool(path.root) or ".." in path.parts
+
+
+def _begins_like_audio(content: bytes) -> bool:
+    return content.startswith(AUDIO_SIGNATURES) or (content[:1] == b"\xff" and content[1:2] >= b"\xe0")
+
+
+def _is_audio_name(name: str) -> bool:
+    return name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
+
+
+def find_annotations(path: str | os.PathLike, recordings: Sequence[Path | ArchivedRecording]) -> list[Path]:
+    """
+    The annotation file of each recording, whether it exists or not.
+
+    Args:
+        path (`str` or `os.PathLike`): the file of the only recording, or a folder of `.txt` files with their names,
+            also in folders inside it.
+        recordings (sequence of `Path`): the recordings.
+
+    Returns:
+        `list[Path]`: one a recording.
+
+    Raises:
+        RecordingsError: where one file is given for several recordings, or a name does not tell which file it is.
+    """
+    if Path(path).is_dir():
+        return _find_by_name(Path(path), recordings)
+    if len(recordings) > 1:
+        raise RecordingsError(
+            f"{path}: is one annotation file for {len(recordings)} recordings; "
+            "name the folder that has a .txt for each of them"
+        )
+    return [Path(path)] * len(recordings)
+
+
+def _find_by_name(folder: Path, recordings: Sequence[Path | ArchivedRecording]) -> list[Path]:
+    by_name: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.txt")):
+        by_name.setdefault(file.stem, []).append(file)
+    num_recordings = Counter(recording.stem for recording in recordings)
+    annotations = []
+    for recording in recordings:
+        candidates = by_name.get(recording.stem, [])
+        # Of the folders alone: the files of a snapshot of the Hub are links into one folder.
+        own_folder = Path(recording).parent.resolve()
+        beside = [file for file in candidates if file.parent.resolve() == own_folder]
+        if not beside and (len(candidates) > 1 or (candidates and num_recordings[recording.stem] > 1)):
+            raise RecordingsError(
+                f"{recording}: several recordings or annotation files have this name; "
+                "put each .txt beside its recording"
+            )
+        annotations.append((beside or candidates or [folder / f"{recording.stem}.txt"])[0])
+    return annotations

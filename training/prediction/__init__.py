@@ -1,0 +1,1 @@
+"""Predictions of a trained checkpoint for labelled cycles."""

@@ -1,0 +1,1 @@
+"""Networks that teach another: EfficientAT, loading them, and distillation."""
