@@ -11,7 +11,8 @@ from .checkpoint_loading import DEFAULT_CHECKPOINT
 def checkpoint_code_files() -> list[Path]:
     """What `save_pretrained` copies: the modules that the model's imports, directly or through others, and itself."""
     folder = Path(__file__).resolve().parent
-    return sorted({*map(Path, get_relative_import_files(folder / "modeling_lung_srad.py"))})
+    saved = [folder / "modeling_lung_srad.py", folder / "feature_extraction_lung_srad.py"]
+    return sorted({*saved, *(Path(name) for path in saved for name in get_relative_import_files(path))})
 
 
 def copy_checkpoint_code(folder: Path) -> None:

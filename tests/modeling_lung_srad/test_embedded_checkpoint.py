@@ -15,7 +15,6 @@ from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_check
 
 NEEDED_CODE = [
     "audio.py",
-    "checkpoint_loading.py",
     "configuration_lung_srad.py",
     "familiarity.py",
     "feature_extraction_lung_srad.py",
