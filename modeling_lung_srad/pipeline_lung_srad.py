@@ -1,17 +1,20 @@
 """Classifies whole recordings: any length and rate in, a timeline with a summary and quality flags out.
 
-The pipeline is saved with checkpoints, so that `transformers.pipeline(model=..., trust_remote_code=True)` has it.
+Its code goes with trained and published checkpoints, so that in a process without this package
+`transformers.pipeline(model=..., trust_remote_code=True)` has it.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import Pipeline
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
 from .audio import memory_checked
@@ -142,6 +145,9 @@ class LungSoundPipeline(Pipeline):
             save_directory (`str` or `os.PathLike`): folder to make or to add to.
             kwargs: as of `transformers.Pipeline.save_pretrained`.
         """
+        if not hasattr(self, "_registered_impl"):  # Loaded with the code of a checkpoint; that code is saved again.
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            custom_object_save(self, save_directory)
         super().save_pretrained(save_directory, **kwargs)
         if self.familiarity is not None:
             self.familiarity.save(save_directory)
