@@ -6,7 +6,7 @@ DEMO := outputs/demo
 SUITE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench checkpoint-code clean
+.PHONY: help demo test lint bench clean
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
@@ -48,10 +48,6 @@ lint: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.speed --suite $(SUITE)
-
-# Saving a model copies its code; the embedded checkpoint must carry that of the package.
-checkpoint-code: .venv/core
-	$(BIN)/python -m modeling_lung_srad.checkpoint_code
 
 clean:
 	rm -rf .venv outputs

@@ -11,6 +11,7 @@ behind: `conversion`, `export`, `files`, `saliency`, `spectral` and `checkpoints
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .checkpoint_loading import load_pipeline
 from .configuration_lung_srad import LungSradConfig
 from .feature_extraction_lung_srad import LungSradFeatureExtractor
 from .modeling_lung_srad import LungSradForAudioClassification, LungSradModel
@@ -34,5 +35,6 @@ __all__ = [
     "LungSradFeatureExtractor",
     "LungSradForAudioClassification",
     "LungSradModel",
+    "load_pipeline",
     "selective_scan",
 ]

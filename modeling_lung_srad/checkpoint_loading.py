@@ -15,6 +15,7 @@ from transformers.utils import logging
 from .configuration_lung_srad import LabelError, class_columns
 from .feature_extraction_lung_srad import LungSradFeatureExtractor
 from .modeling_lung_srad import LungSradForAudioClassification
+from .pipeline_lung_srad import LungSoundPipeline
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "lung-srad-tiny"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -36,8 +37,30 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used. The message is one line: `checkpoint: what is wrong; remedy`."""
 
 
+def load_pipeline(
+    checkpoint: str | os.PathLike | None = None, revision: str | None = None, **settings: Any
+) -> LungSoundPipeline:
+    """
+    Loads the pipeline for whole recordings, without running code of the checkpoint or unpickling anything.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`, *optional*): a folder that `save_pretrained` wrote, or the id of one on the
+            Hub; by default `lung-srad-tiny`, which comes with the package.
+        revision (`str`, *optional*): branch, tag or commit of a checkpoint on the Hub.
+        settings: those of [`LungSoundPipeline`], such as `window`.
+
+    Raises:
+        CheckpointError: where it cannot be used.
+    """
+    model, feature_extractor = load_checkpoint(DEFAULT_CHECKPOINT if checkpoint is None else checkpoint, revision)
+    return LungSoundPipeline(model=model, feature_extractor=feature_extractor, **settings)
+
+
+LungSoundPipeline.from_checkpoint = staticmethod(load_pipeline)
+
+
 def load_checkpoint(
-    checkpoint: str | os.PathLike,
+    checkpoint: str | os.PathLike, revision: str | None = None
 ) -> tuple[LungSradForAudioClassification, LungSradFeatureExtractor]:
     """
     Loads model and feature extractor for classification into the four classes.
@@ -47,6 +70,7 @@ def load_checkpoint(
 
     Args:
         checkpoint (`str` or `os.PathLike`): a folder that `save_pretrained` wrote, or the id of one on the Hub.
+        revision (`str`, *optional*): branch, tag or commit of a checkpoint on the Hub.
 
     Returns:
         `tuple[LungSradForAudioClassification, LungSradFeatureExtractor]`
@@ -54,7 +78,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: where it is missing, incomplete, of another kind or for other classes.
     """
-    folder = _checkpoint_folder(checkpoint)
+    folder = _checkpoint_folder(checkpoint, revision)
     _check_files(folder, checkpoint)
     return load_from_folder(LungSradForAudioClassification, folder, checkpoint)
 
@@ -126,7 +150,7 @@ def _read_weights(model_class: type[Classifier], folder: Path) -> tuple[Classifi
     return loaded
 
 
-def _checkpoint_folder(checkpoint: str | os.PathLike) -> Path:
+def _checkpoint_folder(checkpoint: str | os.PathLike, revision: str | None) -> Path:
     if not os.fspath(checkpoint):
         raise CheckpointError("the name of the checkpoint is empty; name a folder or an id of the Hub")
     try:
@@ -134,6 +158,8 @@ def _checkpoint_folder(checkpoint: str | os.PathLike) -> Path:
         is_folder = folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint}: is no path ({error}); check it") from error
+    if is_folder and revision is not None:
+        raise CheckpointError(f"{checkpoint}: a folder has no revision {revision}; leave revision out")
     if is_folder:
         return folder
     if folder.exists():
@@ -143,7 +169,8 @@ def _checkpoint_folder(checkpoint: str | os.PathLike) -> Path:
     if folder.is_absolute() or str(checkpoint).startswith((".", "~")) or len(folder.parts) > 2:
         raise CheckpointError(f"{checkpoint}: no such folder; check the path")
     try:
-        return Path(huggingface_hub.snapshot_download(str(checkpoint), allow_patterns=["*.json", "*.safetensors"]))
+        patterns = ["*.json", "*.safetensors"]
+        return Path(huggingface_hub.snapshot_download(str(checkpoint), revision=revision, allow_patterns=patterns))
     except GatedRepoError as error:
         raise CheckpointError(
             f"{checkpoint}: access must be asked for on the Hub; then log in by `hf auth login`"

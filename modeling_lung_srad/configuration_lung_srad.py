@@ -1,6 +1,9 @@
 """Lung-SRAD model configuration."""
 
+import copy
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -10,6 +13,12 @@ CLASS_NAMES = ("normal", "crackle", "wheeze", "both")
 
 MAX_BLOCKS, MAX_WIDTH = 1000, 65536
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
+AUTO_MAP = {
+    "AutoConfig": "configuration_lung_srad.LungSradConfig",
+    "AutoModel": "modeling_lung_srad.LungSradModel",
+    "AutoModelForAudioClassification": "modeling_lung_srad.LungSradForAudioClassification",
+}
+PIPELINE_FILE = "pipeline_lung_srad.py"
 
 
 class LabelError(ValueError):
@@ -149,26 +158,6 @@ class LungSradConfig(PreTrainedConfig):
         if self.id2label is None and kwargs.get("num_labels") in (None, len(CLASS_NAMES)):
             self.id2label = dict(enumerate(CLASS_NAMES))
             self.label2id = {name: index for index, name in enumerate(CLASS_NAMES)}
-        # One map for every auto class: saving the backbone or the classifier alone would name only that one.
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "configuration_lung_srad.LungSradConfig",
-                "AutoModel": "modeling_lung_srad.LungSradModel",
-                "AutoModelForAudioClassification": "modeling_lung_srad.LungSradForAudioClassification",
-            },
-        )
-        # What `transformers.pipeline` loads for whole recordings.
-        kwargs.setdefault(
-            "custom_pipelines",
-            {
-                "lung-sound-classification": {
-                    "impl": "pipeline_lung_srad.LungSoundPipeline",
-                    "pt": ["AutoModelForAudioClassification"],
-                    "type": "audio",
-                }
-            },
-        )
         super().__post_init__(**kwargs)
 
     @property
@@ -182,8 +171,20 @@ class LungSradConfig(PreTrainedConfig):
         return len(self.depths)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """The settings that `config.json` has, always with the labels: transformers leaves out its own two."""
-        return super().to_diff_dict() | {"id2label": self.id2label, "label2id": self.label2id}
+        """The settings that `config.json` has: with the labels, as transformers leaves out its own two, and, beside a
+        model, with the classes of backbone and classifier, as transformers names the saved one alone."""
+        settings = super().to_diff_dict() | {"id2label": self.id2label, "label2id": self.label2id}
+        if {"AutoModel", "AutoModelForAudioClassification"} & (settings.get("auto_map") or {}).keys():
+            settings["auto_map"] = settings["auto_map"] | AUTO_MAP
+        return settings
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As in transformers. The pipeline of a loaded checkpoint is named only where its code was saved before."""
+        saved = self
+        if hasattr(self, "custom_pipelines") and not Path(save_directory, PIPELINE_FILE).exists():
+            saved = copy.deepcopy(self)
+            del saved.custom_pipelines
+        super(LungSradConfig, saved).save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def validate_backbone(self):
         """Checks widths and depths."""

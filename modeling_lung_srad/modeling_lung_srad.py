@@ -9,7 +9,6 @@ the reference implementations by the tests.
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -435,23 +434,6 @@ class LungSradForAudioClassification(LungSradPreTrainedModel):
             pooler_output=outputs.pooler_output,
             hidden_states=outputs.hidden_states,
         )
-
-    def to_pipeline(self, feature_extractor: Any, **kwargs: Any) -> Any:
-        """
-        The pipeline for whole recordings with this model.
-
-        Its code is saved with the model, as everything is that this module imports.
-
-        Args:
-            feature_extractor ([`LungSradFeatureExtractor`]): the one saved with the model.
-            kwargs: settings of the pipeline.
-
-        Returns:
-            [`LungSoundPipeline`]
-        """
-        from .pipeline_lung_srad import LungSoundPipeline
-
-        return LungSoundPipeline(model=self, feature_extractor=feature_extractor, **kwargs)
 
 
 __all__ = ["LungSradForAudioClassification", "LungSradModel", "LungSradPreTrainedModel", "compose_classes"]

@@ -1,17 +1,20 @@
 """Classifies whole recordings: any length and rate in, a timeline with a summary and quality flags out.
 
-The pipeline is saved with checkpoints, so that `transformers.pipeline(model=..., trust_remote_code=True)` has it.
+Its code goes with trained and published checkpoints, so that in a process without this package
+`transformers.pipeline(model=..., trust_remote_code=True)` has it.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import Pipeline
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
 from .audio import memory_checked
@@ -58,9 +61,9 @@ class LungSoundPipeline(Pipeline):
 
     ```python
     >>> import numpy as np
-    >>> from modeling_lung_srad import LungSoundPipeline
+    >>> from modeling_lung_srad import load_pipeline
 
-    >>> lung_sounds = LungSoundPipeline.from_checkpoint()
+    >>> lung_sounds = load_pipeline()
     >>> waveform = 0.1 * np.random.default_rng(0).standard_normal(4000 * 10)
     >>> result = lung_sounds({"raw": waveform, "sampling_rate": 4000})
     >>> [(segment["start"], segment["end"]) for segment in result["timeline"]]
@@ -78,6 +81,8 @@ class LungSoundPipeline(Pipeline):
 
     model: Any
     feature_extractor: Any
+    # `load_pipeline`, set by `checkpoint_loading.py`, which stays behind when this file travels with a checkpoint.
+    from_checkpoint: ClassVar[Callable[..., "LungSoundPipeline"]]
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.setdefault("task", TASK)
@@ -89,24 +94,6 @@ class LungSoundPipeline(Pipeline):
     @property
     def _thresholds(self) -> tuple[float | None, float | None]:
         return self.model.config.crackle_threshold, self.model.config.wheeze_threshold
-
-    @classmethod
-    def from_checkpoint(cls, checkpoint: str | os.PathLike | None = None, **kwargs: Any) -> "LungSoundPipeline":
-        """
-        Loads a checkpoint without running code of its own or unpickling anything.
-
-        Args:
-            checkpoint (`str` or `os.PathLike`, *optional*): a folder that `save_pretrained` wrote, or the id of one on
-                the Hub; by default `lung-srad-tiny`, which comes with the package.
-            kwargs: settings of the pipeline.
-
-        Raises:
-            CheckpointError: where it cannot be used.
-        """
-        from .checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
-
-        model, feature_extractor = load_checkpoint(DEFAULT_CHECKPOINT if checkpoint is None else checkpoint)
-        return cls(model=model, feature_extractor=feature_extractor, **kwargs)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         r"""
@@ -158,6 +145,9 @@ class LungSoundPipeline(Pipeline):
             save_directory (`str` or `os.PathLike`): folder to make or to add to.
             kwargs: as of `transformers.Pipeline.save_pretrained`.
         """
+        if not hasattr(self, "_registered_impl"):  # Loaded with the code of a checkpoint; that code is saved again.
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            custom_object_save(self, save_directory)
         super().save_pretrained(save_directory, **kwargs)
         if self.familiarity is not None:
             self.familiarity.save(save_directory)

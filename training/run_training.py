@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, default_data_collator, set_seed
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.files.checkpoint_code import write_checkpoint_code
 from training.arguments import RunArguments
 from training.configuration import ConfigurationError, expand_seeds, read_configuration
 from training.data.cycle_sources import CycleSource, RunSources, load_training_sources
@@ -204,6 +205,8 @@ def run_training(run: Run) -> dict[str, Any]:
         trainer.save_model()
         if familiarity is not None:
             familiarity.save(run.output_dir)
+        if isinstance(run.model, LungSradForAudioClassification) and trainer.is_world_process_zero():
+            write_checkpoint_code(run.output_dir)
     except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"{run.output_dir}: the model cannot be written ({' '.join(str(error).split())[:200]}); free space on its "

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from lung_srad_cli.publishing.repository_files import PublishError, read_card
 from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
 from modeling_lung_srad.familiarity import load_familiarity
+from modeling_lung_srad.files.checkpoint_code import (
+    CONFIG,
+    EXTRACTOR_CONFIG,
+    checkpoint_code_files,
+    settings_with_classes,
+)
 
-CONFIG, EXTRACTOR_CONFIG = "config.json", "preprocessor_config.json"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 TRAINING_SUMMARY, CARD = "training_summary.json", "README.md"
 # What a path on someone's machine looks like: /home/..., ~/..., C:\...
 LOCAL_PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/])")
-# How settings name a class: its module in the folder, and its name there.
-CLASS_REFERENCE = re.compile(r"([A-Za-z_]\w*)\.[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class CheckpointFolder:
         extractor_settings (`dict`): of `preprocessor_config.json`.
         num_parameters (`int`): of the model.
         weights (`tuple[str, ...]`): names of the safetensors files, and of their index if there are several.
-        code (`tuple[str, ...]`): names of the Python files that the settings refer to, and that these import.
+        portable (`dict[str, bytes]`): contents by name of the settings and of the code of this package to which they
+            refer, whatever the folder has of them.
         summary (`dict`, *optional*): of `training_summary.json`, where it may be published.
         hidden_path (`str`, *optional*): a path of this machine in the summary, which therefore stays here.
         card (`str`, *optional*): `README.md`.
@@ -45,7 +48,7 @@ class CheckpointFolder:
     extractor_settings: dict[str, Any]
     num_parameters: int
     weights: tuple[str, ...]
-    code: tuple[str, ...]
+    portable: dict[str, bytes]
     summary: dict[str, Any] | None
     hidden_path: str | None
     card: str | None
@@ -62,7 +65,7 @@ def read_checkpoint_folder(checkpoint: str) -> CheckpointFolder:
         [`CheckpointFolder`]
 
     Raises:
-        CheckpointError: a checkpoint that is incomplete, damaged, without its code or has pickles only.
+        CheckpointError: a checkpoint that is incomplete, damaged or has pickles only.
         FamiliarityError: statistics of the training cycles that are damaged or of another number of mel bins.
         PublishError: a card or a training summary that cannot be read.
     """
@@ -72,67 +75,22 @@ def read_checkpoint_folder(checkpoint: str) -> CheckpointFolder:
     familiarity = load_familiarity(path.absolute())
     if familiarity is not None:
         familiarity.distance(torch.zeros(1, 2, model.config.num_mel_bins))
-    settings, extractor_settings = (
-        json.loads((path / name).read_text(encoding="utf-8")) for name in (CONFIG, EXTRACTOR_CONFIG)
-    )
-    code = _find_code(settings, extractor_settings, path, checkpoint)
+    contents = settings_with_classes(path)
+    portable = {name: content.encode("utf-8") for name, content in contents.items()}
+    portable |= {file.name: file.read_bytes() for file in checkpoint_code_files()}
     summary = _read_summary(path / TRAINING_SUMMARY)
     hidden_path = next((text for text in _strings(summary) if LOCAL_PATH.match(text)), None)
     return CheckpointFolder(
         path,
-        model.config.to_dict() | settings,
-        extractor_settings,
+        model.config.to_dict() | json.loads(contents[CONFIG]),
+        json.loads(contents[EXTRACTOR_CONFIG]),
         model.num_parameters(),
         _weight_files(path, checkpoint),
-        code,
+        portable,
         summary if hidden_path is None else None,
         hidden_path,
         read_card(path / CARD) if (path / CARD).is_file() else None,
     )
-
-
-def _find_code(
-    settings: dict[str, Any], extractor_settings: dict[str, Any], path: Path, checkpoint: str
-) -> tuple[str, ...]:
-    """Names of the files that a stranger's process would import: those of the classes, and what these import."""
-    classes = _mapping(settings, "auto_map", f"{checkpoint}: {CONFIG}")
-    extractor_classes = _mapping(extractor_settings, "auto_map", f"{checkpoint}: {EXTRACTOR_CONFIG}")
-    tasks = _mapping(settings, "custom_pipelines", f"{checkpoint}: {CONFIG}")
-    if "AutoModelForAudioClassification" not in classes or "AutoFeatureExtractor" not in extractor_classes:
-        raise CheckpointError(
-            f"{checkpoint}: config.json or preprocessor_config.json has no auto_map, so that it loads only where this "
-            "package is installed; load and save both with this package"
-        )
-    references = {f"{CONFIG}: auto_map: {name}": value for name, value in classes.items()}
-    references |= {f"{EXTRACTOR_CONFIG}: auto_map: {name}": value for name, value in extractor_classes.items()}
-    for name, task in tasks.items():
-        references[f"{CONFIG}: custom_pipelines: {name}"] = task.get("impl") if isinstance(task, dict) else None
-    code: set[str] = set()
-    for field, reference in references.items():
-        parts = CLASS_REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
-        if parts is None:
-            raise CheckpointError(f"{checkpoint}: {field}: names no class as module.Class; save the model again")
-        code |= _module_files(path / f"{parts[1]}.py", checkpoint)
-    return tuple(sorted(code))
-
-
-def _mapping(settings: dict[str, Any], field: str, file: str) -> dict[str, Any]:
-    value = settings.get(field)
-    if value is not None and not isinstance(value, dict):
-        raise CheckpointError(f"{file}: {field}: is not a mapping; save the model again")
-    return value or {}
-
-
-def _module_files(file: Path, checkpoint: str) -> set[str]:
-    try:
-        return {file.name, *(Path(imported).name for imported in get_relative_import_files(file))}
-    except FileNotFoundError as error:
-        missing = Path(error.filename).name
-        raise CheckpointError(
-            f"{checkpoint}: has no {missing}, which its settings or its code ask for; save the model again"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file}: it or a file that it imports cannot be read; save the model again") from error
 
 
 def _weight_files(path: Path, checkpoint: str) -> tuple[str, ...]:

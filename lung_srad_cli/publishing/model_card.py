@@ -7,10 +7,11 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
+from lung_srad_cli.errors import OWN_PACKAGES
 from lung_srad_cli.publishing.checkpoint_folder import CheckpointFolder
 from lung_srad_cli.publishing.evaluation_results import evaluation_results, figures_section
 from lung_srad_cli.publishing.repository_files import PublishError
-from lung_srad_cli.publishing.snippet import RECORDING, usage_snippet
+from lung_srad_cli.publishing.snippet import PYTHON_BLOCK, RECORDING, usage_snippet
 from training.report.text import markdown_table
 
 DEFAULT_LICENSE = "apache-2.0"
@@ -25,16 +26,6 @@ from transformers import pipeline
 
 lung_sounds = pipeline(model="{repo_id}", trust_remote_code=True)
 print(lung_sounds("{recording}")["summary"])
-"""
-MODEL_SNIPPET = """\
-import soundfile
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
-
-feature_extractor = AutoFeatureExtractor.from_pretrained("{repo_id}", trust_remote_code=True)
-model = AutoModelForAudioClassification.from_pretrained("{repo_id}", trust_remote_code=True).eval()
-waveform, sampling_rate = soundfile.read("{recording}")  # mono, {rate} Hz
-inputs = feature_extractor(waveform, sampling_rate=sampling_rate, return_tensors="pt")
-print(model(**inputs).logits.softmax(-1), model.config.id2label)
 """
 CARD = """\
 # {title}
@@ -78,8 +69,9 @@ def build_card(repo_id: str, folder: CheckpointFolder, report: dict[str, Any] | 
     """
     The content of `README.md`.
 
-    A card that the checkpoint brings keeps its text, with the id for the folder in its snippet; its front matter is
-    completed. Otherwise a text is written from configuration, training summary and report.
+    A card that the checkpoint brings keeps its text, with the id for the folder in its snippet, and another snippet in
+    place of one that needs this package; its front matter is completed. Otherwise a text is written from
+    configuration, training summary and report.
 
     Args:
         repo_id (`str`): such as `user/name`.
@@ -93,21 +85,19 @@ def build_card(repo_id: str, folder: CheckpointFolder, report: dict[str, Any] | 
     Raises:
         PublishError: a card whose front matter cannot be read.
     """
-    usage = USAGE.format(snippet=default_snippet(repo_id, folder))
+    usage = USAGE.format(snippet=default_snippet(repo_id))
     if folder.card is None:
         text = _write_text(repo_id, folder, report, usage)
     else:
-        text = with_id_for_folder(folder.card, folder.path, repo_id)
+        text = for_strangers(with_id_for_folder(folder.card, folder.path, repo_id), default_snippet(repo_id))
         if not usage_snippet(text):
             text = f"{text.rstrip()}\n\n{usage}"
     return _with_front_matter(text, repo_id, folder.summary, report, license_name)
 
 
-def default_snippet(repo_id: str, folder: CheckpointFolder) -> str:
-    """Code that classifies `recording.wav`: by the pipeline that travels with the checkpoint, or without one."""
-    snippet = PIPELINE_SNIPPET if folder.settings.get("custom_pipelines") else MODEL_SNIPPET
-    rate = folder.extractor_settings.get("sampling_rate", 16000)
-    return snippet.format(repo_id=repo_id, recording=RECORDING, rate=rate)
+def default_snippet(repo_id: str) -> str:
+    """Code that classifies `recording.wav` by the pipeline that travels with the checkpoint."""
+    return PIPELINE_SNIPPET.format(repo_id=repo_id, recording=RECORDING)
 
 
 def with_id_for_folder(card: str, checkpoint: Path, repo_id: str) -> str:
@@ -123,6 +113,17 @@ def with_id_for_folder(card: str, checkpoint: Path, repo_id: str) -> str:
         return re.sub(r"([\"'])([^\"'\n]+)\1", replace, block[0])
 
     return re.sub(r"^```python.*?^```", replace_in_block, card, flags=re.MULTILINE | re.DOTALL)
+
+
+def for_strangers(card: str, snippet: str) -> str:
+    """Puts a snippet in place of Python blocks that import this package, which strangers do not have."""
+    imports = "|".join(OWN_PACKAGES)
+
+    def replace(block: re.Match[str]) -> str:
+        is_ours = re.search(rf"^\s*(?:from|import) (?:{imports})\b", block[1], flags=re.MULTILINE)
+        return f"```python\n{snippet}```" if is_ours else block[0]
+
+    return PYTHON_BLOCK.sub(replace, card)
 
 
 def _write_text(repo_id: str, folder: CheckpointFolder, report: dict[str, Any] | None, usage: str) -> str:

@@ -7,8 +7,6 @@ from huggingface_hub import ModelCard
 
 from lung_srad_cli.publishing.checkpoint_folder import (
     CARD,
-    CONFIG,
-    EXTRACTOR_CONFIG,
     TRAINING_SUMMARY,
     CheckpointFolder,
     read_checkpoint_folder,
@@ -48,10 +46,11 @@ def prepare_model(
     """
     folder = read_checkpoint_folder(checkpoint)
     names = published_names(folder)
-    refuse_links_to_outside([folder.path / name for name in (*names, CARD)], folder.path)
+    read = [name for name in (*names, CARD) if not name.endswith(".py")]
+    refuse_links_to_outside([folder.path / name for name in read], folder.path)
     report = None if evaluation is None else read_evaluation(evaluation, folder.path)
     card = build_card(repo_id, folder, report, license_name)
-    files = [RepositoryFile(name, folder.path / name) for name in names]
+    files = [RepositoryFile(name, folder.portable.get(name, folder.path / name)) for name in names]
     files.append(RepositoryFile(CARD, card.encode("utf-8")))
     notes = [f"licence on the card: {ModelCard(card).data.get('license')}"]
     if report is not None and not is_certainly_about(report, folder.path):
@@ -68,11 +67,11 @@ def prepare_model(
             place_files(files, Path(prepared, "model"))
             run_snippet(usage_snippet(card), repo_id, Path(prepared, "model"))
 
-    return PreparedRepository(files, notes, default_snippet(repo_id, folder), try_out)
+    return PreparedRepository(files, notes, default_snippet(repo_id), try_out)
 
 
 def published_names(folder: CheckpointFolder) -> list[str]:
-    """The files of a checkpoint that go up as they are: never pickles, optimizer states, logs or folders."""
+    """The files that go up: settings, weights and code, but never pickles, optimizer states, logs or folders."""
     summary = [TRAINING_SUMMARY] if folder.summary is not None else []
     optional = [name for name in OPTIONAL if (folder.path / name).is_file()]
-    return [CONFIG, EXTRACTOR_CONFIG, *folder.weights, *folder.code, *summary, *optional]
+    return [*folder.portable, *folder.weights, *summary, *optional]

@@ -28,7 +28,7 @@ CHECKPOINTS = "modeling_lung_srad/checkpoints"
 EMBEDDED = f"{CHECKPOINTS}/lung-srad-tiny"
 # Whatever else lies in a clone, such as recordings, tables and checkpoints of one's own, stays there.
 SOURCE_SUFFIXES = {".py", ".css", ".js"}
-CHECKPOINT_SUFFIXES = {".py", ".json", ".safetensors", ".md"}
+CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".md"}
 LEFT_OUT = {"__pycache__", "outputs", "runs", "flagged", "screenshots"}
 IMPORT_ALL = """\
 import pkgutil, sys

@@ -7,8 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
-from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
+from modeling_lung_srad import (
+    LungSoundPipeline,
+    LungSradFeatureExtractor,
+    LungSradForAudioClassification,
+    load_pipeline,
+)
+from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, CheckpointError, load_checkpoint
 from tests.conftest import tiny_config
 
 
@@ -142,7 +147,8 @@ def test_what_the_hub_does_not_have_is_named(name):
 
 
 def test_a_hub_id_fetches_neither_code_nor_pickles(folder, monkeypatch, tmp_path):
-    def download(name, allow_patterns):
+    def download(name, revision, allow_patterns):
+        revisions.append(revision)
         fetched = tmp_path / "cache"
         fetched.mkdir()
         for pattern in allow_patterns:
@@ -150,11 +156,23 @@ def test_a_hub_id_fetches_neither_code_nor_pickles(folder, monkeypatch, tmp_path
                 shutil.copy(file, fetched)
         return str(fetched)
 
+    revisions = []
     (folder / "training_args.bin").write_bytes(b"")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    model, _ = load_checkpoint("someone/lung-srad")
-    assert model.config.num_labels == 4
+    lung_sounds = load_pipeline("someone/lung-srad", revision="v1.0", window=2.0)
+    assert lung_sounds.choose_window(2.0) == (2.0, 1.0)
+    assert revisions == ["v1.0"]
     assert sorted(file.suffix for file in (tmp_path / "cache").iterdir()) == [".json", ".json", ".safetensors"]
+
+
+def test_a_folder_has_no_revision(folder):
+    with pytest.raises(CheckpointError, match="a folder has no revision main; leave revision out"):
+        load_pipeline(folder, revision="main")
+
+
+def test_the_embedded_checkpoint_is_the_default_of_the_pipeline():
+    assert load_pipeline().model.config.name_or_path == str(DEFAULT_CHECKPOINT)
+    assert LungSoundPipeline.from_checkpoint is load_pipeline
 
 
 def _spoil_weights(path):

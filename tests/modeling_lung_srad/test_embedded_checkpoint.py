@@ -1,44 +1,26 @@
-"""The checkpoint that comes with the package: complete, small, and carrying the code of this package."""
+"""The checkpoint that comes with the package: complete, small, and without code."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 
-import modeling_lung_srad
-from modeling_lung_srad.checkpoint_code import checkpoint_code_files
+from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
 
-NEEDED_CODE = [
-    "audio.py",
-    "checkpoint_loading.py",
-    "configuration_lung_srad.py",
-    "familiarity.py",
-    "feature_extraction_lung_srad.py",
-    "layers_lung_srad.py",
-    "modeling_lung_srad.py",
-    "numba_kernels.py",
-    "numba_scan.py",
-    "pipeline_lung_srad.py",
-    "quality.py",
-    "recording.py",
-    "selective_scan.py",
-    "timeline.py",
-    "torch_recurrence.py",
-    "torch_scan.py",
-    "triton_kernels.py",
-    "triton_layer_norm.py",
-    "triton_scan.py",
-]
+
+def test_it_carries_no_code_and_names_none():
+    assert list(DEFAULT_CHECKPOINT.rglob("*.py")) == []
+    for name in ("config.json", "preprocessor_config.json"):
+        assert not {"auto_map", "custom_pipelines"} & json.loads((DEFAULT_CHECKPOINT / name).read_text()).keys()
 
 
-def test_it_carries_all_the_code_that_it_needs_and_no_other():
-    assert sorted(path.name for path in DEFAULT_CHECKPOINT.glob("*.py")) == NEEDED_CODE
-    assert [path.name for path in checkpoint_code_files()] == NEEDED_CODE
+def test_the_registered_pipeline_takes_it():
+    lung_sounds = pipeline("lung-sound-classification", model=str(DEFAULT_CHECKPOINT))
+    assert type(lung_sounds) is LungSoundPipeline
 
 
 def test_it_is_complete_and_at_most_10_mb():
@@ -51,12 +33,6 @@ def test_it_is_complete_and_at_most_10_mb():
         "training_summary.json",
     }
     assert sum(path.stat().st_size for path in DEFAULT_CHECKPOINT.iterdir()) <= 10e6
-
-
-@pytest.mark.parametrize("name", NEEDED_CODE)
-def test_its_code_is_that_of_the_package(name):
-    ours = Path(modeling_lung_srad.__file__).parent / name
-    assert (DEFAULT_CHECKPOINT / name).read_text() == ours.read_text(), "run `make checkpoint-code`"
 
 
 def test_it_has_at_most_4_million_finite_parameters():

@@ -18,8 +18,13 @@ from transformers import (
     pipeline,
 )
 
-from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification, LungSradModel
-from modeling_lung_srad.checkpoint_code import checkpoint_code_files
+from modeling_lung_srad import (
+    LungSoundPipeline,
+    LungSradFeatureExtractor,
+    LungSradForAudioClassification,
+    LungSradModel,
+)
+from modeling_lung_srad.files.checkpoint_code import CLASSES, checkpoint_code_files
 from tests.conftest import tiny_config
 
 LOAD_ELSEWHERE = """
@@ -53,8 +58,8 @@ print(json.dumps({
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoint")
-    LungSradForAudioClassification(tiny_config()).save_pretrained(folder)
-    LungSradFeatureExtractor().save_pretrained(folder)
+    model = LungSradForAudioClassification(tiny_config())
+    LungSoundPipeline(model=model, feature_extractor=LungSradFeatureExtractor()).save_pretrained(folder)
     return folder
 
 
@@ -66,10 +71,18 @@ def waveform():
 def test_saving_writes_weights_code_and_settings(checkpoint):
     names = {path.name for path in checkpoint.iterdir()}
     code = {path.name for path in checkpoint_code_files()}
-    assert {"modeling_lung_srad.py", "feature_extraction_lung_srad.py", "pipeline_lung_srad.py", "audio.py"} <= code
-    assert names >= {"config.json", "model.safetensors", "preprocessor_config.json"} | code
-    auto_map = json.loads((checkpoint / "config.json").read_text())["auto_map"]
-    assert set(auto_map) == {"AutoConfig", "AutoModel", "AutoModelForAudioClassification"}
+    assert names == {"config.json", "model.safetensors", "preprocessor_config.json"} | code
+    for name, classes in CLASSES.items():
+        settings = json.loads((checkpoint / name).read_text())
+        assert {field: settings[field] for field in classes} == classes
+
+
+def test_a_model_that_is_saved_without_its_pipeline_names_none(checkpoint, tmp_path):
+    LungSradForAudioClassification.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    assert not (tmp_path / "pipeline_lung_srad.py").exists()
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert "custom_pipelines" not in settings
+    assert settings["auto_map"] == CLASSES["config.json"]["auto_map"]
 
 
 def test_a_process_without_the_package_gets_bit_equal_logits(checkpoint, waveform, tmp_path):
@@ -105,8 +118,8 @@ def test_a_process_without_the_package_gets_bit_equal_logits(checkpoint, wavefor
     assert elsewhere["pooled"] == outputs.pooler_output.numpy().tobytes().hex()
     assert {entry["label"] for entry in elsewhere["pipeline"]} == {"normal", "crackle", "wheeze", "both"}
     assert elsewhere["labels"] == "both"
-    timeline = model.to_pipeline(LungSradFeatureExtractor())({"raw": waveform, "sampling_rate": 16000})["timeline"]
-    assert elsewhere["timeline"] == timeline
+    lung_sounds = LungSoundPipeline(model=model, feature_extractor=LungSradFeatureExtractor())
+    assert elsewhere["timeline"] == lung_sounds({"raw": waveform, "sampling_rate": 16000})["timeline"]
 
 
 def test_local_users_need_no_remote_code(checkpoint):

@@ -277,9 +277,8 @@ def test_a_model_for_other_classes_is_refused(feature_extractor):
         LungSoundPipeline(model=model, feature_extractor=feature_extractor)
 
 
-def test_a_saved_checkpoint_brings_the_pipeline(model, feature_extractor, lung_sounds, tmp_path):
-    model.save_pretrained(tmp_path)
-    feature_extractor.save_pretrained(tmp_path)
+def test_a_saved_pipeline_brings_its_code(lung_sounds, tmp_path):
+    lung_sounds.save_pretrained(tmp_path)
     assert (tmp_path / "pipeline_lung_srad.py").exists()
     by_task = pipeline(TASK, model=str(tmp_path), trust_remote_code=True)
     assert type(by_task).__name__ == "LungSoundPipeline"
@@ -297,7 +296,6 @@ def test_a_checkpoint_is_loaded_in_one_call(model, feature_extractor, lung_sound
     feature_extractor.save_pretrained(tmp_path)
     loaded = LungSoundPipeline.from_checkpoint(tmp_path, window=1.0)
     assert rows(loaded(noise(2))) == rows(lung_sounds(noise(2), window=1.0))
-    assert rows(model.to_pipeline(feature_extractor)(noise(2))) == rows(lung_sounds(noise(2)))
     with pytest.raises(CheckpointError, match="no such folder"):
         LungSoundPipeline.from_checkpoint(tmp_path / "missing")
 

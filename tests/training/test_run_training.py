@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import ASTForAudioClassification
+from transformers import ASTForAudioClassification, pipeline
 
 from dataset_scripts.simulated import write_simulated
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
@@ -92,6 +92,13 @@ def test_run_leaves_the_best_checkpoint_its_features_and_a_summary(complete_run)
     assert model.num_parameters() == summary["parameters"]
     assert LungSradFeatureExtractor.from_pretrained(complete_run).num_frames == 64
     assert not list(complete_run.glob("*.bin"))
+
+
+def test_the_classifier_of_a_run_has_the_code_of_its_pipeline_beside_it(complete_run):
+    settings = json.loads((complete_run / "config.json").read_text())
+    assert settings["custom_pipelines"]["lung-sound-classification"]["impl"] == "pipeline_lung_srad.LungSoundPipeline"
+    lung_sounds = pipeline(model=str(complete_run), trust_remote_code=True)
+    assert type(lung_sounds).__module__.startswith("transformers_modules.")
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_others(overrides, tmp_path):

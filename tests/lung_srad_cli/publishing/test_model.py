@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from lung_srad_cli.publishing import model_repository
 from lung_srad_cli.publishing.model_repository import prepare_model
-from lung_srad_cli.publishing.snippet import write_recording
+from lung_srad_cli.publishing.snippet import usage_snippet, write_recording
 from modeling_lung_srad import (
     LungSoundPipeline,
     LungSradConfig,
@@ -21,6 +21,7 @@ from modeling_lung_srad import (
 )
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
 from modeling_lung_srad.familiarity import Familiarity, fit_familiarity
+from modeling_lung_srad.files.checkpoint_code import CLASSES
 from tests.local_hub import READ_TOKEN
 
 LOAD = """
@@ -189,9 +190,6 @@ def test_token_without_rights_and_no_token_are_told_apart(hub, publish, checkpoi
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "as a pickle only"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-        (lambda folder: (folder / "pipeline_lung_srad.py").unlink(), "has no pipeline_lung_srad.py"),
-        (lambda folder: (folder / "quality.py").unlink(), "has no quality.py"),
-        (lambda folder: (folder / "quality.py").write_bytes(b"\xff"), "cannot be read"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"{"), "cannot be loaded"),
         (lambda folder: (folder / "familiarity.safetensors").write_bytes(b"{"), "familiarity.safetensors: cannot be"),
         (lambda folder: Familiarity(np.zeros(8), np.eye(8), 1.0, 9).save(folder), "is of 8 statistics"),
@@ -216,14 +214,6 @@ def test_a_checkpoint_that_is_not_whole_is_named_in_one_line(publish, checkpoint
 @pytest.mark.parametrize(
     ("name", "field", "value"),
     [
-        ("config.json", "auto_map", -1),
-        ("config.json", "auto_map", "AutoModelForAudioClassification"),
-        ("config.json", "auto_map: AutoConfig", "\x1b[31m<script>"),
-        ("config.json", "auto_map: AutoConfig", "../../other.Config"),
-        ("preprocessor_config.json", "auto_map", 5),
-        ("config.json", "custom_pipelines", "x"),
-        ("config.json", "custom_pipelines: lung-sound-classification", None),
-        ("config.json", "custom_pipelines: lung-sound-classification", {"impl": 3}),
         ("training_summary.json", "cycles", "x"),
         ("training_summary.json", "cycles", {"training": ["icbhi"]}),
         ("training_summary.json", "cycles", {"training": {"icbhi": {"cycles": "12"}}}),
@@ -242,6 +232,20 @@ def test_a_setting_of_another_kind_is_named_in_one_line(publish, checkpoint, tmp
     (error,) = outcome.errors
     assert f"{name}: {field}: " in error
     assert "\x1b" not in error
+
+
+def test_classes_and_code_are_those_of_this_package_whatever_the_folder_has(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "run")
+    (folder / "quality.py").write_text("print('not ours')\n")
+    (folder / "pipeline_lung_srad.py").unlink(missing_ok=True)
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"auto_map": {"AutoConfig": "../../other.Config"}, "custom_pipelines": {"other": None}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    published = {file.path: file.source for file in prepare_model(str(folder), "user/sounds").files}
+    assert b"not ours" not in published["quality.py"]
+    assert "pipeline_lung_srad.py" in published
+    classes = CLASSES["config.json"]
+    assert {name: json.loads(published["config.json"])[name] for name in classes} == classes
 
 
 def test_links_within_the_folder_and_within_the_cache_of_the_hub_are_followed(publish, checkpoint, tmp_path):
@@ -296,7 +300,7 @@ def test_the_embedded_checkpoint_keeps_the_text_of_its_card():
     card = next(file.source.decode() for file in prepared.files if file.path == "README.md")
     own = (DEFAULT_CHECKPOINT / "README.md").read_text(encoding="utf-8")
     text = own.split("---\n", 2)[2]
-    assert card.split("---\n", 2)[2] == text.replace(
-        '"modeling_lung_srad/checkpoints/lung-srad-tiny"', '"user/lung-srad-tiny"'
-    )
+    snippet = usage_snippet(card)
+    assert 'pipeline(model="user/lung-srad-tiny", trust_remote_code=True)' in snippet
+    assert card.split("---\n", 2)[2].replace(snippet, usage_snippet(own)) == text
     assert "training_summary.json" in {file.path for file in prepared.files}

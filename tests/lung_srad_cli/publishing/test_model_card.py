@@ -1,5 +1,6 @@
 """The model card: text and front matter from configuration, training summary and report; one's own text stays."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from lung_srad_cli.publishing.checkpoint_folder import CheckpointFolder
 from lung_srad_cli.publishing.model_card import build_card, with_id_for_folder
 from lung_srad_cli.publishing.repository_files import PublishError
 from lung_srad_cli.publishing.snippet import RECORDING, usage_snippet, write_recording
+from modeling_lung_srad.files.checkpoint_code import write_checkpoint_code
 
-SETTINGS = {"dims": [8, 16], "depths": [1, 2], "custom_pipelines": {"lung-sound-classification": {}}}
+SETTINGS = {"dims": [8, 16], "depths": [1, 2]}
 EXTRACTOR = {"sampling_rate": 16000, "cycle_seconds": 8.0}
 COUNTS = {"cycles": 1295, "normal": 842, "crackle": 250, "wheeze": 139, "both": 64, "recordings": 129, "patients": 40}
 SUMMARY = {"cycles": {"training": {"icbhi": COUNTS, "sprsound": {**COUNTS, "cycles": 6656}}}}
@@ -19,7 +21,7 @@ SUMMARY = {"cycles": {"training": {"icbhi": COUNTS, "sprsound": {**COUNTS, "cycl
 
 def build(report=None, license_name=None, **changes):
     options = {"settings": SETTINGS, "extractor_settings": EXTRACTOR, "num_parameters": 1234567, "summary": None}
-    options |= {"weights": ("model.safetensors",), "code": (), "hidden_path": None, "card": None}
+    options |= {"weights": ("model.safetensors",), "portable": {}, "hidden_path": None, "card": None}
     folder = CheckpointFolder(path=Path("/runs/first"), **options | changes)
     return build_card("user/sounds", folder, report, license_name)
 
@@ -96,14 +98,21 @@ def test_front_matter_of_another_kind_is_named(front_matter):
         build(card=f"---\n{front_matter}\n---\n# My model\n")
 
 
-@pytest.mark.parametrize(("with_pipeline", "shown"), [(True, "'crackle_share': "), (False, "tensor([[0.")])
-def test_the_snippets_that_are_made_here_run(checkpoint, tmp_path, monkeypatch, capsys, with_pipeline, shown):
+def test_the_snippet_that_is_made_here_runs(checkpoint, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    write_checkpoint_code(folder)
     monkeypatch.chdir(tmp_path)
     write_recording(tmp_path / RECORDING)
-    snippet = usage_snippet(build(settings=SETTINGS if with_pipeline else {**SETTINGS, "custom_pipelines": {}}))
-    assert ("pipeline" in snippet) == with_pipeline
-    exec(snippet.replace('"user/sounds"', repr(str(checkpoint))), {})
-    assert shown in capsys.readouterr().out
+    exec(usage_snippet(build()).replace('"user/sounds"', repr(str(folder))), {})
+    assert "'crackle_share': " in capsys.readouterr().out
+
+
+def test_a_snippet_that_needs_this_package_is_replaced():
+    own = "# Mine\n\n```python\nfrom modeling_lung_srad import load_pipeline\n```\n\n```python\nprint(1)\n```\n"
+    _, text = split(build(card=own))
+    assert "modeling_lung_srad" not in text
+    assert 'pipeline(model="user/sounds", trust_remote_code=True)' in text
+    assert "```python\nprint(1)\n```" in text
 
 
 def test_the_folder_in_a_snippet_becomes_the_id(tmp_path):
