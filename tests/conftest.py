@@ -1,4 +1,4 @@
-"""What all tests share: one tiny configuration, and the way to the reference material beside the checkout."""
+"""What all tests share: one tiny configuration, simulated recordings, and the way to the reference material."""
 
 import os
 from pathlib import Path
@@ -35,3 +35,24 @@ def shared_path(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {path}, which is not part of the repository")
     return path
+
+
+@pytest.fixture(scope="session")
+def own_caches(tmp_path_factory):
+    """Keeps tables of the data sets library and spectrograms out of the user's caches."""
+    import datasets
+
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNG_SRAD_CACHE", str(tmp_path_factory.mktemp("spectrograms")))
+        yield
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture(scope="session")
+def simulated_folder(tmp_path_factory):
+    """10 patients (6 train, 4 test), 2 recordings each, 4 cycles each; read only."""
+    from dataset_scripts.simulated import write_simulated
+
+    return write_simulated(tmp_path_factory.mktemp("simulated") / "data", patients=10, cycles_per_recording=4)

@@ -9,9 +9,11 @@ from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassif
 from tests.conftest import tiny_config
 from training.report.files import REPORT_FILES
 
+pytestmark = pytest.mark.usefixtures("own_caches")
+
 
 @pytest.fixture(scope="module")
-def report_folder(checkpoint, simulated_folder, tmp_path_factory):
+def report_folder(own_caches, checkpoint, simulated_folder, tmp_path_factory):
     """The written report of the random checkpoint; read only."""
     folder = tmp_path_factory.mktemp("evaluation") / "new" / "report"
     assert evaluate([str(checkpoint)], str(simulated_folder), output=str(folder)) == 0

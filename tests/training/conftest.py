@@ -1,4 +1,4 @@
-"""Data that the tests of this folder share: simulated recordings, a checkpoint, and a cache of their own."""
+"""Data that the tests of this folder share: sources of simulated cycles and a checkpoint."""
 
 import multiprocessing
 import os
@@ -6,11 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 
-from dataset_scripts.simulated import write_simulated
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from tests.conftest import tiny_config
 from training.arguments import DataArguments
@@ -21,20 +19,8 @@ SHORT_INPUT = {"cycle_seconds": 4.0, "num_frames": 256}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_caches(tmp_path_factory):
-    """Keeps tables of the data sets library and spectrograms out of the user's caches."""
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LUNG_SRAD_CACHE", str(tmp_path_factory.mktemp("spectrograms")))
-        yield
-    datasets.config.HF_DATASETS_CACHE = before
-
-
-@pytest.fixture(scope="session")
-def simulated_folder(tmp_path_factory):
-    """10 patients (6 train, 4 test), 2 recordings each, 4 cycles each; read only."""
-    return write_simulated(tmp_path_factory.mktemp("simulated") / "data", patients=10, cycles_per_recording=4)
+def in_own_caches(own_caches):
+    """All tests of this folder compute spectrograms."""
 
 
 @pytest.fixture(scope="session")

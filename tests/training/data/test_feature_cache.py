@@ -20,7 +20,7 @@ from training.data.log_mel_dataset import compute_log_mel
 
 SETTINGS = {"cycle_seconds": 1.0, "num_frames": 64, "num_mel_bins": 32}
 TIMES = ((0.0, 1.5), (1.5, 2.75), (2.75, 4.0))
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
