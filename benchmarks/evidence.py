@@ -1,0 +1,193 @@
+"""The evidence table: rows of runs, a run per patient fold, judged on the patients that each run did not see.
+
+    python -m benchmarks.evidence ROW=RUN,RUN,RUN ... [--boosting]
+
+A run is a folder that `lung-srad train` left with `data.validation=0.33 data.sprsound_validation=0.33` and
+`data.validation_seed` 0, 1 and 2, so that every training patient of both databases is validated once. Weights are
+those of the last step, before anything is fitted to validation patients. The threshold of a fold, one for both sounds,
+is fitted to the other folds. Figures are means over folds, intervals 95 % by draws of patients within folds.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+
+from training.arguments import DataArguments
+from training.baselines import compute_statistics
+from training.prediction.classifier_loading import load_classifier
+from training.data.cycle_sources import load_training_sources
+from training.prediction.evaluate_checkpoint import predict
+from training.metrics.icbhi_score.icbhi_measure import icbhi_score
+from training.metrics.sprsound_score.sprsound_measure import sprsound_score
+from training.record.training_record import TRAINING_SUMMARY
+
+THRESHOLDS = np.arange(0.04, 0.62, 0.02).round(2)
+PREDICTIONS = "held_out_predictions.npz"
+DRAWS = 1000
+COLUMNS = {
+    "sprsound": ("auroc", "score"),
+    "icbhi": ("auroc", "score", "specificity", "sensitivity"),
+}
+TITLES = {
+    "sprsound auroc": "SPRSound AUROC",
+    "sprsound score": "Task 1-1",
+    "icbhi auroc": "ICBHI AUROC",
+    "icbhi score": "Score",
+    "icbhi specificity": "Sp",
+    "icbhi sensitivity": "Se",
+}
+
+
+class HeldOut(NamedTuple):
+    """Cycles of one database and one fold: probabilities `(cycles, 4)`, classes and patients `(cycles,)`."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    patients: np.ndarray
+
+
+Fold = dict[str, HeldOut]
+
+
+def predict_run(run: Path) -> Fold:
+    """The held-out cycles of a run by database; kept in its folder."""
+    kept = run / PREDICTIONS
+    if not kept.exists():
+        summary = json.loads((run / TRAINING_SUMMARY).read_text(encoding="utf-8"))
+        last = max(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+        model, feature_extractor = load_classifier(last)
+        columns = {}
+        for source in load_training_sources(_data(summary), "last").calibration:
+            columns[f"{source.name} probabilities"] = predict(model, feature_extractor, source)
+            columns[f"{source.name} labels"] = np.array(source.table["label"])
+            columns[f"{source.name} patients"] = np.array(source.table["patient"])
+        np.savez(kept, **columns)
+    with np.load(kept) as columns:
+        return {name: HeldOut(*(columns[f"{name} {field}"] for field in HeldOut._fields)) for name in COLUMNS}
+
+
+def predict_boosting(run: Path) -> Fold:
+    """Gradient boosting on log-mel statistics, fitted to the training cycles of a run."""
+    kept = run / "boosting.npz"
+    if not kept.exists():
+        summary = json.loads((run / TRAINING_SUMMARY).read_text(encoding="utf-8"))
+        sources = load_training_sources(_data(summary), "last")
+        classifier = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
+        classifier.fit(*compute_statistics(sources.training, "statistics, training"))
+        columns = {}
+        for source in sources.calibration:
+            statistics, labels = compute_statistics([source], "statistics, held out")
+            columns |= {
+                f"{source.name} probabilities": classifier.predict_proba(statistics),
+                f"{source.name} labels": labels,
+                f"{source.name} patients": np.array(source.table["patient"]),
+            }
+        np.savez(kept, **columns)
+    with np.load(kept) as columns:
+        return {name: HeldOut(*(columns[f"{name} {field}"] for field in HeldOut._fields)) for name in COLUMNS}
+
+
+def always_normal(fold: Fold) -> Fold:
+    """The same cycles, all called normal."""
+    return {
+        name: part._replace(probabilities=np.eye(4)[np.zeros(len(part.labels), dtype=int)])
+        for name, part in fold.items()
+    }
+
+
+def _data(summary: dict[str, Any]) -> DataArguments:
+    return DataArguments(**summary["configuration"]["data"])
+
+
+def classify(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Classes `(cycles,)`: a sound is named from `threshold` on."""
+    sounds = probabilities[:, 1:3] + probabilities[:, 3:]
+    return (sounds >= threshold) @ np.array([1, 2])
+
+
+def rates(part: HeldOut, threshold: float, name: str) -> dict[str, float]:
+    """Score and its parts of one database."""
+    predicted = classify(part.probabilities, threshold)
+    if name == "sprsound":
+        return sprsound_score((predicted > 0).astype(int), (part.labels > 0).astype(int), "1-1")
+    return icbhi_score(predicted, part.labels)
+
+
+def fit_threshold(folds: Sequence[Fold]) -> float:
+    """The threshold with the best mean Score of both databases."""
+
+    def mean_score(threshold: float) -> float:
+        return float(np.mean([rates(part, threshold, name)["score"] for fold in folds for name, part in fold.items()]))
+
+    return max(THRESHOLDS, key=mean_score)
+
+
+def measure(folds: Sequence[Fold], thresholds: Sequence[float]) -> dict[str, float]:
+    """Means over folds of all figures."""
+    figures: dict[str, list[float]] = {title: [] for title in TITLES}
+    for fold, threshold in zip(folds, thresholds, strict=True):
+        for name, wanted in COLUMNS.items():
+            part = fold[name]
+            found = dict(rates(part, threshold, name))
+            found["auroc"] = roc_auc_score(part.labels > 0, 1 - part.probabilities[:, 0])
+            for figure in wanted:
+                figures[f"{name} {figure}"].append(found[figure])
+    return {title: float(np.mean(values)) for title, values in figures.items()}
+
+
+def draw(part: HeldOut, generator: np.random.Generator) -> HeldOut:
+    """The cycles of as many patients as there are, drawn with replacement."""
+    names, place = np.unique(part.patients, return_inverse=True)
+    while True:
+        chosen = generator.integers(len(names), size=len(names))
+        rows = np.concatenate([np.flatnonzero(place == name) for name in chosen])
+        if len(set(part.labels[rows] > 0)) == 2:
+            return HeldOut(*(column[rows] for column in part))
+
+
+def row(name: str, folds: Sequence[Fold]) -> str:
+    """A row of the table in percent, with intervals."""
+    thresholds = [fit_threshold([other for other in folds if other is not fold] or folds) for fold in folds]
+    figures = measure(folds, thresholds)
+    generator = np.random.default_rng(0)
+    draws = [
+        measure([{key: draw(part, generator) for key, part in fold.items()} for fold in folds], thresholds)
+        for _ in range(DRAWS)
+    ]
+    cells = []
+    for title, value in figures.items():
+        low, high = np.quantile([drawn[title] for drawn in draws], (0.025, 0.975))
+        cells.append(f"{100 * value:.1f} ({100 * low:.0f} to {100 * high:.0f})")
+    return f"| {name} | {' | '.join(cells)} |  <!-- thresholds {thresholds} -->"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("rows", nargs="+", metavar="ROW=RUN,RUN,RUN", help="name of a row, and its runs")
+    parser.add_argument("--boosting", action="store_true", help="also always normal and gradient boosting")
+    options = parser.parse_args(argv)
+    print(f"| | {' | '.join(TITLES.values())} |")
+    print("|" + " --- |" * (len(TITLES) + 1))
+    for number, given in enumerate(options.rows):
+        name, _, runs = given.partition("=")
+        folders = [Path(run) for run in runs.split(",")]
+        folds = [predict_run(folder) for folder in folders]
+        if number == 0 and options.boosting:
+            print(row("always normal", [always_normal(fold) for fold in folds]), flush=True)
+            print(row("gradient boosting", [predict_boosting(folder) for folder in folders]), flush=True)
+        print(row(name, folds), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
