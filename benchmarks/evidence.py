@@ -1,6 +1,6 @@
 """The evidence table: rows of runs, a run per patient fold, judged on the patients that each run did not see.
 
-    python -m benchmarks.evidence ROW=RUN,RUN,RUN ... [--boosting]
+    python -m benchmarks.evidence ROW=RUN,RUN,RUN ... --icbhi FOLDER --sprsound FOLDER [--boosting]
 
 A run is a folder that `lung-srad train` left with `data.validation=0.33 data.sprsound_validation=0.33` and
 `data.validation_seed` 0, 1 and 2, so that every training patient of both databases is validated once. Weights are
@@ -21,11 +21,11 @@ from sklearn.metrics import roc_auc_score
 
 from training.arguments import DataArguments
 from training.baselines import compute_statistics
-from training.prediction.classifier_loading import load_classifier
 from training.data.cycle_sources import load_training_sources
-from training.prediction.evaluate_checkpoint import predict
 from training.metrics.icbhi_score.icbhi_measure import icbhi_score
 from training.metrics.sprsound_score.sprsound_measure import sprsound_score
+from training.prediction.classifier_loading import load_classifier
+from training.prediction.evaluate_checkpoint import predict
 from training.record.training_record import TRAINING_SUMMARY
 
 THRESHOLDS = np.arange(0.04, 0.62, 0.02).round(2)
@@ -56,7 +56,7 @@ class HeldOut(NamedTuple):
 Fold = dict[str, HeldOut]
 
 
-def predict_run(run: Path) -> Fold:
+def predict_run(run: Path, folders: dict[str, str]) -> Fold:
     """The held-out cycles of a run by database; kept in its folder."""
     kept = run / PREDICTIONS
     if not kept.exists():
@@ -64,7 +64,7 @@ def predict_run(run: Path) -> Fold:
         last = max(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
         model, feature_extractor = load_classifier(last)
         columns = {}
-        for source in load_training_sources(_data(summary), "last").calibration:
+        for source in load_training_sources(_data(summary, folders), "last").calibration:
             columns[f"{source.name} probabilities"] = predict(model, feature_extractor, source)
             columns[f"{source.name} labels"] = np.array(source.table["label"])
             columns[f"{source.name} patients"] = np.array(source.table["patient"])
@@ -73,12 +73,12 @@ def predict_run(run: Path) -> Fold:
         return {name: HeldOut(*(columns[f"{name} {field}"] for field in HeldOut._fields)) for name in COLUMNS}
 
 
-def predict_boosting(run: Path) -> Fold:
+def predict_boosting(run: Path, folders: dict[str, str]) -> Fold:
     """Gradient boosting on log-mel statistics, fitted to the training cycles of a run."""
     kept = run / "boosting.npz"
     if not kept.exists():
         summary = json.loads((run / TRAINING_SUMMARY).read_text(encoding="utf-8"))
-        sources = load_training_sources(_data(summary), "last")
+        sources = load_training_sources(_data(summary, folders), "last")
         classifier = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
         classifier.fit(*compute_statistics(sources.training, "statistics, training"))
         columns = {}
@@ -102,8 +102,8 @@ def always_normal(fold: Fold) -> Fold:
     }
 
 
-def _data(summary: dict[str, Any]) -> DataArguments:
-    return DataArguments(**summary["configuration"]["data"])
+def _data(summary: dict[str, Any], folders: dict[str, str]) -> DataArguments:
+    return DataArguments(**summary["configuration"]["data"] | folders)
 
 
 def classify(probabilities: np.ndarray, threshold: float) -> np.ndarray:
@@ -174,17 +174,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", nargs="+", metavar="ROW=RUN,RUN,RUN", help="name of a row, and its runs")
+    parser.add_argument("--icbhi", required=True, help="folder of ICBHI 2017")
+    parser.add_argument("--sprsound", required=True, help="folder of SPRSound")
     parser.add_argument("--boosting", action="store_true", help="also always normal and gradient boosting")
     options = parser.parse_args(argv)
+    data = {"icbhi": options.icbhi, "sprsound": options.sprsound}
     print(f"| | {' | '.join(TITLES.values())} |")
     print("|" + " --- |" * (len(TITLES) + 1))
     for number, given in enumerate(options.rows):
         name, _, runs = given.partition("=")
         folders = [Path(run) for run in runs.split(",")]
-        folds = [predict_run(folder) for folder in folders]
+        folds = [predict_run(folder, data) for folder in folders]
         if number == 0 and options.boosting:
             print(row("always normal", [always_normal(fold) for fold in folds]), flush=True)
-            print(row("gradient boosting", [predict_boosting(folder) for folder in folders]), flush=True)
+            print(row("gradient boosting", [predict_boosting(folder, data) for folder in folders]), flush=True)
         print(row(name, folds), flush=True)
     return 0
 
