@@ -47,7 +47,7 @@ SUITES = {
         frames=(CLIP_FRAMES, 4000, 15000, TEN_MINUTES),
         longest_sequential=4000,
         peers_everywhere=False,
-        rounds=7,
+        rounds=15,
         sizes_of_goals=("tiny",),
     ),
     "full": Suite(

@@ -31,6 +31,8 @@ STEP_SIZES_AT_ONCE = 2**20
 
 SCAN, SCAN_GRADIENTS = compile_kernels()
 
+LN_2 = math.log(2)
+
 _process = os.getpid()
 
 
@@ -111,7 +113,7 @@ class _NumbaScan(torch.autograd.Function):
 def _forward(u, delta, delta_weight, weights, rates, bias, skip, order, kept) -> torch.Tensor:
     batch, _, channels = u.shape
     width, _ = _divide(batch, channels)
-    rates, bias = (rates / math.log(2)).contiguous(), bias.contiguous()
+    rates, bias = (rates / LN_2).contiguous(), (bias / LN_2).contiguous()
     out = torch.zeros_like(u) if skip is None else u * skip
     states = u.new_zeros(len(weights), batch, channels)
     for start, end in _pieces(weights, channels):
@@ -126,7 +128,7 @@ def _backward(
     batch, length, channels = u.shape
     directions = len(weights)
     width, blocks = _divide(batch, channels)
-    scaled_rates, bias = (rates / math.log(2)).contiguous(), bias.contiguous()
+    scaled_rates, bias = (rates / LN_2).contiguous(), (bias / LN_2).contiguous()
     carry = u.new_zeros(directions, batch, channels)
     grad_rates, grad_bias = torch.zeros_like(carry), torch.zeros_like(carry)
     grad_u = torch.zeros_like(u) if skip is None else grad_out * skip
@@ -170,14 +172,15 @@ def _pieces(weights: torch.Tensor, channels: int) -> Iterator[tuple[int, int]]:
 
 
 def _step_sizes(delta, delta_weight, weights, start: int, end: int) -> torch.Tensor:
-    """Step sizes `(directions, batch, end - start, channels)` before bias and softplus, in memory of this thread."""
+    """Step sizes `(directions, batch, end - start, channels)` before bias and softplus, times log2(e), in memory of
+    this thread."""
     directions, batch = weights.shape[:2]
     channels = delta.shape[3] if delta_weight is None else delta_weight.shape[1]
     steps = keep_memory("step sizes", (directions, batch, end - start, channels), torch.float32)
     if delta_weight is None:
-        return steps.copy_(delta[:, :, start:end])
+        return torch.div(delta[:, :, start:end], LN_2, out=steps)
     low_rank = weights[:, :, start:end, : delta_weight.shape[2]].flatten(1, 2)
-    torch.bmm(low_rank, delta_weight.mT, out=steps.flatten(1, 2))
+    torch.bmm(low_rank, delta_weight.mT / LN_2, out=steps.flatten(1, 2))
     return steps
 
 
