@@ -30,7 +30,7 @@ examples:
   accelerate launch training/run_training.py CONFIG.yaml             several devices or machines
 
 The same command again goes on from the last checkpoint of an interrupted run. What can be set is described in
-training/README.md; a key inside a section is written section.key."""
+docs/training.md; a key inside a section is written section.key."""
 
 EVALUATE_USAGE = """\
 lung-srad evaluate CHECKPOINT [CHECKPOINT ...] DATA [--split SPLIT] [--part PART] [--output DIR] [--batch-size N]

@@ -121,6 +121,7 @@ def test_faint_sound_is_low_level_and_not_silence():
     assert set(flags) == {"low_level"}
     assert flags["low_level"].value == pytest.approx(-58, abs=3)
     assert set(found(breathing(level=1e-5))) == {"low_level"}
+    assert "low_level" not in found(as_16_bit(breathing(level=3e-3)))
 
 
 def test_low_level_is_that_of_the_sounding_parts():

@@ -406,3 +406,17 @@ def test_compiled_without_graph_break_it_has_the_same_gradients():
             grads.append(torch.autograd.grad(scan(*leaves).square().sum(), leaves))
         for grad, expected in zip(*grads, strict=True):
             torch.testing.assert_close(grad, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_every_back_end_is_given_maps_of_float16_in_float32(monkeypatch):
+    given = []
+
+    def scan_2d(*arguments):
+        given.extend(arguments)
+        return arguments[0]
+
+    monkeypatch.setattr(sys.modules[selective_scan_2d.__module__], "_choose_scan", lambda *arguments: scan_2d)
+    maps = torch.ones(1, 2, 3, 4, dtype=torch.float16)
+    rank, weights = torch.ones(4, 1, 2, 3, 1, dtype=torch.float16), torch.ones(4, 4, 1)
+    selective_scan_2d(maps, rank, weights, torch.zeros(4, 4), -torch.ones(4, 4, 1), rank, rank, torch.ones(4, 4))
+    assert {tensor.dtype for tensor in given} == {torch.float32}

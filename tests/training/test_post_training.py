@@ -106,6 +106,15 @@ def test_run_without_validation_has_no_temperature(settings, tmp_path):
     assert load_familiarity(tmp_path / "run") is not None
 
 
+def test_run_forgets_the_temperature_of_the_checkpoint_that_it_starts_from(run, settings, tmp_path):
+    assert LungSradConfig.from_pretrained(run).temperature is not None
+    further = ["data.validation=0", "selection=last", f"model.checkpoint={run}", f"output_dir={tmp_path / 'further'}"]
+    assert train(SMOKE, [*settings, *further]) == 0
+    config = LungSradConfig.from_pretrained(tmp_path / "further")
+    assert config.temperature is None
+    assert config.familiarity_digest == load_familiarity(tmp_path / "further").digest
+
+
 def test_run_that_selects_on_the_test_part_is_calibrated_on_validation_patients(calibrated, sources, tmp_path):
     assert train(SMOKE, [*calibrated, "selection=test", f"output_dir={tmp_path / 'run'}"]) == 0
     model = LungSradForAudioClassification.from_pretrained(tmp_path / "run").eval()

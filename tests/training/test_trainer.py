@@ -91,9 +91,10 @@ def efficientat(seed=1):
     return model
 
 
-def test_learning_rate_is_the_same_in_all_steps_of_an_epoch(make_trainer):
+@pytest.mark.parametrize("batch", [{}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}])
+def test_learning_rate_is_the_same_in_all_steps_of_an_epoch(make_trainer, batch):
     schedule = {"lr_scheduler_type": "cosine_with_min_lr", "lr_per_epoch": True}
-    trainer = make_trainer(num_train_epochs=4, logging_strategy="steps", logging_steps=1, **schedule)
+    trainer = make_trainer(num_train_epochs=4, logging_strategy="steps", logging_steps=1, **schedule, **batch)
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
     # Epochs 1 to 4 of 4: the cosine from 1 at epoch 0 to 1/1000 at epoch 4, written out.
@@ -102,6 +103,17 @@ def test_learning_rate_is_the_same_in_all_steps_of_an_epoch(make_trainer):
     assert rates[0] == pytest.approx(expected[0])
     assert rates[-1] == pytest.approx(1e-6)
     assert sorted(set(rates), reverse=True) == pytest.approx(sorted(set(expected), reverse=True))
+
+
+def test_scoring_the_recorded_part_leaves_the_random_numbers_alone(make_trainer):
+    states = []
+    for recorded in (None, Inputs()):
+        trainer = make_trainer()
+        trainer.eval_dataset, trainer.recorded_dataset = Inputs(), recorded
+        torch.manual_seed(0)
+        trainer.evaluate()
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
 
 
 def test_schedule_ends_at_a_thousandth_and_stays_there():

@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.conversion import ConversionError, convert_checkpoint, convert_feature_extractor
-from tests.conftest import shared_path, tiny_config
+from tests.conftest import FIXTURES, tiny_config
 
 
 @pytest.fixture(scope="module")
 def original():
     """Weights under the names of the original `.pth` files, and an input with the reference's logits."""
-    weights = load_file(shared_path("golden/backbone_weights.safetensors"))
-    outputs = load_file(shared_path("golden/backbone_outputs.safetensors"))
+    weights = load_file(FIXTURES / "backbone_weights.safetensors")
+    outputs = load_file(FIXTURES / "backbone_outputs.safetensors")
     return weights, outputs["short.input_values"], outputs["short.logits"]
 
 
@@ -268,3 +268,16 @@ def test_a_checkpoint_of_this_project_keeps_its_network_and_features(tmp_path, a
     with torch.no_grad():
         torch.testing.assert_close(convert_checkpoint(tmp_path)(input_values).logits, model(input_values).logits)
     assert convert_feature_extractor(tmp_path).num_frames == 512
+
+
+@pytest.mark.parametrize(("blocks", "rate"), [(15, 0.3), (8, 0.2)])
+def test_stochastic_depth_is_that_of_the_released_size(blocks, rate, tmp_path):
+    model = LungSradForAudioClassification(tiny_config(depths=(2, 2, blocks, 2), gaussian_blocks=()))
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    folder = write_dass_hub_folder({}, tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | {"dims": [8, 16, 24, 32], "depths": [2, 2, blocks, 2]}
+    (folder / "config.json").write_text(json.dumps(config))
+    named = {name.replace("lung_srad.", "dass."): tensor for name, tensor in weights.items()}
+    save_file(named, folder / "model.safetensors")
+    assert convert_checkpoint(folder).config.drop_path_rate == rate

@@ -13,14 +13,14 @@ from modeling_lung_srad.spectral import (
     spectral_response,
     summarize_response,
 )
-from tests.conftest import shared_path
+from tests.conftest import FIXTURES
 
 GRID, CHANNELS = (3, 5), 6
 
 
 @pytest.fixture(scope="module")
 def golden():
-    return load_file(shared_path("golden/spectral.safetensors"))
+    return load_file(FIXTURES / "spectral.safetensors")
 
 
 def positions_in_scan_order(grid):
