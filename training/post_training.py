@@ -55,7 +55,6 @@ def fit_after_training(
     config = trainer.training_model.classifier.config
     if config.model_type != MODEL_TYPE:
         return None
-    config.temperature = config.crackle_threshold = config.wheeze_threshold = None
     if config.head == "sounds" and sources.calibration:
         cycles = [_all_cycles([source], trainer.processing_class, cache_dir) for source in sources.calibration]
         classifier = trainer.training_model.classifier

@@ -111,6 +111,8 @@ def test_run_forgets_the_temperature_of_the_checkpoint_that_it_starts_from(run, 
     further = ["data.validation=0", "selection=last", f"model.checkpoint={run}", f"output_dir={tmp_path / 'further'}"]
     assert train(SMOKE, [*settings, *further]) == 0
     config = LungSradConfig.from_pretrained(tmp_path / "further")
+    steps = list((tmp_path / "further").glob("checkpoint-*"))
+    assert [LungSradConfig.from_pretrained(step).familiarity_digest for step in steps] == [None] * len(steps)
     assert config.temperature is None
     assert config.familiarity_digest == load_familiarity(tmp_path / "further").digest
 
