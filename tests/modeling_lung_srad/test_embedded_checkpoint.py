@@ -10,6 +10,8 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
+from tests.conftest import FIXTURES
+from tests.make_embedded_logits import make_input
 
 
 def test_it_carries_no_code_and_names_none():
@@ -52,6 +54,15 @@ def test_it_loads_in_one_call_and_gives_probabilities():
     assert probabilities.shape == (1, 4)
     assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)
     assert model.config.id2label == {0: "normal", 1: "crackle", 2: "wheeze", 3: "both"}
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_its_logits_are_those_of_a_slow_scan_in_double_precision(backend):
+    model = AutoModelForAudioClassification.from_pretrained(DEFAULT_CHECKPOINT, scan_backend=backend).eval()
+    with torch.no_grad():
+        logits = model(make_input()).logits
+    expected = json.loads((FIXTURES / "embedded_logits.json").read_text())
+    torch.testing.assert_close(logits, torch.tensor(expected), atol=1e-4, rtol=0)
 
 
 def test_its_card_gives_the_figures_of_its_training_summary():
