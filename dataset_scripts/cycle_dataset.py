@@ -1,11 +1,9 @@
-"""What the data sets share: the schema of a cycle, the builder of a cached table of cycles, and lazy decoding."""
+"""The schema that all data sets share, their tables of cycles, and lazy decoding."""
 
 import glob
-import hashlib
 import io
 import itertools
 import os
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import soundfile
-from datasets.builder import Key
 
 from dataset_scripts.cycles import (
     CLASS_NAMES,
@@ -47,7 +44,6 @@ AUDIO_KEYS = ("array", "sampling_rate", "path")
 SPLIT_ORDER = ("train", "validation", "test")
 # A media fragment (W3C, https://www.w3.org/TR/media-frags/): the times stay with the audio whatever columns are kept.
 FRAGMENT = "#t="
-ROWS_PER_BATCH = 500
 # What a prepared folder was made from: source, split, validation share and seed.
 PREPARED_INFO = "prepared.json"
 
@@ -216,8 +212,8 @@ def load_cycles(path: str | os.PathLike, cache_dir: str | os.PathLike | None = N
     for file in itertools.chain(*files.values()):
         _check_parquet(file)
     patterns = {split: [glob.escape(name) for name in names] for split, names in files.items()}
-    loaded = datasets.load_dataset("parquet", data_files=patterns, cache_dir=_optional_text(cache_dir))
-    return with_decoding(dict(loaded))
+    loaded = datasets.load_dataset("parquet", data_files=patterns, cache_dir=cache_dir)
+    return with_decoding(loaded)
 
 
 def parquet_files(path: str | os.PathLike) -> dict[str, list[str]]:
@@ -243,90 +239,27 @@ def _check_parquet(file: str) -> None:
             )
 
 
-def fingerprint(data_dir: str | os.PathLike) -> str:
+def cycle_table(
+    parts: Mapping[str, Sequence[Recording]], features: datasets.Features = FEATURES
+) -> datasets.DatasetDict:
     """
-    A hash that changes with the code of this package and with the name, size or time of any file of the data.
+    A table of the cycles of each part, with lazy decoding.
 
-    A builder that is not loaded from the Hub has no such hash and would serve stale tables from the cache.
-    """
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    data_dir = Path(data_dir)
-    for file in [data_dir] if data_dir.is_file() else sorted(file for file in data_dir.rglob("*") if file.is_file()):
-        status = file.stat()
-        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:32]
-
-
-class CycleBuilder(datasets.ArrowBasedBuilder):
-    """
-    Builder of a table of cycles in the data sets cache; subclasses say which recordings belong to which split.
-
-    The cached table holds the place of each cycle in its recording. Written as Parquet
-    (`download_and_prepare(folder, file_format="parquet")`) it holds the cycles themselves.
+    It holds the place of each cycle in its recording and is made in memory at each load, in a second for a whole
+    database, so it is never older than the files.
 
     Args:
-        data_dir (`str` or `os.PathLike`): folder of the data set.
-        hash (`str`, *optional*): identifies source and data in the cache, [`fingerprint`] by default.
-        kwargs (*optional*): `cache_dir`, fields of the configuration and the other arguments of the base class.
+        parts (mapping of `str` to sequence of [`Recording`]): recordings by part.
+        features (`datasets.Features`, *optional*): those of this module with further columns in `Recording.extra`.
     """
-
-    VERSION = datasets.Version("1.0.0")
-    CYCLE_FEATURES = FEATURES
-
-    def __init__(self, data_dir: str | os.PathLike, hash: str | None = None, **kwargs):
-        data_dir = os.path.abspath(data_dir)
-        if not os.path.exists(data_dir):
-            raise DataFolderError(f"{data_dir}: no such folder; check the path")
-        super().__init__(data_dir=data_dir, hash=hash or fingerprint(data_dir), **kwargs)
-
-    @abstractmethod
-    def recordings_by_split(self) -> dict[str, list[Recording]]:
-        """The recordings of each split that has any, in order."""
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(description=type(self).__doc__ or "", features=self.CYCLE_FEATURES)
-
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        return [
-            datasets.SplitGenerator(name=split, gen_kwargs={"recordings": recordings, "embed": False})
-            for split, recordings in self.recordings_by_split().items()
-        ]
-
-    def _prepare_split(self, split_generator, file_format="arrow", **kwargs):
-        split_generator.gen_kwargs["embed"] = file_format == "parquet"
-        super()._prepare_split(split_generator, file_format=file_format, **kwargs)
-
-    def _generate_tables(self, recordings: list[Recording], embed: bool) -> Iterator[tuple[Key, pa.Table]]:
-        schema = self.CYCLE_FEATURES.arrow_schema
-        batch: list[dict[str, Any]] = []
-        number = 0
-        for recording in recordings:
-            rows = cycle_rows(recording)
-            batch += [embed_cycle(row) for row in rows] if embed else rows
-            if len(batch) >= ROWS_PER_BATCH:
-                yield Key(0, number), pa.Table.from_pylist(batch, schema=schema)
-                batch, number = [], number + 1
-        if batch:
-            yield Key(0, number), pa.Table.from_pylist(batch, schema=schema)
+    schema = features.arrow_schema
+    rows = {part: [row for recording in found for row in cycle_rows(recording)] for part, found in parts.items()}
+    info = datasets.DatasetInfo(features=features)
+    tables = {part: datasets.Dataset(pa.Table.from_pylist(found, schema=schema), info) for part, found in rows.items()}
+    return with_decoding(tables)
 
 
-def build(builder: CycleBuilder) -> datasets.DatasetDict:
-    """Builds or reads the cached table, and returns its splits with lazy decoding."""
-    builder.download_and_prepare()
-    return with_decoding(dict(builder.as_dataset()))
-
-
-def with_decoding(parts: dict[str, datasets.Dataset], required: Sequence[str] = ()) -> datasets.DatasetDict:
-    """The parts in their usual order, with lazy decoding. A required part that is missing becomes an empty one."""
-    for name in required:
-        if name not in parts:
-            info = next(iter(parts.values())).info
-            parts[name] = datasets.Dataset(info.features.arrow_schema.empty_table(), info=info.copy())
+def with_decoding(parts: Mapping[str, datasets.Dataset]) -> datasets.DatasetDict:
+    """The parts in their usual order, with lazy decoding."""
     names = [name for name in SPLIT_ORDER if name in parts] + [name for name in parts if name not in SPLIT_ORDER]
     return datasets.DatasetDict({name: parts[name] for name in names}).with_transform(decode_batch)
-
-
-def _optional_text(path: str | os.PathLike | None) -> str | None:
-    return None if path is None else str(path)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -11,10 +10,8 @@ from filelock import FileLock
 
 from dataset_scripts.cycle_dataset import (
     PREPARED_INFO,
-    CycleBuilder,
-    Recording,
-    build,
     check_validation,
+    cycle_table,
     load_cycles,
     parquet_files,
     with_decoding,
@@ -30,47 +27,6 @@ from dataset_scripts.icbhi_files import (
 )
 from dataset_scripts.icbhi_splits import TOTAL_CYCLES, TOTAL_RECORDINGS, check_split
 from dataset_scripts.patient_split import choose_validation_patients, split_validation
-
-REQUIRED_PARTS = ("train", "test")
-
-
-@dataclass
-class IcbhiConfig(datasets.BuilderConfig):
-    """
-    Configuration of [`Icbhi`].
-
-    Args:
-        split (`str`, *optional*, defaults to `"official"`): `official`, `leak_free` or `fold0` to `fold4`.
-        validation (`float`, *optional*, defaults to 0.0): share of the training cycles to set apart, by patient.
-        seed (`int`, *optional*, defaults to 0): choice of the validation patients.
-    """
-
-    split: str = "official"
-    validation: float = 0.0
-    seed: int = 0
-
-
-class Icbhi(CycleBuilder):
-    """
-    Cycles of the ICBHI 2017 Respiratory Sound Database (Rocha et al. 2019, doi:10.1088/1361-6579/ab03ea).
-
-    Example (needs the database):
-
-    ```py
-    builder = Icbhi(data_dir="ICBHI_final_database", split="official", validation=0.2)
-    builder.download_and_prepare()
-    cycles = builder.as_dataset()
-    ```
-    """
-
-    BUILDER_CONFIG_CLASS = IcbhiConfig
-
-    def recordings_by_split(self) -> dict[str, list[Recording]]:
-        config = self.config
-        recordings = read_recordings(scan_folder(config.data_dir), config.split)
-        train, validation = split_validation(recordings["train"], config.validation, config.seed)
-        parts = {"train": train, "validation": validation, "test": recordings["test"]}
-        return {part: found for part, found in parts.items() if found}
 
 
 def load_icbhi(
@@ -137,13 +93,12 @@ def load_icbhi(
         return _load_prepared(data_dir, split, validation, seed, cache_dir)
     if download:
         download_icbhi(data_dir, url, expected_recordings, expected_cycles)
-    unpacked = _unpacked(data_dir, cache_dir)
-    folder = scan_folder(unpacked, archive=data_dir)
-    for sentence in describe_missing(folder, split, read_recordings(folder, split)):
+    folder = scan_folder(_unpacked(data_dir, cache_dir), archive=data_dir)
+    recordings = read_recordings(folder, split)
+    for sentence in describe_missing(folder, split, recordings):
         say_once(f"{folder.path}: {sentence}")
-    cache = None if cache_dir is None else str(cache_dir)
-    builder = Icbhi(data_dir=unpacked, cache_dir=cache, split=split, validation=float(validation), seed=seed)
-    return with_decoding(dict(build(builder)), REQUIRED_PARTS)
+    train, chosen = split_validation(recordings["train"], validation, seed)
+    return cycle_table({"train": train, "test": recordings["test"]} | ({"validation": chosen} if chosen else {}))
 
 
 def count_cycles(
@@ -200,14 +155,13 @@ def _load_prepared(
             f"pass that, or prepare the recordings again with --split {split}"
         )
     loaded = load_cycles(data_dir, cache_dir).with_format(None)
-    parts = {"test": loaded["test"]} if "test" in loaded else {}
-    training = [loaded[part] for part in ("train", "validation") if part in loaded]
-    if training:
-        parts["train"] = train = datasets.concatenate_datasets(training)
-    if training and validation:
+    nothing = next(iter(loaded.values())).select([])
+    train = datasets.concatenate_datasets([loaded.get("train", nothing), loaded.get("validation", nothing)])
+    parts = {"train": train, "test": loaded.get("test", nothing)}
+    if len(train) and validation:
         patients = train["patient"][:]
         chosen = choose_validation_patients(patients, train["device"][:], train["label"][:], validation, seed)
         kept = [index for index, patient in enumerate(patients) if patient not in chosen]
         set_apart = [index for index, patient in enumerate(patients) if patient in chosen]
         parts |= {"train": train.select(kept), "validation": train.select(set_apart)}
-    return with_decoding(parts, REQUIRED_PARTS)
+    return with_decoding(parts)

@@ -118,30 +118,11 @@ def prepare_icbhi(
 
 
 def prepare_sprsound(
-    source: str | os.PathLike,
-    destination: str | os.PathLike,
-    validation: float = 0.0,
-    seed: int = 0,
-    cache_dir: str | os.PathLike | None = None,
+    source: str | os.PathLike, destination: str | os.PathLike, validation: float = 0.0, seed: int = 0
 ) -> Path:
-    """
-    Writes SPRSound as Parquet files of single events with a data set card.
-
-    Args:
-        source (`str` or `os.PathLike`): folder of the database, see [`load_sprsound`].
-        destination (`str` or `os.PathLike`): folder to make; it must not exist or be empty.
-        validation (`float`, *optional*, defaults to 0.0): share of the training patients to set apart.
-        seed (`int`, *optional*, defaults to 0): choice of the validation patients.
-        cache_dir (`str` or `os.PathLike`, *optional*): where the data sets library keeps its cache.
-
-    Returns:
-        `Path`: the destination.
-
-    Raises:
-        DataFolderError, AnnotationError, AudioError: as [`prepare_icbhi`].
-    """
+    """As [`prepare_icbhi`], for the events of SPRSound; `source` is a folder for [`load_sprsound`]."""
     _check_free(destination)
-    cycles = load_sprsound(source, validation, seed, cache_dir)
+    cycles = load_sprsound(source, validation, seed)
     settings = {"source": "sprsound", "validation": validation, "seed": seed}
     return write_prepared(cycles, destination, "SPRSound (BioCAS 2022)", SPRSOUND_SOURCE, RESEARCH_RIGHTS, settings)
 
@@ -155,24 +136,7 @@ def prepare_simulated(
     seed: int = 0,
     cache_dir: str | os.PathLike | None = None,
 ) -> Path:
-    """
-    Writes simulated lung sounds as Parquet files of single cycles with a data set card.
-
-    Args:
-        destination (`str` or `os.PathLike`): folder to make; it must not exist or be empty.
-        patients (`int`, *optional*, defaults to 12): see [`load_simulated`], as for the next two.
-        recordings_per_patient (`int`, *optional*, defaults to 2): recordings of each patient.
-        cycles_per_recording (`int`, *optional*, defaults to 6): cycles of each recording.
-        validation (`float`, *optional*, defaults to 0.0): share of the training patients to set apart.
-        seed (`int`, *optional*, defaults to 0): of the sounds and of the choice of validation patients.
-        cache_dir (`str` or `os.PathLike`, *optional*): where the data sets library keeps its cache.
-
-    Returns:
-        `Path`: the destination.
-
-    Raises:
-        DataFolderError: where the destination holds something already or is the current folder.
-    """
+    """As [`prepare_icbhi`], for the cycles of [`load_simulated`], which takes the other arguments."""
     _check_free(destination)
     size = {
         "patients": patients,

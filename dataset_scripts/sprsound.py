@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 
-from dataset_scripts.cycle_dataset import FEATURES, CycleBuilder, Recording, build, check_validation
+from dataset_scripts.cycle_dataset import FEATURES, Recording, check_validation, cycle_table
 from dataset_scripts.cycles import CLASS_NAMES, AnnotationError, Cycle, DataFolderError, check_length, check_named
 from dataset_scripts.patient_split import split_validation
 from modeling_lung_srad.audio import audio_duration
@@ -59,49 +59,7 @@ class SprsoundRecording:
     events: tuple[tuple[Cycle, str], ...]
 
 
-@dataclass
-class SprsoundConfig(datasets.BuilderConfig):
-    """
-    Configuration of [`Sprsound`].
-
-    Args:
-        validation (`float`, *optional*, defaults to 0.0): share of the training patients to set apart.
-        seed (`int`, *optional*, defaults to 0): choice of the validation patients.
-    """
-
-    validation: float = 0.0
-    seed: int = 0
-
-
-class Sprsound(CycleBuilder):
-    """
-    Events of SPRSound (Zhang et al., IEEE TBioCAS 16(5), 2022), with the class and the original event type.
-
-    Example (needs the database):
-
-    ```py
-    builder = Sprsound(data_dir="BioCAS2022")
-    builder.download_and_prepare()
-    events = builder.as_dataset()
-    ```
-    """
-
-    BUILDER_CONFIG_CLASS = SprsoundConfig
-    CYCLE_FEATURES = SPRSOUND_FEATURES
-
-    def recordings_by_split(self) -> dict[str, list[Recording]]:
-        recordings = read_recordings(self.config.data_dir)
-        train, validation = split_validation(recordings.pop("train", []), self.config.validation, self.config.seed)
-        parts = {"train": train, "validation": validation} | recordings
-        return {part: found for part, found in parts.items() if found}
-
-
-def load_sprsound(
-    data_dir: str | os.PathLike,
-    validation: float = 0.0,
-    seed: int = 0,
-    cache_dir: str | os.PathLike | None = None,
-) -> datasets.DatasetDict:
+def load_sprsound(data_dir: str | os.PathLike, validation: float = 0.0, seed: int = 0) -> datasets.DatasetDict:
     """
     Loads SPRSound events as cycles that are decoded when they are asked for.
 
@@ -111,7 +69,6 @@ def load_sprsound(
             there, `test2022_wav` and `test2022_json` with `inter_test_json` and `intra_test_json`.
         validation (`float`, *optional*, defaults to 0.0): share of the training patients to set apart.
         seed (`int`, *optional*, defaults to 0): choice of the validation patients.
-        cache_dir (`str` or `os.PathLike`, *optional*): where the data sets library keeps its cache.
 
     Returns:
         `datasets.DatasetDict`: `train`, `validation` (where asked for), `test_inter`, `test_intra` or `test` (where
@@ -126,8 +83,12 @@ def load_sprsound(
     """
     check_named(data_dir)
     check_validation(validation)
-    cache = None if cache_dir is None else str(cache_dir)
-    return build(Sprsound(data_dir=data_dir, cache_dir=cache, validation=float(validation), seed=seed))
+    if not os.path.exists(data_dir):
+        raise DataFolderError(f"{data_dir}: no such folder; check the path")
+    parts = read_recordings(data_dir)
+    train, chosen = split_validation(parts.pop("train", []), validation, seed)
+    parts = {"train": train, "validation": chosen} | parts
+    return cycle_table({part: found for part, found in parts.items() if found}, SPRSOUND_FEATURES)
 
 
 def load_sprsound_recordings(data_dir: str | os.PathLike) -> list[SprsoundRecording]:

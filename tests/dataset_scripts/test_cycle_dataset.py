@@ -1,4 +1,4 @@
-"""The table of cycles: lazy decoding, embedding, caching."""
+"""The table of cycles: lazy decoding, embedding."""
 
 import pickle
 
@@ -8,9 +8,9 @@ import soundfile
 import torch
 
 from dataset_scripts import cycle_dataset
-from dataset_scripts.cycle_dataset import CycleAudio, DataFolderError, encode_cycle, fingerprint, load_cycles
+from dataset_scripts.cycle_dataset import CycleAudio, DataFolderError, encode_cycle, load_cycles
 from dataset_scripts.cycles import decode_cycle
-from dataset_scripts.icbhi import Icbhi, load_icbhi
+from dataset_scripts.icbhi import load_icbhi
 
 
 def test_audio_is_decoded_only_when_its_array_is_asked_for(simulated_folder, cache_dir, monkeypatch):
@@ -66,39 +66,21 @@ def test_encoded_cycle_is_exact_to_24_bit_and_not_clipped(peak, suffix):
     np.testing.assert_allclose(decoded, waveform, atol=2**-24)
 
 
-def test_builder_notices_changed_files(tmp_path, simulated_folder):
+def test_table_is_as_new_as_its_files(tmp_path, simulated_folder):
     name = "101_1b1_Tc_sc_Simulated"
     for suffix in (".wav", ".txt"):
         (tmp_path / f"{name}{suffix}").write_bytes((simulated_folder / f"{name}{suffix}").read_bytes())
-    before = fingerprint(tmp_path)
-    assert fingerprint(tmp_path) == before
-    cache = tmp_path.with_name(tmp_path.name + "-cache")
-    assert len(load_icbhi(tmp_path, cache_dir=cache)["test"]) == 4
+    assert len(load_icbhi(tmp_path)["test"]) == 4
     lines = (tmp_path / f"{name}.txt").read_text().splitlines(keepends=True)
     (tmp_path / f"{name}.txt").write_text("".join(lines[:3]))
-    assert fingerprint(tmp_path) != before
-    assert len(load_icbhi(tmp_path, cache_dir=cache)["test"]) == 3
-
-
-def test_builder_writes_parquet_with_the_cycles_in_it(tmp_path, simulated_folder, cache_dir):
-    builder = Icbhi(data_dir=simulated_folder, cache_dir=str(cache_dir))
-    builder.download_and_prepare(str(tmp_path / "out"), file_format="parquet")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "out" / "icbhi-test.parquet").rename(tmp_path / "data" / "test-00000-of-00001.parquet")
-    loaded = load_cycles(tmp_path, cache_dir)["test"]
-    expected = load_icbhi(simulated_folder, cache_dir=cache_dir)["test"]
-    assert loaded["recording"][:] == expected["recording"][:]
-    np.testing.assert_allclose(loaded[5]["audio"]["array"], expected[5]["audio"]["array"], atol=2**-24)
-    stored = loaded.with_format(None)[5]["audio"]
-    assert stored["path"].endswith("ms.flac")
-    assert stored["bytes"][:4] == b"fLaC"
+    assert len(load_icbhi(tmp_path)["test"]) == 3
 
 
 def test_missing_folders_are_errors(tmp_path):
     with pytest.raises(DataFolderError, match=r"has no data/.*parquet; make the folder with `lung-srad prepare`"):
         load_cycles(tmp_path)
     with pytest.raises(DataFolderError, match="no such folder"):
-        Icbhi(data_dir=tmp_path / "missing")
+        load_icbhi(tmp_path / "missing")
 
 
 def test_recordings_of_other_rates_come_out_at_16_khz(tmp_path):

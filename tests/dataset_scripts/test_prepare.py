@@ -139,7 +139,7 @@ def test_failure_leaves_no_folder_behind_under_the_final_name(simulated_folder, 
 def test_sprsound_keeps_its_events_and_parts(tmp_path, cache_dir):
     write_recording(tmp_path / "source", "train", 41000000, 1, TYPES)
     write_recording(tmp_path / "source", "test", 42000000, 2, TYPES[:2], "inter_test_json")
-    prepare_sprsound(tmp_path / "source", tmp_path / "out", cache_dir=cache_dir)
+    prepare_sprsound(tmp_path / "source", tmp_path / "out")
     loaded = load_cycles(tmp_path / "out", cache_dir)
     assert loaded["train"]["event"][:] == list(TYPES)
     assert len(loaded["test_inter"]) == 2

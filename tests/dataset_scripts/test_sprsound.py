@@ -51,8 +51,8 @@ def release(tmp_path_factory):
     return folder
 
 
-def test_events_are_mapped_to_the_four_classes(release, cache_dir):
-    train = load_sprsound(release, cache_dir=cache_dir)["train"]
+def test_events_are_mapped_to_the_four_classes(release):
+    train = load_sprsound(release)["train"]
     assert len(train) == 35
     assert dict(zip(train["event"], train["label"], strict=True)) == dict(zip(TYPES, CLASSES, strict=True))
     row = train[1]
@@ -61,8 +61,8 @@ def test_events_are_mapped_to_the_four_classes(release, cache_dir):
     assert row["audio"]["array"].shape == (30400 - 17600,)
 
 
-def test_official_tests_are_parts_of_their_own(release, cache_dir):
-    loaded = load_sprsound(release, validation=0.4, cache_dir=cache_dir)
+def test_official_tests_are_parts_of_their_own(release):
+    loaded = load_sprsound(release, validation=0.4)
     assert {part: len(rows) for part, rows in loaded.items()} == {
         "train": 21,
         "validation": 14,
@@ -75,7 +75,7 @@ def test_official_tests_are_parts_of_their_own(release, cache_dir):
 def test_folder_as_unpacked_here_has_a_training_part_only(tmp_path):
     write_recording(tmp_path, "train", 41000000, 1, TYPES)
     (tmp_path / "train_wav" / "notes.wav").write_text("not one of them")
-    assert list(load_sprsound(tmp_path, cache_dir=tmp_path / "cache")) == ["train"]
+    assert list(load_sprsound(tmp_path)) == ["train"]
 
 
 def test_recordings_without_audio_are_left_out_with_a_warning(release, tmp_path, caplog):
