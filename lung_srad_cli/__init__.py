@@ -1,22 +1,54 @@
 """The `lung-srad` command.
 
-Only its arguments are imported at first; a subcommand imports what it needs when it runs. Wrong input ends with one
-line on standard error and exit code 2, an interruption with 130.
+A file for each subcommand: `add` adds its arguments; `run` runs it and imports what it needs, so help is immediate.
+Wrong input ends with one line on standard error and exit code 2, an interruption with 130.
 """
 
-import argparse
+import importlib.metadata
 import io
 import os
 import sys
 from collections.abc import Sequence
 
-from lung_srad_cli.argument_types import INPUT_ERROR
-from lung_srad_cli.arguments import build_parser, check_evaluate_arguments
-from lung_srad_cli.errors import is_for_users, report, require_modules
+from lung_srad_cli import (
+    classify_arguments,
+    convert_command,
+    demo_command,
+    env_command,
+    evaluate_arguments,
+    export_command,
+    prepare_command,
+    publish_command,
+    spectrum_arguments,
+    train_command,
+)
+from lung_srad_cli.argument_types import INPUT_ERROR, Parser
+from lung_srad_cli.errors import is_for_users, report
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
-TRAINING_MODULES = ("accelerate", "datasets", "evaluate", "sklearn", "yaml")
-EXPORT_MODULES = ("onnx", "onnxruntime", "onnxscript")
+COMMANDS = (
+    classify_arguments,
+    train_command,
+    evaluate_arguments,
+    convert_command,
+    prepare_command,
+    export_command,
+    publish_command,
+    demo_command,
+    spectrum_arguments,
+    env_command,
+)
+DESCRIPTION = """\
+Classifies respiratory sounds (normal, crackle, wheeze, both) with the Lung-SRAD model, and trains it.
+
+Research software, not a medical device: its answers must not be used for diagnosis or treatment."""
+EPILOG = """\
+examples:
+  lung-srad classify recording.wav
+  lung-srad classify recordings/ --output results.csv --plot plots/
+  lung-srad COMMAND --help
+
+exit codes: 0 all done; 2 some input was wrong, with one line about it on standard error; 130 interrupted"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     parsed = build_parser().parse_args(arguments)
     try:
-        exit_code = HANDLERS[parsed.command](parsed)
+        exit_code = parsed.run(parsed)
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -53,92 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code
 
 
-def classify(arguments: argparse.Namespace) -> int:
-    """`lung-srad classify`."""
-    from lung_srad_cli.classify_command import run
-
-    return run(arguments)
-
-
-def train(arguments: argparse.Namespace) -> int:
-    """`lung-srad train`."""
-    require_modules(TRAINING_MODULES, extra="train")
-    from training.run_training import train as run
-
-    return run(arguments.config, arguments.overrides)
-
-
-def evaluate(arguments: argparse.Namespace) -> int:
-    """`lung-srad evaluate`."""
-    require_modules(TRAINING_MODULES, extra="train")
-    check_evaluate_arguments(arguments)
-    from lung_srad_cli.evaluate_command import run
-
-    return run(arguments)
-
-
-def convert(arguments: argparse.Namespace) -> int:
-    """`lung-srad convert`."""
-    from lung_srad_cli.convert_command import run
-
-    return run(arguments)
-
-
-def prepare(arguments: argparse.Namespace) -> int:
-    """`lung-srad prepare`."""
-    from lung_srad_cli.prepare_command import run
-
-    return run(arguments)
-
-
-def export(arguments: argparse.Namespace) -> int:
-    """`lung-srad export`."""
-    require_modules(EXPORT_MODULES, extra="export")
-    if arguments.data is not None:
-        require_modules(TRAINING_MODULES, extra="train")
-    from lung_srad_cli.export_command import run
-
-    return run(arguments)
-
-
-def publish(arguments: argparse.Namespace) -> int:
-    """`lung-srad publish`."""
-    from lung_srad_cli.publish_command import run
-
-    return run(arguments)
-
-
-def demo(arguments: argparse.Namespace) -> int:
-    """`lung-srad demo`."""
-    require_modules(("gradio",), extra="demo")
-    from lung_srad_cli.demo_command import run
-
-    return run(arguments)
-
-
-def spectrum(arguments: argparse.Namespace) -> int:
-    """`lung-srad spectrum`."""
-    from lung_srad_cli.spectrum_command import run
-
-    return run(arguments)
-
-
-def env(arguments: argparse.Namespace) -> int:
-    """`lung-srad env`."""
-    from lung_srad_cli.env_command import run
-
-    return run(arguments)
-
-
-HANDLERS = {
-    "classify": classify,
-    "train": train,
-    "evaluate": evaluate,
-    "convert": convert,
-    "prepare": prepare,
-    "export": export,
-    "publish": publish,
-    "demo": demo,
-    "spectrum": spectrum,
-    "env": env,
-}
+def build_parser() -> Parser:
+    """The parser of the command line; what it returns has the name of the subcommand as `command`, and its `run`."""
+    parser = Parser(prog="lung-srad", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"lung-srad {importlib.metadata.version('lung-srad')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for command in COMMANDS:
+        command.add(commands)
+    return parser

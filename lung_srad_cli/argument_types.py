@@ -1,4 +1,4 @@
-"""What the arguments of all subcommands have in common; only the standard library is imported."""
+"""Types of arguments that subcommands share; only the standard library is imported."""
 
 import argparse
 import contextlib

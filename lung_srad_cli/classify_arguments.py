@@ -1,5 +1,6 @@
 """The arguments of `lung-srad classify`."""
 
+import argparse
 from typing import Any
 
 from lung_srad_cli.argument_types import PROBABILITY, SECONDS, add_batch_size, path
@@ -29,7 +30,7 @@ JSON: a list with an object per recording: file, duration, sampling_rate, calibr
 and timeline, as LungSoundPipeline returns it in Python."""
 
 
-def add_classify(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Adds the subcommand."""
     parser = commands.add_parser("classify", help="classify recordings", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument(
@@ -75,3 +76,11 @@ def add_classify(commands: Any) -> None:
         "several recordings their names are added, or give a folder",
     )
     add_batch_size(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the subcommand; returns the exit code."""
+    from lung_srad_cli import classify_command
+
+    return classify_command.run(arguments)

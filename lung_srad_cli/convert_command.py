@@ -2,13 +2,36 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from lung_srad_cli.argument_types import COUNT, path
 from lung_srad_cli.errors import UsageError
-from modeling_lung_srad.conversion import convert_checkpoint, convert_feature_extractor
+
+EPILOG = """\
+examples:
+  lung-srad convert DASS_medium_v2.pth converted/
+  lung-srad convert vssm_small.pth start/ --num-labels 4             ImageNet weights, a new head of four classes
+
+SOURCE is a .pth or .safetensors file of DASS, of VMamba or of the authors' training, or a folder with config.json and
+model.safetensors as DASS has on the Hub. Pickles are read without running code."""
+
+
+def add(commands: Any) -> None:
+    """Adds the subcommand."""
+    summary = "convert an original checkpoint (DASS, VMamba) to this layout"
+    parser = commands.add_parser("convert", help=summary, description=summary, epilog=EPILOG)
+    parser.add_argument("source", type=path, metavar="SOURCE", help="the original checkpoint")
+    parser.add_argument("destination", type=path, metavar="DEST", help="folder to make; it must not exist or be empty")
+    parser.add_argument(
+        "--num-labels", type=COUNT, metavar="N", help="classes; a head with another number is replaced by a new one"
+    )
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Converts `source` to a new folder."""
+    """Converts `source` to a new folder; returns the exit code."""
+    from modeling_lung_srad.conversion import convert_checkpoint, convert_feature_extractor
+
     destination = Path(arguments.destination)
     if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
         raise UsageError(f"{destination}: holds something already; name a new folder")

@@ -10,6 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+EPILOG = """\
+examples:
+  lung-srad env                                      paste what it prints into a bug report
+
+Nothing is sent anywhere. The first time, it may take some seconds, as it compiles the scan."""
 NOT_INSTALLED = "not installed"
 PACKAGES = (
     "torch",
@@ -27,16 +32,15 @@ PACKAGES = (
 )
 
 
+def add(commands: Any) -> None:
+    """Adds the subcommand."""
+    summary = "print the versions that a bug report needs"
+    parser = commands.add_parser("env", help=summary, description=summary, epilog=EPILOG)
+    parser.set_defaults(run=run)
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """
-    Prints a line for each package, for the machine and for the scan.
-
-    Args:
-        arguments (`argparse.Namespace`): of `lung-srad env`, which has none.
-
-    Returns:
-        `int`: the exit code, 0.
-    """
+    """Prints a line for each package, for the machine and for the scan; returns the exit code."""
     for name, value in describe_environment():
         print(f"{name + ':':<17} {value}")
     return 0

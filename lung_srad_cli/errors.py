@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 
+TRAINING_MODULES = ("accelerate", "datasets", "evaluate", "sklearn", "yaml")
 OWN_PACKAGES = ("lung_srad_cli", "modeling_lung_srad", "dataset_scripts", "training")
 
 

@@ -4,8 +4,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
 
+from lung_srad_cli.argument_types import INPUT_ERROR
 from training.prediction.classifier_loading import load_classifier
 from training.prediction.evaluate_checkpoint import evaluate_checkpoint
 from training.report.comparison import compare_reports, markdown_comparison
@@ -26,9 +29,9 @@ from training.report.files import (
 from training.report.markdown import markdown_report
 from training.report.seeds import markdown_seeds, report_names, summarize_seeds
 
-INPUT_ERROR = 2
 SEEDS_JSON, SEEDS_MARKDOWN = "seeds.json", "seeds.md"
 COMPARISON_JSON, COMPARISON_MARKDOWN = "comparison.json", "comparison.md"
+Arguments = ParamSpec("Arguments")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,6 +46,22 @@ def run(arguments: argparse.Namespace) -> int:
     return evaluate(arguments.checkpoints, arguments.data, output=arguments.output, **given)
 
 
+def _with_exit_code(work: Callable[Arguments, None]) -> Callable[Arguments, int]:
+    """Makes `work` return the exit code: 0, or 2 after wrong input, which is one line on standard error."""
+
+    @wraps(work)
+    def run_reported(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> int:
+        try:
+            work(*arguments, **keywords)
+        except (ValueError, OSError) as error:
+            print(f"lung-srad evaluate: {' '.join(str(error).split())}", file=sys.stderr)
+            return INPUT_ERROR
+        return 0
+
+    return run_reported
+
+
+@_with_exit_code
 def evaluate(
     checkpoints: Sequence[str],
     data: str,
@@ -50,7 +69,7 @@ def evaluate(
     part: str = "test",
     output: str | None = None,
     batch_size: int = 16,
-) -> int:
+) -> None:
     """Evaluates checkpoints, prints the report as Markdown and writes it to a folder.
 
     The report of one checkpoint is written to `output` itself. With several, each gets a folder of its name there, and
@@ -63,55 +82,13 @@ def evaluate(
         part (`str`, *optional*, defaults to `"test"`): `test`, `validation` or `train`.
         output (`str`, *optional*): folder for the report.
         batch_size (`int`, *optional*, defaults to 16): cycles per forward pass.
-
-    Returns:
-        `int`: exit code, 0, or 2 with one line on standard error where checkpoint or data cannot be used.
     """
-    if len(checkpoints) == 1:
-        return _reported(lambda: _evaluate_one(checkpoints[0], data, split, part, output, batch_size))
-    return _reported(lambda: _evaluate_several(checkpoints, data, split, part, output, batch_size))
-
-
-def recompute(predictions: str, output: str | None = None) -> int:
-    """Makes the report of an earlier evaluation again from its predictions, without audio and without the model.
-
-    Args:
-        predictions (`str`): folder of a report, or its `predictions.csv`.
-        output (`str`, *optional*): folder for the report; it may be the same folder.
-
-    Returns:
-        `int`: as for `evaluate`.
-    """
-    return _reported(lambda: _recompute(predictions, output))
-
-
-def compare(first: str, second: str, output: str | None = None) -> int:
-    """Compares two earlier evaluations of the same cycles, prints the differences and writes them to a folder.
-
-    Args:
-        first, second (`str`): folders of reports, or their `predictions.csv`.
-        output (`str`, *optional*): folder for `comparison.md` and `comparison.json`.
-
-    Returns:
-        `int`: as for `evaluate`.
-    """
-    return _reported(lambda: _compare(first, second, output))
-
-
-def _reported(work: Callable[[], None]) -> int:
-    """Runs `work`; wrong input is one line on standard error."""
-    try:
-        work()
-    except (ValueError, OSError) as error:
-        print(f"lung-srad evaluate: {' '.join(str(error).split())}", file=sys.stderr)
-        return INPUT_ERROR
-    return 0
-
-
-def _evaluate_one(checkpoint: str, data: str, split: str, part: str, output: str | None, batch_size: int) -> None:
     if output is not None:
         check_output_folder(output)
-    report, cycles = evaluate_checkpoint(checkpoint, data, split, part, batch_size)
+    if len(checkpoints) > 1:
+        _evaluate_several(checkpoints, data, split, part, output, batch_size)
+        return
+    report, cycles = evaluate_checkpoint(checkpoints[0], data, split, part, batch_size)
     print(markdown_report(report))
     if output is not None:
         write_report(output, report, cycles)
@@ -121,8 +98,6 @@ def _evaluate_one(checkpoint: str, data: str, split: str, part: str, output: str
 def _evaluate_several(
     checkpoints: Sequence[str], data: str, split: str, part: str, output: str | None, batch_size: int
 ) -> None:
-    if output is not None:
-        check_output_folder(output)
     # A mistake in the last name should not come to light after hours of the others.
     for checkpoint in checkpoints[1:]:
         load_classifier(checkpoint)
@@ -142,7 +117,14 @@ def _evaluate_several(
     _say_written(output, (SEEDS_JSON, SEEDS_MARKDOWN, *(f"{name}/" for name in names)))
 
 
-def _recompute(predictions: str, output: str | None) -> None:
+@_with_exit_code
+def recompute(predictions: str, output: str | None = None) -> None:
+    """Makes the report of an earlier evaluation again from its predictions, without audio and without the model.
+
+    Args:
+        predictions (`str`): folder of a report, or its `predictions.csv`.
+        output (`str`, *optional*): folder for the report; it may be the same folder.
+    """
     if output is not None:
         check_output_folder(output)
     cycles, about = read_report(predictions)
@@ -158,7 +140,14 @@ def _recompute(predictions: str, output: str | None) -> None:
     _say_written(output, REPORT_FILES)
 
 
-def _compare(first: str, second: str, output: str | None) -> None:
+@_with_exit_code
+def compare(first: str, second: str, output: str | None = None) -> None:
+    """Compares two earlier evaluations of the same cycles, prints the differences and writes them to a folder.
+
+    Args:
+        first, second (`str`): folders of reports, or their `predictions.csv`.
+        output (`str`, *optional*): folder for `comparison.md` and `comparison.json`.
+    """
     if output is not None:
         check_output_folder(output)
     comparison = compare_reports(read_report(first), read_report(second), [first, second])

@@ -1,33 +1,81 @@
 """`lung-srad export`: a checkpoint as ONNX, with a check against torch and the change that int8 makes."""
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from tqdm import tqdm
+from lung_srad_cli.argument_types import COUNT, SPLITS, path
+from lung_srad_cli.errors import TRAINING_MODULES, UsageError, require_modules
 
-from dataset_scripts.simulated import simulate_cycle
-from lung_srad_cli.errors import UsageError
-from modeling_lung_srad import LungSradFeatureExtractor
-from modeling_lung_srad.checkpoint_loading import load_checkpoint
-from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
-from modeling_lung_srad.export.onnx_export import INPUT, OPSET, OUTPUT, OnnxExport, check_destination, export_onnx
+if TYPE_CHECKING:
+    import numpy as np
 
+    from modeling_lung_srad.export.onnx_export import OnnxExport
+
+EXPORT_MODULES = ("onnx", "onnxruntime", "onnxscript")
 NUM_STEPS = 3
+DESCRIPTION = """\
+Writes a checkpoint as ONNX, which onnxruntime runs without torch: any batch, a fixed number of frames.
+
+OUT gets model.onnx, config.json and preprocessor_config.json. Nothing is kept unless the logits agree with those of
+torch within 1e-3, at batches of 1 and 3 of simulated sounds. It takes 10 s to a minute."""
+EPILOG = """\
+examples:
+  lung-srad export modeling_lung_srad/checkpoints/lung-srad-tiny onnx/
+  lung-srad export runs/first onnx/ --frames 512                     for cycles resized to 512 frames
+  lung-srad export runs/first onnx/ --int8 --data ICBHI_final_database
+  python examples/classify_onnx.py onnx/ cycle.wav                   onnxruntime and numpy alone
+
+The input is input_values (batch, frames, mel bins), as LungSradFeatureExtractor or examples/numpy_features.py makes
+it, the output logits (batch, labels). Opset, frames, rate and labels are in the metadata of the file. --int8 adds
+model_quantized.onnx, whose linear layers have int8 weights; --data says what that changes in the Score.
+
+It needs onnx, onnxruntime and onnxscript: pip install "lung-srad[export]". Research software, not a medical device."""
+
+
+def add(commands: Any) -> None:
+    """Adds the subcommand."""
+    summary = "write a checkpoint as ONNX, checked against torch"
+    parser = commands.add_parser("export", help=summary, description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="its folder, or its id on the Hub")
+    parser.add_argument("destination", type=path, metavar="OUT", help="folder to make; it must not exist or be empty")
+    parser.add_argument(
+        "--frames",
+        type=COUNT,
+        metavar="N",
+        help="frames of the input, from 32 to 65536 (default: as the checkpoint's features have)",
+    )
+    parser.add_argument("--int8", action="store_true", help="write model_quantized.onnx, with int8 weights, as well")
+    parser.add_argument(
+        "--data",
+        type=path,
+        metavar="DATA",
+        help="measure what --int8 changes in the Score on it: ICBHI 2017, or a folder of `lung-srad prepare`",
+    )
+    parser.add_argument("--split", choices=SPLITS, help="of DATA (default: official)")
+    parser.add_argument(
+        "--part",
+        choices=("test", "validation", "train"),
+        help="of DATA (default: validation, the patients that the checkpoint's training run kept for it)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace the files of an earlier export in OUT")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """
-    Exports what the arguments name and says what came of it.
-
-    Args:
-        arguments (`argparse.Namespace`): of `lung-srad export`.
-
-    Returns:
-        `int`: the exit code, 0.
+    Exports what the arguments name and says what came of it; returns the exit code.
 
     Raises:
         CheckpointError, ExportError, OutputError, UsageError: where nothing was written.
     """
+    require_modules(EXPORT_MODULES, extra="export")
+    if arguments.data is not None:
+        require_modules(TRAINING_MODULES, extra="train")
+    from tqdm import tqdm
+
+    from modeling_lung_srad.checkpoint_loading import load_checkpoint
+    from modeling_lung_srad.export.onnx_export import check_destination, export_onnx
+
     if arguments.data is None and (arguments.part or arguments.split):
         raise UsageError("--part and --split say which cycles of --data to take; give --data as well")
     if arguments.data is not None and not arguments.int8:
@@ -53,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
             model,
             feature_extractor,
             arguments.destination,
-            simulated_sounds(feature_extractor),
+            simulated_sounds(feature_extractor.sampling_rate),
             num_frames=arguments.frames,
             int8=arguments.int8,
             force=arguments.force,
@@ -77,21 +125,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def simulated_sounds(feature_extractor: LungSradFeatureExtractor) -> list[np.ndarray]:
-    """Three simulated cycles, of 2 s to 3.5 s, at the rate of the extractor."""
+def simulated_sounds(sampling_rate: int) -> "list[np.ndarray]":
+    """Three simulated cycles, of 2 s to 3.5 s, at that rate."""
+    import numpy as np
+
+    from dataset_scripts.simulated import simulate_cycle
+
     generator = np.random.default_rng(0)
     return [
-        simulate_cycle(CLASS_NAMES.index(name), seconds, feature_extractor.sampling_rate, generator)
-        for name, seconds in (("wheeze", 2.0), ("crackle", 3.5), ("normal", 2.7))
+        simulate_cycle(label, seconds, sampling_rate, generator) for label, seconds in ((2, 2.0), (1, 3.5), (0, 2.7))
     ]
 
 
-def describe(exported: OnnxExport) -> None:
+def describe(exported: "OnnxExport") -> None:
     """Prints what was written and how near to torch it is."""
+    from modeling_lung_srad.export.onnx_export import INPUT, OPSET, OUTPUT
+
     print(f"{exported.folder}: {', '.join(path.name for path in exported.files)}")
     print(f"ONNX opset {OPSET}, {INPUT} (batch, {exported.num_frames}, mel) -> {OUTPUT} (batch, labels)")
     differences = {"float32": exported.difference, "int8": exported.int8_difference}
-    for (kind, difference), path in zip(differences.items(), exported.files, strict=False):
+    for (kind, difference), file in zip(differences.items(), exported.files, strict=False):
         if difference is not None:
-            size = path.stat().st_size / 1e6
-            print(f"{path.name}: {kind}, {size:.1f} MB, logits within {difference:.1e} of torch")
+            size = file.stat().st_size / 1e6
+            print(f"{file.name}: {kind}, {size:.1f} MB, logits within {difference:.1e} of torch")

@@ -43,7 +43,7 @@ def indices(text: str) -> list[int]:
     raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers from 0 on, separated by commas, such as 2,8,12")
 
 
-def add_spectrum(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Adds the subcommand."""
     parser = commands.add_parser(
         "spectrum", help="show which spatial frequencies layers keep", description=DESCRIPTION, epilog=EPILOG
@@ -105,3 +105,11 @@ def add_spectrum(commands: Any) -> None:
         metavar="N",
         help="at most so many windows of a recording, evenly spaced (default: 3)",
     )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the subcommand; returns the exit code."""
+    from lung_srad_cli import spectrum_command
+
+    return spectrum_command.run(arguments)

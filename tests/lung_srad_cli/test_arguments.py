@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lung_srad_cli.arguments import build_parser
+from lung_srad_cli import build_parser
 
 COMMANDS = [
     [],

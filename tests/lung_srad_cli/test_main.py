@@ -5,7 +5,6 @@ import sys
 import datasets
 import pytest
 
-import lung_srad_cli
 from dataset_scripts.simulated import write_simulated
 from modeling_lung_srad.audio import AudioError
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
@@ -29,7 +28,7 @@ def convert_raises(monkeypatch, run):
     """Runs `lung-srad convert a b` with a handler that raises."""
 
     def run_with(error):
-        monkeypatch.setitem(lung_srad_cli.HANDLERS, "convert", _raising(error))
+        monkeypatch.setattr("lung_srad_cli.convert_command.run", _raising(error))
         return run("convert", "a", "b")
 
     return run_with
@@ -53,8 +52,8 @@ def test_an_interruption_ends_with_130(convert_raises):
 
 def test_a_reader_that_goes_away_is_no_error():
     script = (
-        "import lung_srad_cli, sys\n"
-        "lung_srad_cli.HANDLERS['convert'] = lambda arguments: [print('x' * 80) for _ in range(10000)] and 0\n"
+        "import lung_srad_cli.convert_command, sys\n"
+        "lung_srad_cli.convert_command.run = lambda arguments: [print('x' * 80) for _ in range(10000)] and 0\n"
         "sys.exit(lung_srad_cli.main(['convert', 'a', 'b']))\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
