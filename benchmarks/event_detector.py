@@ -7,7 +7,6 @@ each beside the same recording without its event, so that nothing but the event 
 recordings of patients.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.command import build_parser
 from dataset_scripts.simulated_events import simulate_event
 from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
@@ -143,11 +143,7 @@ def _train_stage(model: LungSradForAudioClassification, examples: Sequence[Examp
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.event_detector",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = build_parser("event_detector", __doc__)
     parser.add_argument("folder", help="where the checkpoint goes")
     parser.add_argument("--steps", type=int, default=800, help="(default: 800)")
     options = parser.parse_args(argv)

@@ -8,20 +8,20 @@ those of the last step, before anything is fitted to validation patients. The th
 is fitted to the other folds. Figures are means over folds, intervals 95 % by draws of patients within folds.
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.command import build_parser
 from training.arguments import DataArguments
 from training.baselines import compute_statistics
-from training.data.cycle_sources import load_training_sources
+from training.data.cycle_sources import CycleSource, load_training_sources
 from training.metrics.icbhi_score.icbhi_measure import icbhi_score
 from training.metrics.sprsound_score.sprsound_measure import sprsound_score
 from training.prediction.classifier_loading import load_classifier
@@ -58,39 +58,44 @@ Fold = dict[str, HeldOut]
 
 def predict_run(run: Path, folders: dict[str, str]) -> Fold:
     """The held-out cycles of a run by database; kept in its folder."""
-    kept = run / PREDICTIONS
-    if not kept.exists():
-        summary = json.loads((run / TRAINING_SUMMARY).read_text(encoding="utf-8"))
+
+    def predict_all(data: DataArguments) -> Fold:
         last = max(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
         model, feature_extractor = load_classifier(last)
-        columns = {}
-        for source in load_training_sources(_data(summary, folders), "last").calibration:
-            columns[f"{source.name} probabilities"] = predict(model, feature_extractor, source)
-            columns[f"{source.name} labels"] = np.array(source.table["label"])
-            columns[f"{source.name} patients"] = np.array(source.table["patient"])
-        np.savez(kept, **columns)
-    with np.load(kept) as columns:
-        return {name: HeldOut(*(columns[f"{name} {field}"] for field in HeldOut._fields)) for name in COLUMNS}
+        sources = load_training_sources(data, "last").calibration
+        return {source.name: _held_out(source, predict(model, feature_extractor, source)) for source in sources}
+
+    return _kept(run / PREDICTIONS, predict_all, run, folders)
 
 
 def predict_boosting(run: Path, folders: dict[str, str]) -> Fold:
     """Gradient boosting on log-mel statistics, fitted to the training cycles of a run."""
-    kept = run / "boosting.npz"
-    if not kept.exists():
-        summary = json.loads((run / TRAINING_SUMMARY).read_text(encoding="utf-8"))
-        sources = load_training_sources(_data(summary, folders), "last")
+
+    def fit_and_predict(data: DataArguments) -> Fold:
+        sources = load_training_sources(data, "last")
         classifier = HistGradientBoostingClassifier(class_weight="balanced", random_state=0)
         classifier.fit(*compute_statistics(sources.training, "statistics, training"))
-        columns = {}
+        fold = {}
         for source in sources.calibration:
-            statistics, labels = compute_statistics([source], "statistics, held out")
-            columns |= {
-                f"{source.name} probabilities": classifier.predict_proba(statistics),
-                f"{source.name} labels": labels,
-                f"{source.name} patients": np.array(source.table["patient"]),
-            }
-        np.savez(kept, **columns)
-    with np.load(kept) as columns:
+            statistics, _ = compute_statistics([source], "statistics, held out")
+            fold[source.name] = _held_out(source, classifier.predict_proba(statistics))
+        return fold
+
+    return _kept(run / "boosting.npz", fit_and_predict, run, folders)
+
+
+def _held_out(source: CycleSource, probabilities: np.ndarray) -> HeldOut:
+    return HeldOut(probabilities, np.array(source.table["label"]), np.array(source.table["patient"]))
+
+
+def _kept(file: Path, make: Callable[[DataArguments], Fold], run: Path, folders: dict[str, str]) -> Fold:
+    """The fold that a file holds; it is made where it is missing."""
+    if not file.exists():
+        summary = json.loads((run / TRAINING_SUMMARY).read_text(encoding="utf-8"))
+        fold = make(DataArguments(**summary["configuration"]["data"] | folders))
+        columns = {f"{name} {field}": value for name, part in fold.items() for field, value in part._asdict().items()}
+        np.savez(file, **columns)
+    with np.load(file) as columns:
         return {name: HeldOut(*(columns[f"{name} {field}"] for field in HeldOut._fields)) for name in COLUMNS}
 
 
@@ -100,10 +105,6 @@ def always_normal(fold: Fold) -> Fold:
         name: part._replace(probabilities=np.eye(4)[np.zeros(len(part.labels), dtype=int)])
         for name, part in fold.items()
     }
-
-
-def _data(summary: dict[str, Any], folders: dict[str, str]) -> DataArguments:
-    return DataArguments(**summary["configuration"]["data"] | folders)
 
 
 def classify(probabilities: np.ndarray, threshold: float) -> np.ndarray:
@@ -170,9 +171,7 @@ def row(name: str, folds: Sequence[Fold]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.evidence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = build_parser("evidence", __doc__)
     parser.add_argument("rows", nargs="+", metavar="ROW=RUN,RUN,RUN", help="name of a row, and its runs")
     parser.add_argument("--icbhi", required=True, help="folder of ICBHI 2017")
     parser.add_argument("--sprsound", required=True, help="folder of SPRSound")

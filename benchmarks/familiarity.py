@@ -6,7 +6,6 @@ All is fitted on the training patients of the checkpoint, and familiar are the c
 official test part is not touched. Speech needs the program espeak-ng and is left out without it.
 """
 
-import argparse
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
+from benchmarks.command import build_parser, exit_code
 from benchmarks.foreign_sounds import GENERATED, generate, speak
 from dataset_scripts.icbhi import load_icbhi
 from dataset_scripts.sprsound import load_sprsound
@@ -26,6 +26,7 @@ from modeling_lung_srad.audio import SAMPLING_RATE, read_audio, resample
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
 from modeling_lung_srad.familiarity import Familiarity, fit_familiarity, log_mel_statistics
 from training.record.training_record import TrainingRecord, read_training_record
+from training.report.text import fraction, markdown_table
 
 BATCH_SIZE = 16
 FAMILIAR_KEPT = 0.95
@@ -153,21 +154,23 @@ def measure(checkpoint: str, icbhi: str, sprsound: str | None, count: int) -> No
 
 def print_candidates(scores: dict[str, Score], familiar: Described, far: Sequence[Described]) -> None:
     """A row for each score: how well it tells far sounds from the validation cycles, over kinds of sounds."""
-    print("| score | AUROC, mean | lowest | accepted at 95 % of familiar, mean | highest |\n|" + " --- |" * 5)
+    rows = []
     for name, score in scores.items():
         areas, shares = np.transpose([separation(score(familiar), score(cycles)) for cycles in far])
-        print(f"| {name} | {areas.mean():.3f} | {areas.min():.3f} | {shares.mean():.3f} | {shares.max():.3f} |")
+        rows.append((name, *map(fraction, (areas.mean(), areas.min(), shares.mean(), shares.max()))))
+    header = ("score", "AUROC, mean", "lowest", "accepted at 95 % of familiar, mean", "highest")
+    print("\n".join(markdown_table(header, rows)))
 
 
 def print_sounds(score: Score, threshold: float, sounds: dict[str, Described]) -> None:
     """A row for each kind of sound, the familiar ones first: the score in use."""
-    print("\n| sound | cycles | AUROC | accepted at 95 % of familiar | flagged |\n|" + " --- |" * 5)
-    familiar = score(next(iter(sounds.values())))
+    familiar, rows = score(next(iter(sounds.values()))), []
     for name, cycles in sounds.items():
         distances = score(cycles)
-        area, accepted = separation(familiar, distances)
-        flagged = (distances > threshold).mean()
-        print(f"| {name} | {len(distances)} | {area:.3f} | {accepted:.3f} | {flagged:.3f} |")
+        figures = (*separation(familiar, distances), (distances > threshold).mean())
+        rows.append((name, len(distances), *map(fraction, figures)))
+    header = ("sound", "cycles", "AUROC", "accepted at 95 % of familiar", "flagged")
+    print("\n".join(["", *markdown_table(header, rows)]))
 
 
 def print_windows(
@@ -212,22 +215,13 @@ def _mixed(speech: np.ndarray, lung: np.ndarray) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.familiarity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = build_parser("familiarity", __doc__)
     parser.add_argument("icbhi", help="folder or zip of ICBHI 2017")
     parser.add_argument("--sprsound", help="folder of SPRSound, as sounds that are near")
     parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="the embedded one by default")
     parser.add_argument("--count", type=int, default=100, help="sounds of each kind (default: 100)")
     options = parser.parse_args(argv)
-    try:
-        measure(options.checkpoint, options.icbhi, options.sprsound, options.count)
-    except (ValueError, OSError) as error:
-        print(f"familiarity: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("familiarity", measure, options.checkpoint, options.icbhi, options.sprsound, options.count)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,16 @@ Cycles of ICBHI and events of SPRSound are of the validation patients that `trai
 without annotations. Then: the same windows softer and with hum, and simulated recordings with one planted event.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
+from benchmarks.command import build_parser, exit_code
 from dataset_scripts.cycles import CLASS_NAMES
 from dataset_scripts.icbhi import load_icbhi
 from dataset_scripts.simulated_events import simulate_event
@@ -26,12 +25,12 @@ from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.audio import SAMPLING_RATE, read_audio
 from training.metrics.icbhi_score.icbhi_measure import icbhi_score
 from training.metrics.sprsound_score.sprsound_measure import sprsound_score
-from training.record.training_record import TRAINING_SUMMARY
+from training.record.training_record import TRAINING_SUMMARY, read_training_record
 from training.report.calibration import expected_calibration_error
 
 GAINS_DECIBELS = (0, -10, -20, -30, -40)
 HUM_HZ, HUM_DECIBELS = 50.0, -30.0
-WINDOWS = 30
+WINDOWS, SIMULATED = 30, 100
 # Neither that of training, 77, nor that of benchmarks/saliency_localization.py.
 SIMULATED_SEED = 2026
 
@@ -120,15 +119,42 @@ def measure_robustness(pipeline: LungSoundPipeline, paths: Sequence[str]) -> dic
     return {"windows": min(len(paths), WINDOWS), "classes_changed": changed, "largest_move": moved}
 
 
-def measure_simulated(pipeline: LungSoundPipeline, number: int = 100) -> dict[str, Any]:
+def measure_simulated(pipeline: LungSoundPipeline) -> dict[str, Any]:
     """In how many simulated recordings the planted event's class is named, and how many without one are normal."""
     named = 0
-    for index in tqdm(range(number), desc="simulated", unit="recording"):
+    for index in tqdm(range(SIMULATED), desc="simulated", unit="recording"):
         label = 1 + index % 2
         waveform, _ = simulate_event(label, 8.0, SAMPLING_RATE, np.random.default_rng([SIMULATED_SEED, index]))
         result = pipeline({"raw": waveform, "sampling_rate": SAMPLING_RATE}, min_confidence=0.0)
         named += result["summary"]["label"] == CLASS_NAMES[label]
-    return {"recordings": number, "named": named}
+    return {"recordings": SIMULATED, "named": named}
+
+
+def measure(checkpoint: str, icbhi: str, sprsound: str | None, is_test: bool) -> None:
+    """Prints a line of JSON for each part."""
+    record = read_training_record(checkpoint)
+    if record is None:
+        raise ValueError(
+            f"{checkpoint}: has no {TRAINING_SUMMARY} that names its patients; name a checkpoint of `lung-srad train`"
+        )
+    pipeline = LungSoundPipeline.from_checkpoint(checkpoint)
+    parts = load_icbhi(icbhi, split=record.split)
+    if is_test:
+        _print("icbhi_test", measure_icbhi(pipeline, parts["test"]))
+        return
+    patients = parts["train"]["patient"][:]
+    kept = [index for index, patient in enumerate(patients) if patient in record.validation_patients]
+    if not kept:
+        raise ValueError(f"{checkpoint}: has no validation patients in {icbhi}; name another checkpoint or folder")
+    validation = parts["train"].select(kept)
+    _print("icbhi", measure_icbhi(pipeline, validation))
+    if sprsound is not None:
+        trained = (record.training_patients or {}).get("sprsound", ())
+        unseen = [x for x in load_sprsound_recordings(sprsound) if x.patient not in trained]
+        _print("sprsound", measure_sprsound(pipeline, unseen))
+    paths = dict.fromkeys(row["audio"].path for row in validation)
+    _print("robustness", measure_robustness(pipeline, list(paths)))
+    _print("simulated", measure_simulated(pipeline))
 
 
 def _auroc(truth: np.ndarray, score: np.ndarray) -> float:
@@ -137,30 +163,13 @@ def _auroc(truth: np.ndarray, score: np.ndarray) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.hearing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = build_parser("hearing", __doc__)
     parser.add_argument("checkpoint", help="folder that a training run left, with its training_summary.json")
     parser.add_argument("--icbhi", required=True, help="folder of ICBHI 2017")
     parser.add_argument("--sprsound", help="folder of SPRSound")
     parser.add_argument("--test", action="store_true", help="measure the ICBHI test part instead, and nothing else")
     options = parser.parse_args(argv)
-    summary = json.loads(Path(options.checkpoint, TRAINING_SUMMARY).read_text(encoding="utf-8"))
-    data = summary["configuration"]["data"]
-    pipeline = LungSoundPipeline.from_checkpoint(options.checkpoint)
-    parts = load_icbhi(options.icbhi, split=data["split"], validation=data["validation"], seed=data["validation_seed"])
-    if options.test:
-        _print("icbhi_test", measure_icbhi(pipeline, parts["test"]))
-        return 0
-    _print("icbhi", measure_icbhi(pipeline, parts["validation"]))
-    if options.sprsound:
-        trained = set(summary["training_patients"].get("sprsound", ()))
-        unseen = [x for x in load_sprsound_recordings(Path(options.sprsound)) if x.patient not in trained]
-        _print("sprsound", measure_sprsound(pipeline, unseen))
-    paths = dict.fromkeys(row["audio"].path for row in parts["validation"])
-    _print("robustness", measure_robustness(pipeline, list(paths)))
-    _print("simulated", measure_simulated(pipeline))
-    return 0
+    return exit_code("hearing", measure, options.checkpoint, options.icbhi, options.sprsound, options.test)
 
 
 def _print(name: str, figures: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 OMP_NUM_THREADS=2 python -m benchmarks.onnx_latency [medium|small|tiny] [THREADS] [ROUNDS]
 """
 
-import argparse
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import onnx
 import onnxruntime
 import torch
 
+from benchmarks.command import build_parser
 from benchmarks.measure import median_ratio, time_interleaved
 from modeling_lung_srad import LungSradConfig, LungSradForAudioClassification
 from modeling_lung_srad.export.onnx_export import INPUT, OUTPUT, build_onnx, quantize_weights
@@ -32,11 +32,7 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.onnx_latency",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = build_parser("onnx_latency", __doc__)
     parser.add_argument("size", nargs="?", choices=("medium", "small", "tiny"), default="medium")
     parser.add_argument("threads", nargs="?", type=int, default=2, help="(default: 2)")
     parser.add_argument("rounds", nargs="?", type=int, default=20, help="(default: 20)")

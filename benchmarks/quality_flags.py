@@ -7,7 +7,6 @@ sound is a false alarm there. Clipping and silence are real in some; for these, 
 that stay 1 dB under full scale, or that never repeat a sample for half a second.
 """
 
-import argparse
 import io
 import random
 import sys
@@ -20,9 +19,11 @@ import soundfile
 from scipy.signal import butter, sosfilt
 from tqdm.auto import tqdm
 
+from benchmarks.command import build_parser, exit_code
 from dataset_scripts.icbhi_files import read_recordings, scan_folder
 from modeling_lung_srad.audio import resample
 from modeling_lung_srad.quality import SILENCE_SECONDS, assess_recording
+from training.report.text import markdown_table
 
 FLAGS = ("too_short", "silence", "clipping", "low_level", "narrow_bandwidth")
 BELOW_FULL_SCALE = 10 ** (-1 / 20)
@@ -162,34 +163,45 @@ def raised(waveform: np.ndarray, rate: int) -> set[str]:
     return {flag.flag for flag in assess_recording(waveform, rate)}
 
 
+def measure(icbhi: str, sprsound: str | None, count: int, seed: int) -> None:
+    """Prints the tables."""
+    recordings = read_training_recordings(icbhi, sprsound, count, seed)
+    flags = [raised(recording.waveform, recording.rate) for recording in tqdm(recordings, desc="as they are")]
+    print_rates(recordings, flags)
+    print_false_alarms(recordings, flags)
+    print_detections(recordings, flags, seed)
+
+
 def print_rates(recordings: Sequence[Recording], flags: Sequence[set[str]]) -> None:
     """A row for each source: in how many recordings, as they are, each flag is raised."""
-    print("| source | recordings | " + " | ".join(FLAGS) + " |\n|" + " --- |" * (len(FLAGS) + 2))
+    rows = []
     for source in sorted({recording.source for recording in recordings}):
         of_source = [found for recording, found in zip(recordings, flags, strict=True) if recording.source == source]
-        counts = (sum(flag in found for found in of_source) for flag in FLAGS)
-        print(f"| {source} | {len(of_source)} | " + " | ".join(map(str, counts)) + " |")
+        rows.append((source, len(of_source), *(sum(flag in found for found in of_source) for flag in FLAGS)))
+    print("\n".join(markdown_table(("source", "recordings", *FLAGS), rows)))
 
 
 def print_false_alarms(recordings: Sequence[Recording], flags: Sequence[set[str]]) -> None:
     """A row for each flag: how often it is raised where there is no reason."""
-    print("\n| flag | recordings without its fault | false alarms |\n| --- | --- | --- |")
+    rows = []
     for flag in FLAGS:
         sound = [
             found
             for recording, found in zip(recordings, flags, strict=True)
             if not may_have(flag, recording.waveform, recording.rate)
         ]
-        print(f"| {flag} | {len(sound)} | {sum(flag in found for found in sound)} |")
+        rows.append((flag, len(sound), sum(flag in found for found in sound)))
+    print("\n".join(["", *markdown_table(("flag", "recordings without its fault", "false alarms"), rows)]))
 
 
 def print_detections(recordings: Sequence[Recording], flags: Sequence[set[str]], seed: int) -> None:
     """A row for each fault: in how many recordings that had no such flag it is found."""
-    print("\n| fault | flag | recordings | found |\n| --- | --- | --- | --- |")
+    rows = []
     for index, fault in enumerate(tqdm(FAULTS, desc="faults", unit="fault")):
         generator = np.random.default_rng([seed, index])
         found = list(_spoilt(fault, recordings, flags, generator))
-        tqdm.write(f"| {fault.name} | {fault.flag} | {len(found)} | {np.mean(found):.3f} |")
+        rows.append((fault.name, fault.flag, len(found), f"{np.mean(found):.3f}"))
+    print("\n".join(["", *markdown_table(("fault", "flag", "recordings", "found"), rows)]))
 
 
 def may_have(flag: str, waveform: np.ndarray, rate: int) -> bool:
@@ -212,26 +224,13 @@ def _spoilt(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality_flags",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = build_parser("quality_flags", __doc__)
     parser.add_argument("icbhi", help="folder of ICBHI 2017")
     parser.add_argument("--sprsound", help="folder of SPRSound")
     parser.add_argument("--recordings", type=int, default=100, help="of each data set, at most (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="draw of the recordings and of the faults (default: 0)")
     options = parser.parse_args(argv)
-    try:
-        recordings = read_training_recordings(options.icbhi, options.sprsound, options.recordings, options.seed)
-        flags = [raised(recording.waveform, recording.rate) for recording in tqdm(recordings, desc="as they are")]
-    except (ValueError, OSError) as error:
-        print(f"quality_flags: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print_rates(recordings, flags)
-    print_false_alarms(recordings, flags)
-    print_detections(recordings, flags, options.seed)
-    return 0
+    return exit_code("quality_flags", measure, options.icbhi, options.sprsound, options.recordings, options.seed)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from benchmarks.goals import evaluate_goals, ratios_to_ours
 from benchmarks.sections import FRAMES_A_SECOND
 from modeling_lung_srad.files.output_files import replaced_when_complete
 from modeling_lung_srad.files.plots import save_figure
+from training.report.text import markdown_table
 
 JSON_NAME, MARKDOWN_NAME, PLOT_NAME = "speed.json", "speed.md", "cost_by_length.png"
 COLORS = {
@@ -79,13 +80,18 @@ def describe(results: dict[str, Any]) -> str:
         "",
     ]
     if results["goals"]:
-        lines += ["## Goals", "", *_table(("", "value", "bound", "reached"), map(_goal_row, results["goals"])), ""]
+        lines += [
+            "## Goals",
+            "",
+            *markdown_table(("", "value", "bound", "reached"), map(_goal_row, results["goals"])),
+            "",
+        ]
     measurements = measurements_of(results)
     for name, title in TITLES.items():
-        rows = [x for x in measurements if x.section == name]
-        if rows:
+        measured = [x for x in measurements if x.section == name]
+        if measured:
             lines += [f"## {title}", "", _date_and_code(results["sections"][name]), ""]
-            lines += [*_measurement_table(rows, results["ratios"]), "", *_left_out(rows)]
+            lines += [*_measurement_table(measured, results["ratios"]), "", *_left_out(measured)]
     if "peak" in results["sections"]:
         lines += _describe_peak(results["sections"]["peak"])
     return "\n".join(lines).rstrip() + "\n"
@@ -137,18 +143,8 @@ def _goal_row(goal: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _measurement_table(measurements: Sequence[Measurement], ratios: Sequence[dict[str, Any]]) -> list[str]:
-    header = (
-        "contender",
-        "size",
-        "threads",
-        "batch",
-        "length (s)",
-        "calls",
-        "seconds",
-        "clips/s",
-        "times ours",
-        "peak MB",
-    )
+    about = ("contender", "size", "threads", "batch", "length (s)", "calls")
+    header = (*about, "seconds", "clips/s", "times ours", "peak MB")
     rows = []
     for x in measurements:
         if not x.seconds:
@@ -161,17 +157,17 @@ def _measurement_table(measurements: Sequence[Measurement], ratios: Sequence[dic
             (
                 NAMES[case.contender],
                 "" if case.contender == "ast" else case.size,
-                str(x.threads),
-                str(case.batch),
+                x.threads,
+                case.batch,
                 f"{case.frames / FRAMES_A_SECOND:g}",
-                str(len(x.seconds)),
+                len(x.seconds),
                 f"{x.median:.4g}",
                 f"{case.batch / x.median:.4g}",
                 "" if ratio is None else f"{ratio:.2f}",
                 "" if x.peak_bytes is None else f"{x.peak_bytes / 1e6:.0f}",
             )
         )
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _left_out(measurements: Sequence[Measurement]) -> list[str]:
@@ -206,18 +202,11 @@ def _describe_shares(shares: dict[str, Any], best: float, copy: float) -> list[s
         rows.append((kind, f"{seconds * 1000:.1f}", f"{100 * seconds / total:.0f} %", rate, f"{100 * share:.0f} %"))
     covered = sum(work["seconds"] for work in shares["kinds"].values())
     rest = total - covered
-    rows.append(
-        (
-            "the rest: Python, dispatch, views, our own kernels",
-            f"{rest * 1000:.1f}",
-            f"{100 * rest / total:.0f} %",
-            "",
-            "",
-        )
-    )
+    rest_name = "the rest: Python, dispatch, views, our own kernels"
+    rows.append((rest_name, f"{rest * 1000:.1f}", f"{100 * rest / total:.0f} %", "", ""))
     scan = shares["scan_seconds"]
     return [
-        *_table(("operators", "ms", "share of time", "rate", "share of peak"), rows),
+        *markdown_table(("operators", "ms", "share of time", "rate", "share of peak"), rows),
         "",
         f"One forward pass, {shares['size']}, batch {shares['batch']}: {shares['seconds'] * 1000:.1f} ms alone, "
         f"{total * 1000:.1f} ms under torch.profiler, of which {scan * 1000:.1f} ms ({100 * scan / total:.0f} %) is "
@@ -243,12 +232,7 @@ def _describe_scans(scans: Sequence[dict[str, Any]], copy: float) -> list[str]:
         rows.append(tuple(cells))
     header = ("map", "scan", "forward ms", "of copy bandwidth", "forward and backward ms", "of copy bandwidth")
     note = "The scan alone. Bandwidth: the least it could move (inputs read once, results written once) over its time."
-    return [*_table(header, rows), "", note, ""]
-
-
-def _table(header: Sequence[str], rows: Any) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    return [*markdown_table(header, rows), "", note, ""]
 
 
 def _write(path: Path, text: str) -> None:

@@ -18,8 +18,6 @@ the median by which the event raises the log odds, the same recording without it
 zero, the model does not hear the event and no explanation can find it.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -31,12 +29,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.command import build_parser, write_json
 from dataset_scripts.simulated_events import SimulatedEvent, simulate_event
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, CheckpointError, load_checkpoint
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 from modeling_lung_srad.feature_extraction_lung_srad import LOWEST_FREQUENCY
 from modeling_lung_srad.saliency import ANY_CRACKLE, ANY_WHEEZE, METHODS, frame_times, mel_frequencies, saliency_map
+from training.report.text import markdown_table
 
 SAMPLING_RATE = 16000
 SECONDS = 8.0
@@ -196,22 +196,18 @@ def describe(row: Localization) -> str:
     hits = [f"{row.hits[name]} of {row.recordings[name]}" for name in EVENT_NAMES]
     total = f"**{sum(row.hits.values())} of {sum(row.recordings.values())}**"
     rises = [f"{row.rise[name]:+.2f}" if row.rise else "" for name in EVENT_NAMES]
-    return "| " + " | ".join([row.model, row.method, *hits, total, *rises, f"{row.seconds:.2f}"]) + " |"
+    return markdown_table([], [(row.model, row.method, *hits, total, *rises, f"{row.seconds:.2f}")])[-1]
 
 
 def header() -> str:
     """The first two lines of that table."""
     names = ["model", "method", *EVENT_NAMES, "all", *(f"rise, {name}" for name in EVENT_NAMES), "seconds a map"]
-    return f"| {' | '.join(names)} |\n| {' | '.join('---' for _ in names)} |"
+    return "\n".join(markdown_table(names, []))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.saliency_localization",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = build_parser("saliency_localization", __doc__)
     parser.add_argument("--checkpoint", action="append", help="(default: the embedded one; may be given repeatedly)")
     parser.add_argument("--recordings", type=int, default=100, help="(default: 100)")
     parser.add_argument("--level", type=float, default=1.0, help="factor on the event's amplitude (default: 1)")
@@ -234,8 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CheckpointError as error:
         parser.error(str(error))
     if options.output:
-        figures = vars(options) | {"rows": [vars(row) for row in rows]}
-        Path(options.output).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(options.output, vars(options) | {"rows": [vars(row) for row in rows]})
     return 0
 
 

@@ -3,7 +3,6 @@
 OMP_NUM_THREADS=2 python -m benchmarks.space_load [--starts N] [--requests N]
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -25,6 +24,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from benchmarks.command import build_parser
 from dataset_scripts.simulated import simulate_recording
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,11 +108,7 @@ def simulated_file(seconds: int, seed: int, sampling_rate: int = 8000, channels:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.space_load",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = build_parser("space_load", __doc__)
     parser.add_argument("--starts", type=int, default=5, metavar="N", help="(default: 5)")
     parser.add_argument("--requests", type=int, default=200, metavar="N", help="one after another (default: 200)")
     options = parser.parse_args(argv)

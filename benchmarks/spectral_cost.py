@@ -7,23 +7,22 @@ beyond the weights, at most. Each stage has a process of its own. The weights ar
 them. Seconds of the processor are those of all threads together, and hold on a machine that has other work as well.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from benchmarks.command import build_parser, write_json
 from benchmarks.measure import in_process_of_its_own, peak_bytes, time_once
 from modeling_lung_srad import LungSradForAudioClassification
 from modeling_lung_srad.spectral import response_magnitudes
 from modeling_lung_srad.spectral.layers import LayerMatrix, MixingLayer, layer_matrices
 from training.model_setup import SIZES
+from training.report.text import markdown_table
 
 GOAL_SECONDS, GOAL_BYTES = 2.0, 10**9
 
@@ -69,24 +68,20 @@ def measure_stage(size: str, frames: int, stage: int, repeats: int) -> dict[str,
 
 def describe(figures: dict[int, dict[str, Any]]) -> str:
     """The figures as a Markdown table."""
-    lines = [
-        "| stage | grid | channels | forward pass (s) | block (s) | of the processor (s) | memory (MB) | goal |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    names = ("forward_seconds", "block_seconds", "block_processor_seconds")
+    rows = []
     for stage, found in figures.items():
         is_met = found["block_seconds"] < GOAL_SECONDS and found["bytes"] < GOAL_BYTES
-        lines.append(
-            f"| {stage} | {found['grid'][0]} x {found['grid'][1]} | {found['channels']} | "
-            f"{found['forward_seconds']:.2f} | {found['block_seconds']:.2f} | "
-            f"{found['block_processor_seconds']:.2f} | {found['bytes'] / 1e6:.0f} | "
-            f"{'met' if is_met else 'not met'} |"
-        )
-    return "\n".join(lines)
+        grid, seconds = " x ".join(map(str, found["grid"])), (f"{found[name]:.2f}" for name in names)
+        memory = f"{found['bytes'] / 1e6:.0f}"
+        rows.append((stage, grid, found["channels"], *seconds, memory, "met" if is_met else "not met"))
+    times = ("forward pass (s)", "block (s)", "of the processor (s)")
+    return "\n".join(markdown_table(("stage", "grid", "channels", *times, "memory (MB)", "goal"), rows))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.spectral_cost", description=__doc__)
+    parser = build_parser("spectral_cost", __doc__)
     parser.add_argument("--size", choices=SIZES, default="medium")
     parser.add_argument("--frames", type=int, default=1024, help="frames of the input (default: 1024)")
     parser.add_argument(
@@ -107,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{options.size}, {options.frames} frames, {torch.get_num_threads()} threads; goal: 2 s and 1 GB\n")
     print(describe(figures))
     if options.output:
-        Path(options.output).write_text(json.dumps(vars(options) | {"figures": figures}, indent=2) + "\n", "utf-8")
+        write_json(options.output, vars(options) | {"figures": figures})
     return 0
 
 

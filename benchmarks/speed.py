@@ -39,6 +39,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from benchmarks.command import build_parser
 from benchmarks.measure import in_process_of_its_own, is_want_of_memory
 from benchmarks.report import JSON_NAME, to_json, write_report
 from benchmarks.sections import SECTIONS, SUITES, measure_section
@@ -122,9 +123,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = build_parser("speed", __doc__)
     sections = [*SECTIONS, PEAK]
     cores = _cores()
     parser.add_argument("--suite", choices=SUITES, default="quick", help="how much to measure (default: quick)")
