@@ -6,6 +6,7 @@ pytest.importorskip("onnxscript", reason="needs the extra `export`")
 pytest.importorskip("onnx", reason="needs the extra `export`")
 pytest.importorskip("onnxruntime", reason="needs the extra `export`")
 from benchmarks import onnx_latency
+from tests.conftest import tiny_config
 
 
 @pytest.fixture
@@ -24,7 +25,10 @@ def test_size_threads_and_rounds_may_be_given(measured, arguments, expected):
     assert measured == [expected]
 
 
-def test_each_session_is_set_beside_torch(capsys):
+def test_each_session_is_set_beside_torch(capsys, monkeypatch):
+    shallow = tiny_config(depths=(1, 1, 1, 1), gaussian_blocks=())
+    monkeypatch.setattr(onnx_latency.LungSradConfig, "tiny", lambda: shallow)
+    monkeypatch.setattr(onnx_latency, "FRAMES", 64)
     onnx_latency.main(("tiny", "1", "1"))
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("tiny, random weights, 1 threads, ")

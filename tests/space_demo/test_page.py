@@ -22,7 +22,7 @@ def nothing_is_kept(space):
     assert set(space.kept_files()) - before == set()
 
 
-def test_upload_is_answered_and_can_be_downloaded(visit, recording):
+def test_upload_is_answered_can_be_downloaded_and_fits_a_narrow_screen(visit, recording):
     visit = visit()
     visit.choose(recording)
     text = visit.ask()
@@ -40,9 +40,12 @@ def test_upload_is_answered_and_can_be_downloaded(visit, recording):
         assert row["file"] == "left lung.wav"
         assert sum(float(row[name]) for name in ("normal", "crackle", "wheeze", "both")) == pytest.approx(1, abs=1e-5)
     visit.keep_screenshot("upload")
+    visit.page.set_viewport_size({"width": 390, "height": 844})
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+    visit.keep_screenshot("narrow")
 
 
-def test_recording_is_asked_about_again_although_the_server_has_removed_it(visit, recording):
+def test_recording_is_asked_about_again_although_the_server_has_removed_it_until_it_is_cleared(visit, recording):
     visit = visit()
     visit.choose(recording)
     visit.ask()
@@ -52,23 +55,9 @@ def test_recording_is_asked_about_again_although_the_server_has_removed_it(visit
     visit.ask()
     assert visit.page.locator("#answer tbody tr").count() == 4
     visit.keep_screenshot("settings")
-
-
-def test_answer_goes_when_another_recording_is_taken(visit, recording):
-    visit = visit()
-    visit.choose(recording)
-    visit.ask()
     visit.page.get_by_role("button", name="Clear").click()
     visit.page.get_by_text("Which sounds were found and when").wait_for()
     assert not visit.page.get_by_text("Window to explain").is_visible()
-
-
-def test_page_fits_a_narrow_screen(visit, recording):
-    visit = visit(viewport={"width": 390, "height": 844})
-    visit.choose(recording)
-    visit.ask()
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
-    visit.keep_screenshot("narrow")
 
 
 def test_microphone_is_recorded_and_answered(visit):
@@ -84,8 +73,12 @@ def test_microphone_is_recorded_and_answered(visit):
     visit.keep_screenshot("microphone")
 
 
-def test_example_is_answered_and_explained(visit):
+def test_example_is_answered_and_explained_and_no_other_host_is_asked(visit, space):
     visit = visit()
+    addresses = []
+    visit.page.on("requestfinished", lambda request: addresses.append(request.url))
+    visit.page.reload()
+    visit.page.get_by_role("button", name="Classify").wait_for()
     visit.take_example("wheezes")
     assert "simulated wheezes.wav" in visit.ask()
     visit.page.get_by_label("Window to explain").select_option(index=2)
@@ -93,12 +86,8 @@ def test_example_is_answered_and_explained(visit):
     assert re.match(r"What made \d+\.0–\d+\.0 s “\w+”", text)
     assert visit.page.locator("#explanation img").get_attribute("alt").startswith("Mel spectrogram")
     visit.keep_screenshot("example")
-
-
-def test_nothing_to_classify_is_said(visit):
-    visit = visit()
-    assert "there is no recording yet" in visit.ask()
-    visit.keep_screenshot("error_nothing")
+    assert addresses
+    assert [address for address in addresses if not address.startswith((space.address, "blob:", "data:"))] == []
 
 
 def test_model_that_cannot_be_fetched_is_said_and_the_next_request_is_answered(visit, recording):
@@ -142,16 +131,19 @@ WRONG_FILES = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG_FILES)
-def test_wrong_file_is_said_to_be_wrong(visit, space, case):
-    name, content, problem = WRONG_FILES[case]
+def test_nothing_and_wrong_files_are_said_to_be_wrong(visit, space):
     visit = visit()
-    visit.choose({"name": name, "mimeType": "audio/wav", "buffer": content()})
-    text = visit.ask()
-    assert "No answer" in text
-    assert f"{name}: {problem}" in text
-    assert str(space.temporary) not in text
-    visit.keep_screenshot(f"error_{case}")
+    assert "there is no recording yet" in visit.ask()
+    visit.keep_screenshot("error_nothing")
+    for case, (name, content, problem) in WRONG_FILES.items():
+        visit.choose({"name": name, "mimeType": "audio/wav", "buffer": content()})
+        text = visit.ask()
+        assert "No answer" in text, case
+        assert f"{name}: {problem}" in text
+        assert str(space.temporary) not in text
+        visit.keep_screenshot(f"error_{case}")
+        visit.page.get_by_role("button", name="Clear").click()
+        visit.page.locator("#recording .upload-container").wait_for()
 
 
 def test_stereo_of_48_khz_with_a_name_of_html_is_answered_and_its_name_is_text(visit):
@@ -221,17 +213,3 @@ def violations(page):
     found = page.evaluate("rules => axe.run({ runOnly: rules })", rules)
     assert "color-contrast" in {rule["id"] for rule in found["passes"]}
     return [(rule["id"], rule["impact"], rule["nodes"][0]["html"][:200]) for rule in found["violations"]]
-
-
-def test_page_asks_no_other_host(visit, space):
-    visit = visit()
-    addresses = []
-    visit.page.on("requestfinished", lambda request: addresses.append(request.url))
-    visit.page.reload()
-    visit.page.get_by_role("button", name="Classify").wait_for()
-    visit.take_example("crackles")
-    visit.ask()
-    visit.page.wait_for_timeout(300)
-    others = [address for address in addresses if not address.startswith((space.address, "blob:", "data:"))]
-    assert addresses
-    assert others == []

@@ -61,7 +61,7 @@ def built(monkeypatch, network):
     monkeypatch.setattr(onnx_export, "build_onnx", lambda *arguments: network)
 
 
-@pytest.mark.parametrize("num_frames", [64, 128, 300])
+@pytest.mark.parametrize("num_frames", [64, 300])
 def test_logits_are_those_of_torch_at_any_batch(num_frames, tmp_path):
     model, extractor = _classifier(), LungSradFeatureExtractor()
     _export(tmp_path / "out", num_frames, model, extractor)
