@@ -1,4 +1,4 @@
-"""One step of one contender: what it is, how it is called, and what was measured of it."""
+"""One step of one contender, and its measurement."""
 
 import statistics
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from benchmarks.peers import (
 )
 from modeling_lung_srad.selective_scan import reason_to_leave_out as reason_against
 
-# The first that was measured is ours.
+# The first of these that was measured is `ours`.
 OWN_BACKENDS = ("numba", "triton", "mamba_ssm", "torch")
 NAMES = {
     "numba": "lung-srad",
@@ -42,7 +42,7 @@ class Case:
 
     Args:
         contender (`str`): a key of `NAMES`: a back end of our scan, or a peer.
-        size (`str`, *optional*, defaults to `"medium"`): named size; of AST-base, that which it is timed beside.
+        size (`str`, *optional*, defaults to `"medium"`): named size; for AST-base, the size that it is timed beside.
         step (`str`, *optional*, defaults to `"inference"`): or `"training"`, which is forward, loss and backward.
         batch (`int`, *optional*, defaults to 1): clips.
         frames (`int`, *optional*, defaults to 1024): length of each, 100 a second.
@@ -59,7 +59,7 @@ class Case:
 
 @dataclass
 class Measurement:
-    """What was measured of a case: seconds of every counted call, memory above what was held before the step."""
+    """Measurement of a case: seconds of every counted call, and memory above that held before the step."""
 
     case: Case
     section: str

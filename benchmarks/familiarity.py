@@ -1,4 +1,4 @@
-"""How well scores tell foreign sounds from those of validation patients, with the embedded checkpoint.
+"""Measures how well scores tell foreign sounds from those of validation patients, with the embedded checkpoint.
 
 python -m benchmarks.familiarity ICBHI_FOLDER [--sprsound FOLDER] [--checkpoint DIR_OR_HUB_ID] [--count 100]
 
@@ -36,7 +36,7 @@ NEAR = ("reversed", "played twice as fast", "played half as fast", "SPRSound cyc
 
 
 class Described(NamedTuple):
-    """What the scores are made of, for cycles: statistics and means of log-mel spectrograms, features and logits."""
+    """Inputs of the scores, for cycles: statistics and means of log-mel spectrograms, features and logits."""
 
     statistics: np.ndarray
     means: np.ndarray
@@ -45,7 +45,7 @@ class Described(NamedTuple):
 
 
 class Cycles(NamedTuple):
-    """Cycles and whose they are."""
+    """Cycles and their patients."""
 
     waveforms: list[np.ndarray]
     patients: list[str]
@@ -176,7 +176,7 @@ def print_sounds(score: Score, threshold: float, sounds: dict[str, Described]) -
 def print_windows(
     familiarity: Familiarity, feature_extractor: LungSradFeatureExtractor, files: Sequence[Path]
 ) -> None:
-    """How often windows of whole validation recordings are unfamiliar, and how many recordings are flagged."""
+    """Counts unfamiliar windows in whole validation recordings, and flagged recordings."""
     flagged, largest, of_recordings = [], 0.0, 0
     for path in tqdm(files, desc="recordings", unit="recording"):
         windows, spans = _windows(path)

@@ -1,4 +1,4 @@
-"""Sounds that are no lung sounds, to see whether they are recognised as such: computed, and spoken by espeak-ng."""
+"""Sounds other than lung sounds, computed or spoken by espeak-ng."""
 
 import io
 import shutil

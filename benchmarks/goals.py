@@ -1,4 +1,4 @@
-"""The goals of the benchmark, and how far what was measured reaches them."""
+"""The goals of the benchmark and the measured values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from benchmarks.sections import TEN_MINUTES
 @dataclass(frozen=True)
 class Goal:
     """
-    A value and the bound it is to keep.
+    A value and its bound.
 
     Args:
-        text (`str`): what the value is.
+        text (`str`): name of the value.
         value (`float`): the value.
         bound (`float`): the bound.
-        is_lower_bound (`bool`, *optional*, defaults to `True`): whether the value is to be at least the bound.
+        is_lower_bound (`bool`, *optional*, defaults to `True`): `True` for a lower bound.
     """
 
     text: str
@@ -28,7 +28,7 @@ class Goal:
 
     @property
     def is_reached(self) -> bool:
-        """Whether the value keeps its bound."""
+        """True where the value keeps its bound."""
         return self.value >= self.bound if self.is_lower_bound else self.value <= self.bound
 
 
@@ -92,7 +92,7 @@ def _tiny_goals(measurements: list[Measurement]) -> Iterator[Goal]:
 
 
 def _goals_beside_torch(measurements: list[Measurement], prefix: str = "") -> Iterator[Goal]:
-    """Those of a training step, where ours is not the torch scan itself."""
+    """Goals of a training step, where ours is not the torch scan itself."""
     ours, peer = _find_ours(measurements, "training"), _find(measurements, "training", "torch")
     if ours and peer and ours is not peer:
         yield Goal(f"{prefix}training step of 4, torch scan / ours", median_ratio(peer.seconds, ours.seconds), 1.4)

@@ -1,10 +1,11 @@
-"""Measures what a checkpoint hears, through the pipeline that users have, on patients that it was not trained on.
+"""Measures a checkpoint through the users' pipeline, on patients that it was not trained on.
 
     python -m benchmarks.hearing CHECKPOINT --icbhi FOLDER --sprsound FOLDER
 
-Cycles of ICBHI and events of SPRSound are of the validation patients that `training_summary.json` names, or, with
-`--test`, of the ICBHI test part, on which nothing was fitted. Whole recordings of SPRSound are classified in windows,
-without annotations. Then: the same windows softer and with hum, and simulated recordings with one planted event.
+Cycles of ICBHI are those of the validation patients in `training_summary.json`, events of SPRSound those of patients
+outside its training patients. With `--test`, cycles of the ICBHI test part, which fitted nothing, are measured
+instead. Whole recordings of SPRSound are classified in windows, without annotations. Then: the same windows softer and
+with hum, and simulated recordings with one planted event.
 """
 
 import json
@@ -31,7 +32,7 @@ from training.report.calibration import expected_calibration_error
 GAINS_DECIBELS = (0, -10, -20, -30, -40)
 HUM_HZ, HUM_DECIBELS = 50.0, -30.0
 WINDOWS, SIMULATED = 30, 100
-# Neither that of training, 77, nor that of benchmarks/saliency_localization.py.
+# Differs from the seeds of training, 77, and of benchmarks/saliency_localization.py.
 SIMULATED_SEED = 2026
 
 
@@ -97,7 +98,7 @@ def measure_sprsound(pipeline: LungSoundPipeline, recordings: Sequence[Any]) -> 
 
 
 def measure_robustness(pipeline: LungSoundPipeline, paths: Sequence[str]) -> dict[str, Any]:
-    """How often the class changes, and by how much a probability at most, when windows are softer or hum is added."""
+    """Changed classes and the largest move of a probability, when windows are softer or hum is added."""
     window = pipeline.choose_window()[0]
     changed: dict[str, int] = {}
     moved: dict[str, float] = {}
@@ -120,7 +121,7 @@ def measure_robustness(pipeline: LungSoundPipeline, paths: Sequence[str]) -> dic
 
 
 def measure_simulated(pipeline: LungSoundPipeline) -> dict[str, Any]:
-    """In how many simulated recordings the planted event's class is named, and how many without one are normal."""
+    """Counts simulated recordings whose summary names the class of the planted event."""
     named = 0
     for index in tqdm(range(SIMULATED), desc="simulated", unit="recording"):
         label = 1 + index % 2

@@ -29,8 +29,8 @@ def time_interleaved(
     Args:
         steps (mapping of name to callable): each is one measurement; on CUDA its end is waited for.
         rounds (mapping of name to `int`): counted calls; each comes right after another that is not counted, so that
-            it has its own memory and caches to come back to, not those of another step.
-        label (`str`, *optional*): what the progress bar says.
+            it finds its own memory and caches warm.
+        label (`str`, *optional*): text of the progress bar.
 
     Returns:
         `dict[str, list[float]]`: seconds of every counted call.
@@ -92,8 +92,8 @@ def in_process_of_its_own(function: Callable[..., Any], *arguments: Any) -> Any:
         return executor.submit(function, *arguments).result()
 
 
-def is_want_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out; a process that was killed most often was so for that reason."""
+def is_out_of_memory(error: Exception) -> bool:
+    """True for an error for lack of memory, the usual reason for a killed process."""
     if isinstance(error, BrokenProcessPool | MemoryError | torch.OutOfMemoryError):
         return True
     texts = ("not enough memory", "can't allocate memory")
@@ -101,7 +101,7 @@ def is_want_of_memory(error: Exception) -> bool:
 
 
 def peak_bytes(step: Callable[[], object]) -> int:
-    """Most memory that a step holds at once beyond what is held before it: of the process, or of tensors on CUDA."""
+    """Peak memory of a step above that before it: of the process, or of tensors on CUDA."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         _synchronize()
         torch.cuda.reset_peak_memory_stats()

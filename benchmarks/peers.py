@@ -1,4 +1,4 @@
-"""What Lung-SRAD is timed beside: the plain sequential scan, the network without its scan, and AST-base."""
+"""The peers that Lung-SRAD is timed beside: the plain sequential scan, the network without its scan, and AST-base."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,13 +27,13 @@ def sequential_scan_2d(
     backend: str = "auto",
 ) -> torch.Tensor:
     """
-    What public implementations of Mamba and VMamba do where they have no kernel, with the arguments of
+    The scan of public implementations of Mamba and VMamba without their kernel, with the arguments of
     [`~modeling_lung_srad.selective_scan.selective_scan_2d`].
 
     Four traversals are stacked channels first, all decays and inputs are computed for all positions, and a Python loop
     of differentiable operations takes one position after another. Written from the definition (arXiv 2312.00752,
-    equation 2; arXiv 2401.10166, section 4.2). In one thing it is kinder than they are: positions are unbound at once,
-    where theirs are indexed one by one, which makes the backward pass quadratic in length.
+    equation 2; arXiv 2401.10166, section 4.2). It differs in their favour: positions are unbound at once, since
+    indexing them one by one makes the backward pass quadratic in length.
 
     Returns:
         `torch.Tensor` of shape `(batch, height, width, channels)`, in float32 or float64.
@@ -58,13 +58,13 @@ def sequential_scan_2d(
 
 
 def skip_scan_2d(hidden_states: torch.Tensor, *arguments: torch.Tensor, **keywords: object) -> torch.Tensor:
-    """Returns the map itself: what remains is the cost of everything around the scan."""
+    """Returns the map itself, which leaves the cost of everything around the scan."""
     return hidden_states.float()
 
 
 @contextmanager
 def replaced_scan(scan: Callable[..., torch.Tensor]) -> Iterator[None]:
-    """Within the block, every Lung-SRAD model calls `scan` in the place of `selective_scan_2d`."""
+    """Makes every Lung-SRAD model call `scan` in place of `selective_scan_2d` within the block."""
     original = modeling_lung_srad.selective_scan_2d
     modeling_lung_srad.selective_scan_2d = scan
     try:

@@ -1,4 +1,4 @@
-"""How often quality flags are raised on recordings as they are, and on the same recordings made bad on purpose.
+"""Counts quality flags on recordings as they are, and on the same recordings made bad on purpose.
 
 python -m benchmarks.quality_flags ICBHI_FOLDER [--sprsound FOLDER] [--recordings 100] [--seed 0]
 
@@ -78,7 +78,7 @@ def mute(seconds: float) -> Callable:
 
 
 def unplug(waveform: np.ndarray, rate: int, generator: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Nothing but the last bit of 16."""
+    """Leaves the last bit of 16 alone."""
     return generator.integers(-1, 1, size=len(waveform)) / 2**15, rate
 
 
@@ -89,7 +89,7 @@ def attenuate(decibels: float) -> Callable:
 
 def cut_above(frequency: float, order: int | None = None) -> Callable:
     """Takes everything above a frequency away, or lets a Butterworth filter do it. A peak of at most 0.5 before it
-    leaves room for what a filter makes of clipped tops."""
+    leaves room for the overshoot of clipped tops."""
 
     def spoil(waveform: np.ndarray, rate: int, generator: np.random.Generator) -> tuple[np.ndarray, int]:
         waveform = waveform * min(1, 0.5 / np.abs(waveform).max())
@@ -205,7 +205,7 @@ def print_detections(recordings: Sequence[Recording], flags: Sequence[set[str]],
 
 
 def may_have(flag: str, waveform: np.ndarray, rate: int) -> bool:
-    """Whether a fault that some published recordings have cannot be excluded by a simpler criterion."""
+    """True where a simpler criterion cannot exclude a fault that some published recordings have."""
     if flag == "clipping":
         return bool(np.abs(waveform).max() >= BELOW_FULL_SCALE)
     if flag == "silence":

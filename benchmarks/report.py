@@ -1,4 +1,4 @@
-"""Writes what was measured: JSON with every raw time, Markdown tables, and a plot of cost against length."""
+"""Writes measurements: JSON with every raw time, Markdown tables, and a plot of cost against length."""
 
 import json
 from collections.abc import Sequence

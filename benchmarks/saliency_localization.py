@@ -1,4 +1,4 @@
-"""How often the peak of a saliency map falls on the one event of a simulated recording.
+"""Counts how often the peak of a saliency map falls on the one event of a simulated recording.
 
 python -m benchmarks.event_detector runs/event_detector
 python -m benchmarks.saliency_localization [--checkpoint FOLDER_OR_HUB_ID] [--recordings 100] [--seconds 8]
@@ -56,7 +56,7 @@ class Recording:
     Args:
         waveform (`np.ndarray`): shape `(samples,)`, at 16 kHz.
         without_event (`np.ndarray`): the same breathing, heart and noise alone.
-        event ([`SimulatedEvent`]): what was planted.
+        event ([`SimulatedEvent`]): the planted sound.
     """
 
     waveform: np.ndarray
@@ -72,7 +72,7 @@ class Recording:
 @dataclass(frozen=True)
 class Localization:
     """
-    How often one method found the events with one model.
+    Hits of one method with one model.
 
     Args:
         model (`str`): its name.
@@ -109,7 +109,7 @@ def simulate_recordings(
 
 def is_hit(event: SimulatedEvent, peak_time: float, peak_frequency: float) -> bool:
     """
-    Whether a peak is within 100 ms and 10 mel bins of an event, see the top of this file.
+    True for a peak within 100 ms and 10 mel bins of an event, see the top of this file.
 
     Args:
         event ([`SimulatedEvent`]): the event.
@@ -155,14 +155,14 @@ def localize(
 
 
 def localize_excess(recordings: Sequence[Recording]) -> Localization:
-    """What listening for the loudest sound finds: the cell that is furthest above the median of its mel bin."""
+    """The loudest sound alone: the cell that is furthest above the median of its mel bin."""
     feature_extractor = LungSradFeatureExtractor(cycle_seconds=SECONDS, num_frames=512)
     times, frequencies = frame_times(feature_extractor), mel_frequencies(feature_extractor)
     peaks, seconds = [], []
     for recording in recordings:
         start = time.perf_counter()
         log_mel = feature_extractor(recording.waveform, sampling_rate=SAMPLING_RATE)["input_values"][0]
-        # What comes later repeats the recording.
+        # Later frames repeat the recording.
         log_mel = log_mel[times < len(recording.waveform) / SAMPLING_RATE]
         excess = log_mel - np.median(log_mel, axis=0)
         frame, mel_bin = np.unravel_index(int(np.argmax(excess)), excess.shape)
@@ -177,7 +177,7 @@ def median_rise(
     feature_extractor: LungSradFeatureExtractor,
     recordings: Sequence[Recording],
 ) -> dict[str, float]:
-    """By how much the event raises the log odds of its classes, the median by class of the event."""
+    """Median rise of the log odds by the event, by class."""
     rises: dict[str, list[float]] = {}
     for recording in recordings:
         features = feature_extractor(
@@ -235,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rows(checkpoints: Sequence[str], recordings: Sequence[Recording]) -> Iterator[Localization]:
-    """No model, the checkpoints, and the last one with random weights."""
+    """Rows without a model, of the checkpoints, and of the last one with random weights."""
     yield localize_excess(recordings)
     for checkpoint in checkpoints:
         model, feature_extractor = load_checkpoint(checkpoint)

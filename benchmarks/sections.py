@@ -1,4 +1,4 @@
-"""The sections of the benchmark: which cases are timed beside each other, and how often."""
+"""The sections of the benchmark: cases that are timed beside each other, and number of calls."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.cases import OWN_BACKENDS, Case, Measurement, Networks, reason_to_leave_out
-from benchmarks.measure import in_process_of_its_own, is_want_of_memory, peak_bytes, time_interleaved
+from benchmarks.measure import in_process_of_its_own, is_out_of_memory, peak_bytes, time_interleaved
 from benchmarks.peers import CLIP_FRAMES, SIZES
 
 FRAMES_A_SECOND = 100
@@ -19,7 +19,7 @@ AST_BATCHES = (1, 8, CUDA_BATCH)
 @dataclass(frozen=True)
 class Suite:
     """
-    How much is measured.
+    Size of a run.
 
     Args:
         sizes: named sizes of the network.
@@ -73,7 +73,7 @@ def measure_one_clip(suite: Suite, device: str, threads: int) -> list[Measuremen
     ]
 
     def rounds(case: Case) -> int:
-        # There, the sequential scan starts some hundred thousand kernels.
+        # The sequential scan starts some hundred thousand kernels there.
         return 2 if device == "cuda" and case.contender == "sequential" else suite.rounds
 
     return _measure_groups("one_clip", groups, threads, rounds)
@@ -200,12 +200,12 @@ def _measure_groups(
 
 
 def _with_memory(measurements: list[Measurement], threads: int) -> list[Measurement]:
-    """Adds peak memory to what was measured on a CPU, each case in a process of its own; `None` where it runs out."""
+    """Adds peak memory on a CPU, each case in its own process; `None` where memory runs out."""
     missing = [x for x in measurements if x.seconds and x.peak_bytes is None and x.case.device == "cpu"]
     for measurement in tqdm(missing, desc="peak memory", unit="case", leave=False):
         try:
             measurement.peak_bytes = in_process_of_its_own(measure_memory, measurement.case, threads)
         except (MemoryError, RuntimeError) as error:
-            if not is_want_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
     return measurements

@@ -1,4 +1,4 @@
-"""What share of the machine's peak the network reaches: matrix products, memory traffic, and the scan alone."""
+"""Share of the machine's peak that the network reaches: matrix products, memory traffic, and the scan alone."""
 
 import itertools
 import math
@@ -37,7 +37,7 @@ RANK = {96: 6, 192: 12, 384: 24, 768: 48}
 
 @dataclass
 class Work:
-    """What a kind of operator did in one pass."""
+    """Work of one kind of operator in one pass."""
 
     seconds: float = 0.0
     bytes: int = 0
@@ -80,7 +80,7 @@ def measure_peak(device: str, threads: int) -> dict[str, Any]:
 
 def measure_shares(case: Case) -> dict[str, Any]:
     """
-    Where the time of one forward pass goes, and the rate that each kind of operator reaches.
+    Time of one forward pass by kind of operator, and the rate that each reaches.
 
     Times are those of `torch.profiler`, summed over the outermost operators; bytes and floating point operations are
     counted from the tensors that go into and come out of each, in a pass of their own.
@@ -189,7 +189,7 @@ class WorkCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         with self:
-            # In inference mode, operators that consist of others arrive whole.
+            # Composite operators arrive whole in inference mode.
             result = func.decompose(*args, **kwargs)
         if result is not NotImplemented:
             return result
@@ -200,7 +200,7 @@ class WorkCounter(TorchDispatchMode):
         kind = _kind(name, [list(x.shape) for x in args if isinstance(x, torch.Tensor)])
         self.kinds[name].append(kind)
         work = self.work[kind]
-        # What is only written is counted once, as the result.
+        # A tensor that is only written counts once, as the result.
         read = args[1:] if name in ("aten::copy_", "aten::fill_", "aten::zero_") else args
         read = (read, {key: value for key, value in kwargs.items() if key != "out"})
         work.bytes += sum(_stored_bytes(x) for x in tree_leaves((read, result)) if isinstance(x, torch.Tensor))

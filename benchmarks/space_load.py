@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS_TO_FIRST_PAGE = 3.0
 SECONDS_OF_ANSWER = 2.0
 GIGABYTES = 1.5
-# What 100 more requests may add; the allocator's own ups and downs are a few megabytes.
+# Limit for 100 more requests; the allocator alone varies by a few megabytes.
 MEGABYTES_OF_GROWTH = 30.0
 AT_ONCE = 20
 RECORDING_SECONDS = 30
@@ -41,8 +41,8 @@ TIMEOUT_SECONDS = 600
 
 class Server(NamedTuple):
     """
-    A running page: its address, its process, and how long it took from its start to its first page, by the clock and
-    in time of a processor. Where both differ much, something else kept the processors busy.
+    A running page: its address, its process, and the time from its start to its first page, by the clock and of the
+    processors. Where both differ much, something else kept the processors busy.
     """
 
     address: str
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(starts: int, requests: int, log: Path) -> None:
-    """Prints what was measured and whether it keeps its limit."""
+    """Prints each figure and its limit."""
     starting, processor = [], []
     for _ in tqdm(range(starts - 1), desc="starts", leave=False):
         with served(log) as server:
@@ -170,7 +170,7 @@ def _answer(server: Server, content: bytes) -> float:
 
 
 def _processor_seconds(process: subprocess.Popen) -> float:
-    """What the process has used so far, in its own code and in the system's."""
+    """Processor time of a process so far, in its own code and in the system's."""
     fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 

@@ -1,4 +1,4 @@
-"""What the effective attention of a block and its spectral response cost on a CPU, stage by stage.
+"""Cost of the effective attention of a block and its spectral response on a CPU, by stage.
 
 `python -m benchmarks.spectral_cost [--size medium] [--frames 1024] [--stages 1 2 3] [--repeats 3] [--output FILE]`
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[1, 2, 3],
         help="stage 0 of a full input takes ten times as long as stage 1 (default: 1 2 3)",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="measurements, of which the median counts (default: 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements; the median counts (default: 3)")
     parser.add_argument("--output", help="JSON file for the figures")
     options = parser.parse_args(argv)
     figures = {

@@ -14,9 +14,9 @@ On a CPU ours is the compiled scan, beside which the torch scan is a peer; where
 scan. On CUDA (`--device cuda`) our scan takes part with each of its back ends, under bfloat16 autocast.
 
 Results are written after every section and number of threads to the output folder, runs/benchmarks/SUITE-DEVICE:
-speed.json (every raw time), speed.md (tables and goals), cost_by_length.png. A run goes on where one before it was
-killed: what is there already, of the same git commit without changes, is not measured again, except with `--again`.
-What is of other code is left out.
+speed.json (every raw time), speed.md (tables and goals), cost_by_length.png. A killed run goes on
+where it was: sections of the same git commit without changes are not measured again, except with `--again`, and those
+of other code are left out.
 
 Example: python -m benchmarks.speed --only one_clip training --threads 2
 """
@@ -40,7 +40,7 @@ import transformers
 from tqdm import tqdm
 
 from benchmarks.command import build_parser
-from benchmarks.measure import in_process_of_its_own, is_want_of_memory
+from benchmarks.measure import in_process_of_its_own, is_out_of_memory
 from benchmarks.report import JSON_NAME, to_json, write_report
 from benchmarks.sections import SECTIONS, SUITES, measure_section
 from benchmarks.share_of_peak import measure_peak
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             section = _measure(name, threads, options)
         except (MemoryError, RuntimeError) as error:
-            if not is_want_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             print(
                 f"{name}: its process was killed or failed, probably for want of memory; what was measured before it "
@@ -92,7 +92,7 @@ def describe_code(folder: Path = ROOT) -> str:
 
 
 def _missing(results: dict[str, Any], options: argparse.Namespace) -> list[tuple[str, int]]:
-    """The sections and numbers of threads that are to be measured."""
+    """The sections and numbers of threads to measure."""
     missing = []
     for name, threads in itertools.product(options.only, options.threads):
         if options.again or str(threads) not in results["sections"].get(name, {}).get("seconds", {}):
@@ -111,14 +111,14 @@ def _measure(name: str, threads: int, options: argparse.Namespace) -> dict[str, 
 
 
 def _merge(earlier: dict[str, Any], section: dict[str, Any], threads: int) -> dict[str, Any]:
-    """A section as it was measured on some threads, with what is there of it on others."""
+    """A section measured on some threads, with its earlier measurements on others."""
     key = "figures" if "figures" in section else "measurements"
     others = [row for row in earlier.get(key, []) if row["threads"] != threads]
     return section | {"seconds": earlier.get("seconds", {}) | section["seconds"], key: others + section[key]}
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """In place of a new process where nothing depends on it: one that uses CUDA takes long to start."""
+    """Replaces a new process where none is needed: one with CUDA takes long to start."""
     return function(*arguments)
 
 
@@ -154,7 +154,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _start(options: argparse.Namespace, code: str) -> dict[str, Any]:
-    """New results, with those in the folder, of this machine, suite and device, that are of the same code."""
+    """New results, with earlier ones of the same machine, suite, device and code in the folder."""
     results = {"machine": _describe_machine(options), "suite": options.suite, "device": options.device, "sections": {}}
     path = options.output / JSON_NAME
     if not path.exists():

@@ -44,7 +44,7 @@ AUDIO_KEYS = ("array", "sampling_rate", "path")
 SPLIT_ORDER = ("train", "validation", "test")
 # A media fragment (W3C, https://www.w3.org/TR/media-frags/): the times stay with the audio whatever columns are kept.
 FRAGMENT = "#t="
-# What a prepared folder was made from: source, split, validation share and seed.
+# Holds the settings of a prepared folder: source, split, validation share and seed.
 PREPARED_INFO = "prepared.json"
 
 
@@ -82,7 +82,7 @@ class CycleAudio(Mapping):
     recording, or name of the embedded cycle). Data sets with a transform hand out all columns of a row together, so
     that reading labels would decode every recording if this were not lazy.
 
-    The default collate of a torch data loader makes a plain dictionary of it, since a mapping is no argument of it.
+    The default collate of a torch data loader turns it into a plain dictionary.
 
     Args:
         data (`bytes`, *optional*): an embedded cycle.
@@ -250,7 +250,7 @@ def cycle_table(
 
     Args:
         parts (mapping of `str` to sequence of [`Recording`]): recordings by part.
-        features (`datasets.Features`, *optional*): those of this module with further columns in `Recording.extra`.
+        features (`datasets.Features`, *optional*): `FEATURES` and the columns in `Recording.extra`.
     """
     schema = features.arrow_schema
     rows = {part: [row for recording in found for row in cycle_rows(recording)] for part, found in parts.items()}

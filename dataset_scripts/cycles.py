@@ -27,7 +27,7 @@ class Cycle:
     Args:
         start (`float`): seconds from the beginning of the recording.
         end (`float`): seconds from the beginning of the recording.
-        label (`int`, *optional*): index into `CLASS_NAMES`; `None` where it is not known.
+        label (`int`, *optional*): index into `CLASS_NAMES`; `None` if unknown.
     """
 
     start: float
@@ -48,7 +48,7 @@ class AnnotationError(ValueError):
 
 
 def class_label(crackle: bool, wheeze: bool) -> int:
-    """Class of a cycle by what is heard in it, an index into `CLASS_NAMES`."""
+    """Class of a cycle by its sounds, an index into `CLASS_NAMES`."""
     return int(crackle) + 2 * int(wheeze)
 
 
@@ -151,7 +151,7 @@ def decode_embedded_cycle(data: bytes, name: str, sampling_rate: int = SAMPLING_
 
     Args:
         data (`bytes`): content of an audio file.
-        name (`str`): what error messages call it.
+        name (`str`): its name in error messages.
         sampling_rate (`int`, *optional*, defaults to 16000): rate in Hz of the result.
 
     Returns:

@@ -43,7 +43,7 @@ def load_icbhi(
     """
     Loads ICBHI 2017 as cycles that are decoded when they are asked for.
 
-    A copy with some of the recordings works; what is missing is logged once as a warning.
+    A copy with some of the recordings works; missing ones are logged once as a warning.
 
     The audio is decoded by a transform on the column `audio`, with these limits: renamed, the column is no longer
     decoded. A function given to `map` should return new columns only, since rows cannot be stored with decoded audio;

@@ -54,8 +54,8 @@ def download_icbhi(
         `Path`: the folder.
 
     Raises:
-        DownloadError: where the archive cannot be fetched; what has arrived is kept and continued the next time.
-        DataFolderError: where the archive is damaged, unsafe, or does not hold what is expected.
+        DownloadError: where the archive cannot be fetched; the next call continues the download.
+        DataFolderError: where the archive is damaged, unsafe, or incomplete.
     """
     data_dir = Path(data_dir)
     if data_dir.is_file():

@@ -1,4 +1,4 @@
-"""The files of an ICBHI 2017 folder: its recordings, annotations and split file, and what an incomplete one lacks."""
+"""The files of an ICBHI 2017 folder: recordings, annotations, split file, and missing ones."""
 
 import logging
 import os
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 ANNOTATION_SUFFIX = ".txt"
-# The published archive has one folder around the files, copies of it that go round have up to three.
+# The published archive has one folder around the files, other copies up to three.
 MAX_DEPTH = 3
-# Not every published annotation ends within its recording; what is beyond is cut, and nothing is lost but silence.
+# Some published annotations end after their recording and are cut there.
 END_TOLERANCE_SECONDS = 1.0
 
 _said: set[str] = set()
@@ -142,7 +142,7 @@ def count_annotations(folder: IcbhiFolder, split: str) -> dict[str, dict[str, in
 
 
 def describe_missing(folder: IcbhiFolder, split: str, recordings: dict[str, list[Recording]]) -> list[str]:
-    """Sentences on what is missing from this copy of the database; none where it is complete."""
+    """Sentences on missing parts of this copy of the database; an empty list where it is complete."""
     expected = _expected_counts(folder, split)
     parts, complete = [], True
     for part, found in recordings.items():

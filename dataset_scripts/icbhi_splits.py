@@ -1,4 +1,4 @@
-"""Which ICBHI 2017 recording belongs to which part: the official, the leak-free and the five-fold splits."""
+"""The splits of ICBHI 2017: official, leak-free and five-fold."""
 
 import os
 import re
@@ -54,7 +54,7 @@ LEAKED_COUNTS = (12, 120)
 
 @dataclass(frozen=True)
 class RecordingName:
-    """What the name of a recording says: patient, recording index, chest location, acquisition mode and device."""
+    """Parts of a recording's name: patient, recording index, chest location, acquisition mode and device."""
 
     patient: str
     index: str

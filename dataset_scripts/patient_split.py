@@ -7,7 +7,7 @@ import numpy as np
 from dataset_scripts.cycle_dataset import Recording
 from dataset_scripts.cycles import SettingError
 
-# How far a number of folds times the fraction may be from 1: fractions such as 0.33 are meant as folds.
+# Largest distance of folds times fraction from 1: fractions such as 0.33 are meant as folds.
 FOLD_TOLERANCE = 0.02
 
 

@@ -150,7 +150,7 @@ def prepare_simulated(
 
 def count_prepared(folder: str | os.PathLike) -> dict[str, dict[str, int]]:
     """
-    What a prepared folder holds.
+    Counts the cycles of a prepared folder.
 
     Args:
         folder (`str` or `os.PathLike`): as [`write_prepared`] leaves it.
@@ -184,7 +184,7 @@ def write_prepared(
         title (`str`): name of the data set on its card.
         source (`str`): sentence on its source.
         rights (`str`): sentence on its terms.
-        settings (`dict`): what it was made with.
+        settings (`dict`): its source and options.
 
     Returns:
         `Path`: the destination.

@@ -80,7 +80,7 @@ def simulate_event(
         )
     generator = generator or np.random.default_rng(0)
     num_samples = int(seconds * sampling_rate)
-    # No cycle is shorter than 1.5 s.
+    # A cycle lasts at least 1.5 s.
     breath, _ = breathing_sounds([0] * int(np.ceil(seconds / 1.5)), sampling_rate, generator)
     sounds, event = plant(num_samples, sampling_rate, generator)
     return recorded(breath[:num_samples] + BREATH_LEVEL * level * sounds, sampling_rate, generator), event

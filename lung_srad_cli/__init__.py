@@ -56,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Runs the command.
 
     Args:
-        arguments (sequence of `str`, *optional*): those of the process by default.
+        arguments (sequence of `str`, *optional*): by default the arguments of the process.
 
     Returns:
         `int`: the exit code.
     """
     for stream in (sys.stdout, sys.stderr):
-        # File names may hold bytes that are no text.
+        # File names may hold bytes that are not text.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     parsed = build_parser().parse_args(arguments)
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has gone; without this, Python would complain when it flushes at exit.
+        # The reader of the output has gone; without this, Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (OSError, ValueError) as error:
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> Parser:
-    """The parser of the command line; what it returns has the name of the subcommand as `command`, and its `run`."""
+    """The parser of the command line; `command` and `run` of its result are name and function of the subcommand."""
     parser = Parser(prog="lung-srad", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"lung-srad {importlib.metadata.version('lung-srad')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)

@@ -38,8 +38,8 @@ ENOUGH_SECONDS = 1800.0
 
 class Job(NamedTuple):
     """
-    A recording to classify, its annotation file and where its plot goes. The key names recording and annotations in
-    the state that they are found in.
+    A recording to classify, its annotation file and the path of its plot. The key changes with the content of both
+    files.
     """
 
     recording: Path | ArchivedRecording
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     failures: list[Exception] = []
-    # All processes look for the same files, and one of them tells what is missing.
+    # All processes look for the same files, and one of them reports missing ones.
     with contextlib.nullcontext() if processes.is_main else contextlib.redirect_stderr(io.StringIO()):
         jobs = find_jobs(arguments, failures)
     if not jobs:
@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
 
 
 def _is_special(output: Path) -> bool:
-    """Whether it is a pipe, a terminal or a device, where nothing can be kept and replaced."""
+    """True for a pipe, a terminal or a device, where nothing can be kept and replaced."""
     return output.exists() and not output.is_file()
 
 
@@ -214,8 +214,8 @@ def _stamps(*files: Path | None) -> list[tuple[int, int]]:
 
 
 def load_pipeline(arguments: argparse.Namespace, jobs: list[Job]) -> LungSoundPipeline:
-    """Loads the checkpoint, checks the windows against it and chooses the scan that all of the jobs, those of other
-    processes and earlier runs too, are done by."""
+    """Loads the checkpoint, checks the windows against it and chooses one scan for all jobs, also for those of other
+    processes and earlier runs."""
     lung_sounds = LungSoundPipeline.from_checkpoint(
         arguments.checkpoint,
         batch_size=arguments.batch_size,
@@ -230,7 +230,7 @@ def load_pipeline(arguments: argparse.Namespace, jobs: list[Job]) -> LungSoundPi
 
 
 def describe_settings(lung_sounds: LungSoundPipeline, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What results depend on, besides the recordings: the model, its features, and how it is asked."""
+    """Everything but the recordings that changes results: the model, its features and the options."""
     digest = hashlib.sha256()
     for settings in (lung_sounds.model.config, lung_sounds.feature_extractor):
         digest.update(settings.to_json_string().encode("utf-8"))
@@ -246,7 +246,7 @@ def describe_settings(lung_sounds: LungSoundPipeline, arguments: argparse.Namesp
 def classify_jobs(
     jobs: tqdm, lung_sounds: LungSoundPipeline, failures: list[Exception]
 ) -> Iterator[tuple[Job, RecordingResult]]:
-    """Classifies one recording at a time; what is wrong with one is reported and does not stop the others."""
+    """Classifies one recording at a time; an error about one is reported and does not stop the others."""
 
     def show_windows(done: int, total: int) -> None:
         jobs.set_postfix_str(f"window {done} of {total}")
@@ -279,7 +279,7 @@ def classify_recording(
 
     Args:
         job ([`Job`]): the recording and its annotations.
-        recording ([`Recording`]): what it holds.
+        recording ([`Recording`]): its content.
         lung_sounds ([`LungSoundPipeline`]): the model and the windows.
         on_progress (`Callable[[int, int], None]`): told how many windows of how many are done.
 

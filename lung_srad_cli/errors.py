@@ -1,4 +1,4 @@
-"""What the `lung-srad` command says about wrong input: one line an error, on standard error."""
+"""Errors about wrong input: one line each, on standard error."""
 
 import contextlib
 import importlib.util
@@ -14,7 +14,7 @@ class UsageError(ValueError):
 
 
 def report(problem: object) -> None:
-    """Says in one line what is wrong; a progress bar is kept whole, and no file name can control the terminal."""
+    """Prints a problem as one line; a progress bar is kept whole, and no file name can control the terminal."""
     from tqdm import tqdm
 
     line = " ".join(_describe(problem).splitlines())
@@ -34,7 +34,7 @@ def _describe(problem: object) -> str:
 
 
 def is_for_users(error: Exception) -> bool:
-    """Whether an error is about the input (a file, an error class of this project) and no mistake in the code."""
+    """True for an error about the input (a file, an error class of this project), not a mistake in the code."""
     own = type(error).__module__.partition(".")[0] in OWN_PACKAGES
     return isinstance(error, OSError) or (isinstance(error, ValueError) and own)
 

@@ -63,7 +63,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """
-    Exports what the arguments name and says what came of it; returns the exit code.
+    Exports a checkpoint and prints the result; returns the exit code.
 
     Raises:
         CheckpointError, ExportError, OutputError, UsageError: where nothing was written.
@@ -138,7 +138,7 @@ def simulated_sounds(sampling_rate: int) -> "list[np.ndarray]":
 
 
 def describe(exported: "OnnxExport") -> None:
-    """Prints what was written and how near to torch it is."""
+    """Prints the files and their difference from torch."""
     from modeling_lung_srad.export.onnx_export import INPUT, OPSET, OUTPUT
 
     print(f"{exported.folder}: {', '.join(path.name for path in exported.files)}")

@@ -26,7 +26,7 @@ class Journal:
 
     Args:
         output (`Path`): the file that the results are for.
-        settings (`dict`): what the results depend on; those of a run with other settings are refused.
+        settings (`dict`): the results depend on them; those of a run with other settings are refused.
         process (`int`, *optional*, defaults to 0): number of this process.
 
     Raises:
@@ -95,7 +95,7 @@ class Journal:
                     place += len(line)
 
     def results(self, keys: Iterable[str]) -> Iterator[Any]:
-        """The results of those of `keys` that have one, in their order, read from the disk one at a time."""
+        """Results of `keys`, where there are any, in their order, read from the disk one at a time."""
         for key in keys:
             if key in self._places:
                 path, place = self._places[key]
@@ -116,7 +116,7 @@ class Journal:
         self._lock.release()
 
     def _check_head(self, path: Path, line: bytes) -> None:
-        """Whether the first line of a file says that it has results of these settings."""
+        """Raises [`OutputError`] where the first line of a file does not name these settings."""
         settings = _parse(line).get("settings")
         if settings is None:
             raise OutputError(f"{path}: is there, and is no journal of lung-srad; move it, or give another --output")

@@ -155,7 +155,7 @@ def choose_layers(
 
 
 def check_regularized(checkpoint: str, model: PreTrainedModel) -> None:
-    """Raises `UsageError` where a model has no Gaussian convolution that acts at inference."""
+    """Raises `UsageError` for a model without a Gaussian convolution that acts at inference."""
     if not getattr(model.config, "gaussian_blocks", ()) or not model.config.gaussian_at_inference:
         raise UsageError(
             f"--regularization: {checkpoint} has no Gaussian convolution that acts at inference (gaussian_blocks, "
@@ -166,7 +166,7 @@ def check_regularized(checkpoint: str, model: PreTrainedModel) -> None:
 def load_recordings(
     arguments: argparse.Namespace, subjects: Sequence[Subject], failures: list[Exception]
 ) -> list[WindowedRecording]:
-    """Reads the recordings and chooses windows; what is wrong with one is reported and does not stop the others."""
+    """Reads the recordings and chooses windows; an error about one is reported and does not stop the others."""
     longest = min(subject.feature_extractor.cycle_seconds for subject in subjects)
     rates = {subject.feature_extractor.sampling_rate for subject in subjects}
     if len(rates) > 1:
@@ -207,8 +207,8 @@ def profile_variants(
     definition: str,
     on_window: Callable[[], object],
 ) -> dict[str, list[LayerProfile]]:
-    """All layers in the network without the Gaussian convolution; in the network with it, of its stage the scans alone
-    and, given as `as_it_runs`, all layers."""
+    """Profiles by variant: all layers without the Gaussian convolution, the scans alone of its stage, and all layers
+    with it, which are given."""
     config = subject.model.config
     regularized = [MixingLayer(config.gaussian_stage, block) for block in config.gaussian_blocks]
     without, alone = (
@@ -313,6 +313,6 @@ def _clips(recordings: Sequence[WindowedRecording]) -> list[list[np.ndarray]]:
 
 
 def _name(checkpoint: str) -> str:
-    """The last part of a path or id; of an epoch of a training run, which is called `checkpoint-N`, two."""
+    """The last part of a path or id; the last two where it is `checkpoint-N`, an epoch of a run."""
     parts = Path(os.path.abspath(os.path.expanduser(checkpoint))).parts
     return "/".join(parts[-2:] if parts[-1].startswith("checkpoint-") else parts[-1:])

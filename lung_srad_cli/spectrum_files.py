@@ -1,4 +1,4 @@
-"""What `lung-srad spectrum` writes, and where."""
+"""The files that `lung-srad spectrum` writes."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ class SpectrumFiles:
 
     Args:
         folder (`Path`): where they go.
-        prefix (`str`): what their names begin with.
+        prefix (`str`): beginning of their names.
         suffix (`str`): of the figures.
         written (`list[Path]`): those that were asked for.
     """
@@ -79,11 +79,11 @@ def write_summary(
     with_stages: bool = False,
 ) -> None:
     """
-    Writes a row per layer: what it is, and mean and standard deviation of each figure over recordings.
+    Writes a row per layer: its place, and mean and standard deviation of each figure over recordings.
 
     Args:
         path (`Path`): the CSV file.
-        profiles (mapping of `str` to sequence of [`LayerProfile`]): by what stands in the first column.
+        profiles (mapping of `str` to sequence of [`LayerProfile`]): by the text of the first column.
         first_column (`str`, *optional*, defaults to `"model"`): its heading.
         with_stages (`bool`, *optional*, defaults to `False`): whether a row with the block `all`, the mean of the
             blocks of a stage in each recording, follows each stage.

@@ -41,7 +41,7 @@ def analyse(
         lung_sounds ([`LungSoundPipeline`]): the model.
         window (`float`): seconds.
         hop (`float`): seconds.
-        min_confidence (`float`): probability below which there is no answer.
+        min_confidence (`float`): below this probability the model abstains.
 
     Returns:
         `str`: the answer as HTML.
@@ -110,7 +110,7 @@ def summary_sentences(result: RecordingResult) -> Iterable[str]:
 
 
 def figure_text(result: RecordingResult) -> str:
-    """What the figure shows, for those who do not see it."""
+    """A description of the figure for those who do not see it."""
     classes = ", ".join(dict.fromkeys(segment["label"] for segment in result["timeline"]))
     return (
         f"Mel spectrogram of the {result['duration']:.1f} s, up to 8 kHz. Below it, over the same time: the most "
@@ -125,7 +125,7 @@ def image_html(figure: Figure, alternative: str) -> str:
 
     Args:
         figure (`Figure`): of matplotlib.
-        alternative (`str`): what the image shows, for those who do not see it.
+        alternative (`str`): a description for those who do not see it.
 
     Returns:
         `str`: an `img` element that holds the image.

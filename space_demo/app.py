@@ -35,8 +35,7 @@ def main(checkpoints: Sequence[str] = (), host: str | None = None, port: int | N
     folder = make_private_folder()
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # Threads of torch that wait for each other do so asleep: where other programs want the processors as well, as on a
-    # shared machine, an answer takes a quarter of the time.
+    # Waiting threads of torch sleep: on a machine that other programs use too, an answer takes a quarter of the time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import_gradio()
     from space_demo.page import Page
@@ -53,7 +52,7 @@ def stopped_by_signals() -> threading.Event:
     """
     An event that is set by Ctrl+C and by a request to terminate, instead of an exception.
 
-    An exception would come at any place, such as between the start of a thread and its being known to be running.
+    An exception could come anywhere, such as between the start of a thread and its registration.
     """
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -81,7 +80,7 @@ def import_gradio() -> None:
         import gradio  # noqa: F401
     finally:
         inspect.getfile = find_source_file
-        # What was imported stays, so that it need not be looked through either.
+        # Imported modules stay, so garbage collection can skip them.
         gc.freeze()
         gc.enable()
 

@@ -1,4 +1,4 @@
-"""Shows which times and frequencies made a part of a recording what the model says it is."""
+"""Shows the times and frequencies that made the class of a part of a recording."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def explain(path: str | None, folder: Path, lung_sounds: LungSoundPipeline, chos
 
 
 def peak_sentence(saliency: SaliencyMap, part: Part) -> str:
-    """In words, where the sound that matters most lies."""
+    """Place of the sound that matters most, in words."""
     if saliency.values.max() <= 0:
         return f"No sound in this window speaks for “{part.label}”."
     time, frequency = part.start + saliency.peak_time, round(saliency.peak_frequency, -1)

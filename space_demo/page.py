@@ -1,4 +1,4 @@
-"""The page: what is on it, and which function answers which button."""
+"""The page: its elements, and the function that answers each button."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ READY = "Ready"
 
 class Page:
     """
-    The page and what it answers.
+    The page and its answers.
 
     Args:
         recognizers ([`Recognizers`]): the checkpoints to choose from.
@@ -49,7 +49,7 @@ class Page:
             self._connect()
 
     def warm_up_in_background(self) -> None:
-        """Imports and loads what the first answer needs, by answering an example."""
+        """Answers an example, so that all imports and the model are loaded before the first question."""
 
         def warm_up() -> None:
             checkpoint = self.recognizers.default
@@ -66,7 +66,7 @@ class Page:
         self._worker.submit(warm_up).add_done_callback(_tell_failure)
 
     def finish(self) -> None:
-        """Ends the work in progress and begins none any more; a thread that computes while Python ends aborts it."""
+        """Waits for the work in progress and accepts no new work: a thread that computes while Python exits aborts."""
         self._worker.shutdown(cancel_futures=True)
 
     def example(self, name: str) -> str:
@@ -84,7 +84,7 @@ class Page:
             checkpoint (`str`): one of the names of the recognizers.
             window (`float`): seconds.
             hop (`float`): seconds.
-            min_confidence (`float`): probability below which an answer is marked as unsure.
+            min_confidence (`float`): below this probability an answer is marked as unsure.
 
         Returns:
             `tuple[str, str, Any]`: the answer as HTML, an empty explanation, and whether one can be asked for.
@@ -99,7 +99,7 @@ class Page:
 
     def explain(self, path: str | None, checkpoint: str, part: str | None) -> str:
         """
-        Shows which times and frequencies made a part of the recording what the model says it is.
+        Shows the times and frequencies that made the class of a part of the recording.
 
         Args:
             path (`str`, *optional*): the upload, which is removed.
@@ -180,7 +180,7 @@ class Page:
         for name, button in zip(EXAMPLE_NAMES, self.examples, strict=True):
             button.click(lambda name=name: self.example(name), None, self.recording, api_visibility="private")
 
-    # What follows imports torch, and so is not imported before the first page.
+    # These import torch, which would delay the first page.
 
     def _example(self, name: str) -> str:
         from space_demo.examples.simulate import write_example

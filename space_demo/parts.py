@@ -1,4 +1,4 @@
-"""The parts of a recording that can be explained: texts to choose from, and what was chosen."""
+"""The parts of a recording that can be explained, as texts to choose from."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from modeling_lung_srad.timeline import RecordingResult
 
 
 class PartError(ValueError):
-    """A part that is none of a recording. The message is one line: `part: what is wrong; remedy`."""
+    """A part outside the recording. The message is one line: `part: what is wrong; remedy`."""
 
 
 class Part(NamedTuple):
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 def choices(result: RecordingResult) -> list[tuple[str, str]]:
     """
-    What can be explained: the strongest segment, where there is one, and then each window with its class.
+    The strongest segment, where there is one, and then each window with its class.
 
     Args:
         result ([`RecordingResult`]): of the pipeline.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from space_demo.limits import LEAST_BYTES, MAX_ANSWER_SECONDS, MAX_WAITING
 
-# An upload that nobody asks about is removed after this time, in which those before the last one that waits are done.
+# Unused uploads are removed after this time, the longest that a request can wait.
 UNUSED_SECONDS = float(MAX_ANSWER_SECONDS * MAX_WAITING)
 SWEEP_SECONDS = 60.0
 
@@ -37,7 +37,7 @@ def sweep_in_background(folder: Path) -> None:
 
 
 def kept_bytes(folder: Path) -> int:
-    """What the files of the folder have together, each at least `LEAST_BYTES`."""
+    """Size of all files of the folder, each at least `LEAST_BYTES`."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:

@@ -38,7 +38,7 @@ class Recognizers:
             CheckpointError: where it cannot be loaded.
             KeyError: where it is not one of `names`.
         """
-        # Imported here since it takes seconds, and the page is to be there before.
+        # The import takes seconds, which would delay the first page.
         from modeling_lung_srad import LungSoundPipeline
 
         if name not in self.names:

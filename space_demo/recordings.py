@@ -1,4 +1,4 @@
-"""Takes an upload in: checks place, size and length before anything is decoded, then reads it."""
+"""Reads an upload after checking its place, size and length."""
 
 import io
 import math
@@ -11,7 +11,7 @@ from modeling_lung_srad.recording import Recording
 from space_demo.limits import MAX_MEGABYTES, MAX_MINUTES, MAX_UPLOAD_BYTES
 
 MAX_SECONDS = 60 * MAX_MINUTES
-# What 10 minutes have at 48 kHz; more would take more memory than the page is to have.
+# 10 minutes at 48 kHz; more would exceed the memory of a free Space.
 MAX_FRAMES = MAX_SECONDS * 48000
 LONGEST_NAME = 80
 FORMULA_SIGNS = "=+-@ "
@@ -23,11 +23,11 @@ class UploadError(ValueError):
 
 def load_upload(path: str | None, folder: Path) -> Recording:
     """
-    Reads what was recorded or uploaded.
+    Reads an upload.
 
     Args:
         path (`str`, *optional*): the file; `None` where nothing was recorded or uploaded.
-        folder (`Path`): the private folder, outside of which nothing is read.
+        folder (`Path`): the private folder; nothing outside it is read.
 
     Returns:
         [`Recording`]: its `file` is the name without the folder.
@@ -54,14 +54,14 @@ def load_upload(path: str | None, folder: Path) -> Recording:
 
 def check_length(data: bytes, name: str) -> None:
     """
-    Raises [`UploadError`] for more audio than is taken. Content that is no audio passes; decoding it says what it is.
+    Raises [`UploadError`] for too much audio. Content that is not audio passes; decoding it raises.
 
     Args:
         data (`bytes`): content of the file.
-        name (`str`): what the message calls it.
+        name (`str`): its name in the message.
     """
     try:
-        # No more frames are ever decoded than the header says, so that it may lie.
+        # Decoding stops at the number of frames in the header, so a false header does no harm.
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
             frames, rate = sound.frames, sound.samplerate
     except (soundfile.LibsndfileError, TypeError):

@@ -1,4 +1,4 @@
-"""Runs the page's server: what it allows, what it looks like, and what it does when it listens."""
+"""Runs the page's server: settings, theme and shutdown."""
 
 import threading
 from pathlib import Path

@@ -30,7 +30,7 @@ OWN_PACKAGES = ("modeling_lung_srad", "dataset_scripts", "space_demo")
 
 
 def is_about_input(error: Exception) -> bool:
-    """Whether an error is one of this project about wrong input, and no mistake in the code."""
+    """True for an error of this project about wrong input, not a mistake in the code."""
     return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in OWN_PACKAGES
 
 

@@ -1,4 +1,4 @@
-"""What stands before gradio: bounds uploads, gives each a folder of its own, and fetches nothing from elsewhere."""
+"""Middleware before gradio: bounds uploads, gives each its own folder, and lets nothing be fetched from elsewhere."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from space_demo.limits import MAX_KEPT_BYTES, MAX_MEGABYTES, MAX_UPLOAD_BYTES
 from space_demo.private_folder import kept_bytes
 
 UPLOAD_ROUTE = "/gradio_api/upload"
-# What else the page posts to, and programs that ask it. Gradio has more routes, some of which leave files elsewhere.
+# Other routes that the page and programs post to. Gradio has more, and some leave files elsewhere.
 POST_ROUTES = (
     "/gradio_api/queue/join",
     "/gradio_api/cancel",
@@ -22,13 +22,13 @@ POST_ROUTES = (
     "/gradio_api/call/classify",
     "/gradio_api/call/explain",
 )
-# Beside the file, a form has its boundaries and the file's name.
+# For the boundaries of a form and the file's name.
 FORM_BYTES = 100_000
 MAX_REQUEST_BYTES = 1_000_000
-# The end of http:/ and the like, even with one slash; C:/ is none.
+# The end of http:/ and the like, even with one slash, but not C:/.
 ADDRESS_SIGN = re.compile(r"[\w+.-]{2}:/|://")
 NOTHING_FETCHED = "Nothing is fetched from elsewhere."
-# Of what is too large, as much is taken and thrown away, since a client that is still sending reads no answer.
+# A client reads the answer only after sending, so this much of a too large upload is read and thrown away.
 DRAINED_BYTES = 4 * MAX_UPLOAD_BYTES
 # Gradio's page asks for a script and fonts of other hosts, which it does not need here.
 CONTENT_POLICY = (
@@ -72,7 +72,7 @@ class UploadGuard:
         headers = dict(scope["headers"])
         most = MAX_UPLOAD_BYTES + FORM_BYTES
         length = headers.get(b"content-length", b"")
-        # Where a request has both headers, the server goes by the other one.
+        # The server ignores the length of a request that has both headers.
         if not length.isdigit() or b"transfer-encoding" in headers:
             await PlainTextResponse("The request has to say how long it is.", 411)(scope, receive, send)
             return
@@ -115,7 +115,7 @@ class UploadGuard:
 
 
 def _names_address(body: bytes) -> bool:
-    """Whether a file in a request is an address instead of an upload; what is no JSON has none."""
+    """True where a request names an address in place of an upload; other content than JSON names none."""
     found: list[str] = []
 
     def look_for_path(fields: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _with_own_folders(send: Send, folder: Path) -> Send:
 
 
 def _moved(path: Path, folder: Path) -> Path:
-    """Nothing else runs in the event loop between gradio's writing of the file and this."""
+    """Moves an upload to a random folder, before anything else runs in the event loop after gradio wrote the file."""
     own = folder / secrets.token_hex(16)
     own.mkdir()
     moved = path.rename(own / path.name)

@@ -21,7 +21,7 @@ from modeling_lung_srad.files.checkpoint_code import (
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 TRAINING_SUMMARY, CARD = "training_summary.json", "README.md"
-# What a path on someone's machine looks like: /home/..., ~/..., C:\...
+# A path of this machine: /home/..., ~/..., C:\...
 LOCAL_PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/])")
 
 
@@ -123,7 +123,7 @@ def _read_summary(file: Path) -> dict[str, Any] | None:
 
 
 def _has_counts(summary: dict[str, Any]) -> bool:
-    """Whether the numbers of training cycles, which a summary may lack, can stand in a table."""
+    """True where the numbers of training cycles, if there are any, can stand in a table."""
     parts = summary.get("cycles") or {}
     sources = (parts.get("training") or {}) if isinstance(parts, dict) else None
     return isinstance(sources, dict) and all(

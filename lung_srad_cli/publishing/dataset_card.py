@@ -18,8 +18,8 @@ class Database(NamedTuple):
     Args:
         title (`str`): its name.
         address (`str`): where its publishers offer it and state their terms.
-        source (`str`): what to cite.
-        terms (`str`): what is known about the terms.
+        source (`str`): the publication to cite.
+        terms (`str`): known terms of use.
         steps (`str`): commands that make labelled cycles of it.
     """
 

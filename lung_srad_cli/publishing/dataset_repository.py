@@ -14,7 +14,7 @@ from lung_srad_cli.publishing.repository_files import (
 )
 
 CARD = "README.md"
-# What `lung-srad prepare` writes beside `data/`; `dataset_scripts.cycle_dataset.PREPARED_INFO` without its imports.
+# `dataset_scripts.cycle_dataset.PREPARED_INFO` without its imports.
 PREPARED_INFO = "prepared.json"
 SIMULATED = "simulated"
 PARQUET_MAGIC = b"PAR1"

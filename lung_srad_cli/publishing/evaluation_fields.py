@@ -1,4 +1,4 @@
-"""What the fields of an evaluation report must be before its figures stand on a card; anyone may have edited it."""
+"""Checks the fields of an evaluation report before its figures stand on a card: anyone may have edited it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,10 @@ def wrong_field(report: Any) -> str | None:
     Looks for a field that is missing or of another kind than `training.report.figures.build_report` makes it.
 
     Args:
-        report: what `evaluation.json` held.
+        report: content of `evaluation.json`.
 
     Returns:
-        `str` or `None`: `field: what is wrong`, of the first such field.
+        `str` or `None`: `field: problem` for the first such field.
     """
     if not isinstance(report, dict):
         return "the report: is not a mapping"
@@ -87,7 +87,7 @@ def _are_subgroups_or_null(value: Any) -> bool:
     )
 
 
-# Names of fields, with what they must be, in words and as a check.
+# Conditions by field, in words and as a check.
 Fields = dict[str, tuple[str, Callable[[Any], bool]]]
 NEEDED: Fields = {
     "part": ("a line of text", _is_line),

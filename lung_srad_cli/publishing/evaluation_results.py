@@ -43,7 +43,7 @@ def read_evaluation(source: str | os.PathLike, checkpoint: Path) -> dict[str, An
         `dict`: the report, as `training.report.figures.build_report` makes it.
 
     Raises:
-        PublishError: where it cannot be read, is no report, or is about a checkpoint with other weights.
+        PublishError: where it cannot be read, is not a report, or is about a checkpoint with other weights.
     """
     path = Path(os.path.expanduser(source))
     file = path / REPORT_JSON if path.is_dir() else path
@@ -65,13 +65,13 @@ def read_evaluation(source: str | os.PathLike, checkpoint: Path) -> dict[str, An
 
 
 def is_certainly_about(report: dict[str, Any], checkpoint: Path) -> bool:
-    """Whether the checkpoint that a report names is at hand and has the same weights."""
+    """True where the checkpoint that a report names is here and has the same weights."""
     named = _named_checkpoint(report) / WEIGHTS
     return named.is_file() and (checkpoint / WEIGHTS).is_file() and _hash(named) == _hash(checkpoint / WEIGHTS)
 
 
 def evaluation_results(report: dict[str, Any]) -> list[EvalResult]:
-    """One result a rate, in percent. What limits the figures is part of the name of the data that they are of."""
+    """One result a rate, in percent. Limits of the figures are part of the name of the data."""
     arguments = {key: report[key] for key in ("cycles", "recordings", "patients")}
     arguments |= {"cycles_by_device": _cycles_by_device(report), "epoch_chosen_on": report.get("selection")}
     arguments["limits"] = report["data_notes"]
@@ -118,7 +118,7 @@ def figures_section(report: dict[str, Any]) -> str:
 
 
 def describe_data(report: dict[str, Any]) -> str:
-    """Which cycles a report is about, in a few words."""
+    """The cycles of a report, in a few words."""
     if is_simulated(report):
         return f"Simulated lung sounds, {report['part']} part"
     split = f", {report['split']} split" if report.get("split") else ""
@@ -126,7 +126,7 @@ def describe_data(report: dict[str, Any]) -> str:
 
 
 def is_simulated(report: dict[str, Any]) -> bool:
-    """Whether a report is of computed sounds."""
+    """True for a report on simulated sounds."""
     return SIMULATED_DEVICE in _cycles_by_device(report)
 
 
@@ -141,7 +141,7 @@ def _named_checkpoint(report: dict[str, Any]) -> Path:
 
 
 def _is_other_checkpoint(evaluated: Path, checkpoint: Path) -> bool:
-    """Whether the evaluated checkpoint is at hand and certainly not this one."""
+    """True where the evaluated checkpoint is here and has other weights."""
     named, own = evaluated / WEIGHTS, checkpoint / WEIGHTS
     return named.is_file() and own.is_file() and not named.samefile(own) and _hash(named) != _hash(own)
 

@@ -1,4 +1,4 @@
-"""The model card: YAML front matter for the Hub, and a text where the checkpoint has none of its own."""
+"""The model card: YAML front matter for the Hub, and a text where the checkpoint brings none."""
 
 import re
 from pathlib import Path
@@ -77,7 +77,7 @@ def build_card(repo_id: str, folder: CheckpointFolder, report: dict[str, Any] | 
         repo_id (`str`): such as `user/name`.
         folder ([`CheckpointFolder`]): the checkpoint.
         report (`dict`, *optional*): of `read_evaluation`.
-        license_name (`str`, *optional*): identifier of the licence on the Hub, which replaces that of the card.
+        license_name (`str`, *optional*): identifier of the licence on the Hub; it replaces the licence of the card.
 
     Returns:
         `str`
@@ -101,7 +101,7 @@ def default_snippet(repo_id: str) -> str:
 
 
 def with_id_for_folder(card: str, checkpoint: Path, repo_id: str) -> str:
-    """In Python blocks, puts the id in place of quoted paths that name the folder of the checkpoint."""
+    """Puts the id in place of quoted paths of the checkpoint's folder in Python blocks."""
     folder = checkpoint.resolve()
 
     def replace(quoted: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Collects the files of a model repository from the folder of a checkpoint: only what is on a list goes up."""
+"""Collects the files of a model repository from the folder of a checkpoint: only listed names go up."""
 
 import tempfile
 from pathlib import Path

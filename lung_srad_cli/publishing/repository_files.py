@@ -33,11 +33,11 @@ class RepositoryFile:
 @dataclass(frozen=True)
 class PreparedRepository:
     """
-    All that is known before the network is needed.
+    A repository that is ready to upload.
 
     Args:
-        files (`list[RepositoryFile]`): what would go up.
-        notes (`list[str]`): sentences to show with the list, such as what was left out.
+        files (`list[RepositoryFile]`): all files to upload.
+        notes (`list[str]`): sentences to show with the list, such as files that were left out.
         how_to_load (`str`): code or a command that uses the published repository.
         try_out (`Callable[[], None]`): last check before the upload; raises [`PublishError`] where it fails.
         variables (`dict[str, str | None]`): public environment variables of a Space; `None` for one to remove.
@@ -67,7 +67,7 @@ def refuse_links_to_outside(files: Iterable[Path], folder: Path) -> None:
 
     Args:
         files (iterable of `Path`): in the folder.
-        folder (`Path`): what the user named to be published.
+        folder (`Path`): the folder to publish.
 
     Raises:
         PublishError: naming the first such link.

@@ -54,7 +54,7 @@ def run_snippet(snippet: str, repo_id: str, folder: Path) -> str:
         folder (`Path`): the prepared files.
 
     Returns:
-        `str`: what it printed.
+        `str`: its output.
 
     Raises:
         PublishError: where it fails, prints nothing, does not name the repository, or takes more than ten minutes.

@@ -22,11 +22,11 @@ from lung_srad_cli.publishing.repository_files import (
 ROOT = Path(__file__).resolve().parents[2]
 DEMO, APP, CARD, REQUIREMENTS = "space_demo", "app.py", "README.md", "requirements.txt"
 PACKAGES = (*OWN_PACKAGES, DEMO)
-# What the page reads for further checkpoints, see `space_demo.app.CHECKPOINTS_VARIABLE`.
+# `space_demo.app.CHECKPOINTS_VARIABLE`.
 CHECKPOINTS_VARIABLE = "LUNG_SRAD_CHECKPOINTS"
 CHECKPOINTS = "modeling_lung_srad/checkpoints"
 EMBEDDED = f"{CHECKPOINTS}/lung-srad-tiny"
-# Whatever else lies in a clone, such as recordings, tables and checkpoints of one's own, stays there.
+# Recordings, tables and the user's own checkpoints in a clone stay there.
 SOURCE_SUFFIXES = {".py", ".css", ".js"}
 CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".md"}
 LEFT_OUT = {"__pycache__", "outputs", "runs", "flagged", "screenshots"}

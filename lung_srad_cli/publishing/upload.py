@@ -27,13 +27,13 @@ AGAIN = "the same command goes on from there"
 
 class Upload(NamedTuple):
     """
-    What came of an upload.
+    The result of an upload.
 
     Args:
         url (`str`): of the repository.
         commit (`str`): its hash.
-        is_private (`bool`): whether the repository is private.
-        changed (`bool`): whether anything differed from what was there.
+        is_private (`bool`): `True` for a private repository.
+        changed (`bool`): `True` where the upload changed anything.
     """
 
     url: str
@@ -51,7 +51,7 @@ def require_token() -> None:
 
 
 def require_model(repo_id: str) -> None:
-    """Raises [`PublishError`] where there is no such model on the Hub that the user may read."""
+    """Raises [`PublishError`] for a model that the user cannot read on the Hub."""
     api = HfApi()
     with _errors_in_one_line(f"model {repo_id}", api.endpoint):
         api.model_info(repo_id)
@@ -112,7 +112,7 @@ def upload_files(
 
 
 def _use_plain_transfer_where_xet_is_missing(api: HfApi, repo_id: str, repo_type: str) -> None:
-    """Makes large files go by the transfer of Git LFS where a Hub of one's own has no Xet storage.
+    """Sends large files by Git LFS to a Hub without Xet storage.
 
     `huggingface_hub` sends them by Xet wherever hf_xet is installed, without asking the server.
     """

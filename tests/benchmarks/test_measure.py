@@ -15,7 +15,7 @@ from benchmarks import measure
 from benchmarks.measure import (
     fit_exponent,
     in_process_of_its_own,
-    is_want_of_memory,
+    is_out_of_memory,
     median_ratio,
     peak_bytes,
     time_interleaved,
@@ -90,10 +90,10 @@ def test_a_process_of_its_own_ends_when_its_parent_is_killed():
 def test_want_of_memory_is_told_from_other_errors():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
-    assert is_want_of_memory(caught.value)
-    assert is_want_of_memory(MemoryError())
-    assert is_want_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."))
-    assert not is_want_of_memory(RuntimeError("shapes do not match"))
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
 def test_the_peak_is_that_of_this_process(monkeypatch, no_cuda):
