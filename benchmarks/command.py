@@ -1,9 +1,7 @@
-"""The command lines of the benchmarks: help, wrong input, and figures in a file."""
+"""The command lines of the benchmarks: help, and figures in a file."""
 
 import argparse
 import json
-import sys
-from collections.abc import Callable
 from typing import Any
 
 from modeling_lung_srad.files.output_files import replaced_when_complete
@@ -22,16 +20,6 @@ def build_parser(module: str, description: str | None) -> argparse.ArgumentParse
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def exit_code(module: str, measure: Callable[..., None], *arguments: Any) -> int:
-    """Calls `measure`: 0, or 2 where it raises `ValueError` or `OSError`, which is one line on standard error."""
-    try:
-        measure(*arguments)
-    except (ValueError, OSError) as error:
-        print(f"{module}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def write_json(path: str, figures: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from benchmarks.command import build_parser
 from dataset_scripts.simulated_events import simulate_event
 from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.errors import reports_input_errors
 from modeling_lung_srad.saliency import frame_times
 
 SECONDS = 8.0
@@ -141,6 +142,7 @@ def _train_stage(model: LungSradForAudioClassification, examples: Sequence[Examp
         progress.set_postfix(loss=f"{average_loss:.3f}")
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = build_parser("event_detector", __doc__)

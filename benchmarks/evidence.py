@@ -19,6 +19,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.command import build_parser
+from modeling_lung_srad.errors import reports_input_errors
 from training.arguments import DataArguments
 from training.baselines import compute_statistics
 from training.data.cycle_sources import CycleSource, load_training_sources
@@ -169,6 +170,7 @@ def row(name: str, folds: Sequence[Fold]) -> str:
     return f"| {name} | {' | '.join(cells)} |  <!-- thresholds {thresholds} -->"
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = build_parser("evidence", __doc__)

@@ -17,13 +17,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
-from benchmarks.command import build_parser, exit_code
+from benchmarks.command import build_parser
 from benchmarks.foreign_sounds import GENERATED, generate, speak
 from dataset_scripts.icbhi import load_icbhi
 from dataset_scripts.sprsound import load_sprsound
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.audio import SAMPLING_RATE, read_audio, resample
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
+from modeling_lung_srad.errors import InputError, reports_input_errors
 from modeling_lung_srad.familiarity import Familiarity, fit_familiarity, log_mel_statistics
 from training.record.training_record import TrainingRecord, read_training_record
 from training.report.text import fraction, markdown_table
@@ -135,7 +136,7 @@ def measure(checkpoint: str, icbhi: str, sprsound: str | None, count: int) -> No
     """Prints the tables."""
     record = read_training_record(checkpoint)
     if record is None or not record.validation_patients:
-        raise ValueError(f"{checkpoint}: has no validation patients to be familiar with; name another checkpoint")
+        raise InputError(checkpoint, "lacks validation patients to be familiar with", "name another checkpoint")
     model, feature_extractor = load_checkpoint(checkpoint)
     training, validation, files = load_cycles(icbhi, record)
     print(f"{len(training.waveforms)} training cycles, {len(validation.waveforms)} validation cycles\n")
@@ -213,6 +214,7 @@ def _mixed(speech: np.ndarray, lung: np.ndarray) -> np.ndarray:
     return (speech[:length] / np.abs(speech).max() + lung[:length] / np.abs(lung).max()) / 2
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = build_parser("familiarity", __doc__)
@@ -221,7 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default=str(DEFAULT_CHECKPOINT), help="the embedded one by default")
     parser.add_argument("--count", type=int, default=100, help="sounds of each kind (default: 100)")
     options = parser.parse_args(argv)
-    return exit_code("familiarity", measure, options.checkpoint, options.icbhi, options.sprsound, options.count)
+    measure(options.checkpoint, options.icbhi, options.sprsound, options.count)
+    return 0
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
-from benchmarks.command import build_parser, exit_code
+from benchmarks.command import build_parser
 from dataset_scripts.cycles import CLASS_NAMES
 from dataset_scripts.icbhi import load_icbhi
 from dataset_scripts.simulated_events import simulate_event
 from dataset_scripts.sprsound import load_sprsound_recordings
 from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.audio import SAMPLING_RATE, read_audio
+from modeling_lung_srad.errors import InputError, reports_input_errors
 from training.metrics.icbhi_score.icbhi_measure import icbhi_score
 from training.metrics.sprsound_score.sprsound_measure import sprsound_score
 from training.record.training_record import TRAINING_SUMMARY, read_training_record
@@ -135,8 +136,8 @@ def measure(checkpoint: str, icbhi: str, sprsound: str | None, is_test: bool) ->
     """Prints a line of JSON for each part."""
     record = read_training_record(checkpoint)
     if record is None:
-        raise ValueError(
-            f"{checkpoint}: has no {TRAINING_SUMMARY} that names its patients; name a checkpoint of `lung-srad train`"
+        raise InputError(
+            checkpoint, f"lacks a {TRAINING_SUMMARY} that names its patients", "name a checkpoint of `lung-srad train`"
         )
     pipeline = LungSoundPipeline.from_checkpoint(checkpoint)
     parts = load_icbhi(icbhi, split=record.split)
@@ -146,7 +147,9 @@ def measure(checkpoint: str, icbhi: str, sprsound: str | None, is_test: bool) ->
     patients = parts["train"]["patient"][:]
     kept = [index for index, patient in enumerate(patients) if patient in record.validation_patients]
     if not kept:
-        raise ValueError(f"{checkpoint}: has no validation patients in {icbhi}; name another checkpoint or folder")
+        raise InputError(
+            checkpoint, f"its validation patients are not in {icbhi}", "name another checkpoint or folder"
+        )
     validation = parts["train"].select(kept)
     _print("icbhi", measure_icbhi(pipeline, validation))
     if sprsound is not None:
@@ -162,6 +165,7 @@ def _auroc(truth: np.ndarray, score: np.ndarray) -> float:
     return float(roc_auc_score(truth.astype(bool), score))
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = build_parser("hearing", __doc__)
@@ -170,7 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sprsound", help="folder of SPRSound")
     parser.add_argument("--test", action="store_true", help="measure the ICBHI test part instead, and nothing else")
     options = parser.parse_args(argv)
-    return exit_code("hearing", measure, options.checkpoint, options.icbhi, options.sprsound, options.test)
+    measure(options.checkpoint, options.icbhi, options.sprsound, options.test)
+    return 0
 
 
 def _print(name: str, figures: dict[str, Any]) -> None:

@@ -19,9 +19,10 @@ import soundfile
 from scipy.signal import butter, sosfilt
 from tqdm.auto import tqdm
 
-from benchmarks.command import build_parser, exit_code
+from benchmarks.command import build_parser
 from dataset_scripts.icbhi_files import read_recordings, scan_folder
 from modeling_lung_srad.audio import resample
+from modeling_lung_srad.errors import InputError, reports_input_errors
 from modeling_lung_srad.quality import SILENCE_SECONDS, assess_recording
 from training.report.text import markdown_table
 
@@ -149,7 +150,7 @@ def read_training_recordings(icbhi: str, sprsound: str | None, count: int, seed:
     if sprsound is not None:
         files = sorted(Path(sprsound, SPRSOUND_FOLDER).glob("*.wav"))
         if not files:
-            raise ValueError(f"{sprsound}: has no {SPRSOUND_FOLDER}/*.wav; name the folder of SPRSound")
+            raise InputError(sprsound, f"lacks {SPRSOUND_FOLDER}/*.wav", "name the folder of SPRSound")
         chosen += [("SPRSound", path) for path in draw.sample(files, min(count, len(files)))]
     recordings = []
     for source, path in sorted(chosen):
@@ -222,6 +223,7 @@ def _spoilt(
             yield fault.flag in raised(*fault.spoil(waveform, rate, generator))
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = build_parser("quality_flags", __doc__)
@@ -230,7 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recordings", type=int, default=100, help="of each data set, at most (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="draw of the recordings and of the faults (default: 0)")
     options = parser.parse_args(argv)
-    return exit_code("quality_flags", measure, options.icbhi, options.sprsound, options.recordings, options.seed)
+    measure(options.icbhi, options.sprsound, options.recordings, options.seed)
+    return 0
 
 
 if __name__ == "__main__":

@@ -32,8 +32,9 @@ from tqdm import tqdm
 from benchmarks.command import build_parser, write_json
 from dataset_scripts.simulated_events import SimulatedEvent, simulate_event
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
-from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, CheckpointError, load_checkpoint
+from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.errors import reports_input_errors
 from modeling_lung_srad.feature_extraction_lung_srad import LOWEST_FREQUENCY
 from modeling_lung_srad.saliency import ANY_CRACKLE, ANY_WHEEZE, METHODS, frame_times, mel_frequencies, saliency_map
 from training.report.text import markdown_table
@@ -205,6 +206,7 @@ def header() -> str:
     return "\n".join(markdown_table(names, []))
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = build_parser("saliency_localization", __doc__)
@@ -223,12 +225,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     lengths = f"{options.recordings} recordings of {options.seconds:g} s, seed {options.seed}, level {options.level:g}"
     print(f"{lengths}, {torch.get_num_threads()} threads\n\n{header()}", flush=True)
     rows = []
-    try:
-        for row in _rows(options.checkpoint or [str(DEFAULT_CHECKPOINT)], recordings):
-            print(describe(row), flush=True)
-            rows.append(row)
-    except CheckpointError as error:
-        parser.error(str(error))
+    for row in _rows(options.checkpoint or [str(DEFAULT_CHECKPOINT)], recordings):
+        print(describe(row), flush=True)
+        rows.append(row)
     if options.output:
         write_json(options.output, vars(options) | {"rows": [vars(row) for row in rows]})
     return 0

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from benchmarks.command import build_parser, write_json
 from benchmarks.measure import in_process_of_its_own, peak_bytes, time_once
 from modeling_lung_srad import LungSradForAudioClassification
+from modeling_lung_srad.errors import reports_input_errors
 from modeling_lung_srad.spectral import response_magnitudes
 from modeling_lung_srad.spectral.layers import LayerMatrix, MixingLayer, layer_matrices
 from training.model_setup import SIZES
@@ -79,6 +80,7 @@ def describe(figures: dict[int, dict[str, Any]]) -> str:
     return "\n".join(markdown_table(("stage", "grid", "channels", *times, "memory (MB)", "goal"), rows))
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = build_parser("spectral_cost", __doc__)

@@ -44,12 +44,14 @@ from benchmarks.measure import in_process_of_its_own, is_out_of_memory
 from benchmarks.report import JSON_NAME, to_json, write_report
 from benchmarks.sections import SECTIONS, SUITES, measure_section
 from benchmarks.share_of_peak import measure_peak
+from modeling_lung_srad.errors import InputError, reports_input_errors
 
 PEAK = "peak"
 ROOT = Path(__file__).parents[1]
 UNKNOWN, MODIFIED = "unknown", ", modified"
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parse(argv)
@@ -164,9 +166,9 @@ def _start(options: argparse.Namespace, code: str) -> dict[str, Any]:
         about = [earlier[name] for name in ("machine", "suite", "device")]
         codes = {name: section.get("code", UNKNOWN) for name, section in earlier["sections"].items()}
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise SystemExit(f"{path}: cannot be read as results; delete it or choose another --output") from error
+        raise InputError(path, "cannot be read as results", "delete it or choose another --output") from error
     if about != [results[name] for name in ("machine", "suite", "device")]:
-        raise SystemExit(f"{path}: is of another machine, suite or device; delete it or choose another --output")
+        raise InputError(path, "is of another machine, suite or device", "delete it or choose another --output")
     for name, code_of_section in codes.items():
         if code_of_section == code != UNKNOWN and not code.endswith(MODIFIED):
             results["sections"][name] = earlier["sections"][name]

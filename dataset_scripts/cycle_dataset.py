@@ -16,16 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import soundfile
 
-from dataset_scripts.cycles import (
-    CLASS_NAMES,
-    Cycle,
-    DataFolderError,
-    SettingError,
-    check_named,
-    decode_cycle,
-    decode_embedded_cycle,
-)
+from dataset_scripts.cycles import CLASS_NAMES, Cycle, check_named, decode_cycle, decode_embedded_cycle
 from modeling_lung_srad.audio import SAMPLING_RATE
+from modeling_lung_srad.errors import InputError
 
 FEATURES = datasets.Features(
     {
@@ -186,9 +179,9 @@ def decode_batch(batch: dict[str, list]) -> dict[str, list]:
 
 
 def check_validation(validation: float) -> None:
-    """Raises `SettingError` where `validation` is not a share of the training part."""
+    """Raises `InputError` where `validation` is not a share of the training part."""
     if not 0 <= validation < 1:
-        raise SettingError(f"validation: {validation} is not a fraction; give 0.0 for none, or a number below 1")
+        raise InputError("validation", f"{validation} is not a fraction", "give 0.0 for none, or a number below 1")
 
 
 def load_cycles(path: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> datasets.DatasetDict:
@@ -203,12 +196,12 @@ def load_cycles(path: str | os.PathLike, cache_dir: str | os.PathLike | None = N
         `datasets.DatasetDict`: the splits; `audio` decodes to `array`, `sampling_rate` and `path`.
 
     Raises:
-        DataFolderError: where the folder has no such files, or naming the one that is damaged or of another kind.
+        InputError: where the folder has no such files, or naming the one that is damaged or of another kind.
     """
     check_named(path)
     files = parquet_files(path)
     if not files:
-        raise DataFolderError(f"{path}: has no data/*.parquet; make the folder with `lung-srad prepare`")
+        raise InputError(path, "lacks data/*.parquet", "make the folder with `lung-srad prepare`")
     for file in itertools.chain(*files.values()):
         _check_parquet(file)
     patterns = {split: [glob.escape(name) for name in names] for split, names in files.items()}
@@ -228,14 +221,15 @@ def _check_parquet(file: str) -> None:
     try:
         found = pyarrow.parquet.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise DataFolderError(
-            f"{file}: is not a whole Parquet file ({error}); make the folder again with `lung-srad prepare`"
+        raise InputError(
+            file, f"is not a whole Parquet file ({error})", "make the folder again with `lung-srad prepare`"
         ) from error
     for column in FEATURES.arrow_schema:
         if column.name not in found.names or found.field(column.name).type != column.type:
-            raise DataFolderError(
-                f"{file}: has no column {column.name} of type {column.type}, so that `lung-srad prepare` did not "
-                "write it; take it out of the folder"
+            raise InputError(
+                file,
+                f"lacks the column {column.name} of type {column.type}, so that `lung-srad prepare` did not write it",
+                "take it out of the folder",
             )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE, decode_audio, read_audio
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.recording import cut_cycle, fade_recording
 
 ANNOTATION_COLUMNS = ("start", "end", "crackle", "wheeze")
@@ -35,18 +36,6 @@ class Cycle:
     label: int | None = None
 
 
-class DataFolderError(ValueError):
-    """A data folder, archive or split file that cannot be used. The message is one line: `path: what; remedy`."""
-
-
-class SettingError(ValueError):
-    """An argument that is out of range. The message is one line: `argument: what is wrong; remedy`."""
-
-
-class AnnotationError(ValueError):
-    """An annotation file that cannot be used. The message is one line: `path: [line: field:] what; remedy`."""
-
-
 def class_label(crackle: bool, wheeze: bool) -> int:
     """Class of a cycle by its sounds, an index into `CLASS_NAMES`."""
     return int(crackle) + 2 * int(wheeze)
@@ -69,7 +58,7 @@ def read_annotations(
         `list[Cycle]`: the cycles in the order of the file.
 
     Raises:
-        AnnotationError: naming file, line and field, where the file or one of its values cannot be used.
+        InputError: naming file, line and field, where the file or one of its values cannot be used.
     """
     cycles: list[Cycle] = []
     line_of_span: dict[tuple[float, float], int] = {}
@@ -79,26 +68,27 @@ def read_annotations(
         cycle = _parse_cycle(line, f"{path}: line {number}", duration, end_tolerance)
         first = line_of_span.setdefault((cycle.start, cycle.end), number)
         if first != number:
-            raise AnnotationError(f"{path}: line {number}: has the times of line {first}; remove one of the two")
+            raise InputError(path, f"line {number}: has the times of line {first}", "remove one of the two")
         cycles.append(cycle)
     if not cycles:
-        raise AnnotationError(f"{path}: has no cycles; write one line a cycle: start, end, crackle, wheeze")
+        raise InputError(path, "contains no cycles", "write one line a cycle: start, end, crackle, wheeze")
     return cycles
 
 
 def check_length(start: float, end: float, where: str) -> None:
-    """Raises `AnnotationError`, beginning with `where`, for a cycle too short for one frame of the features."""
+    """Raises `InputError`, beginning with `where`, for a cycle too short for one frame of the features."""
     if int(end * SAMPLING_RATE) - int(start * SAMPLING_RATE) < round(MIN_SECONDS * SAMPLING_RATE):
-        raise AnnotationError(
-            f"{where}: {1000 * (end - start):.0f} ms from {start:g} s to {end:g} s in the recording are too short; "
-            f"at least {1000 * MIN_SECONDS:.0f} ms are needed, correct the times or remove the cycle"
+        raise InputError(
+            where,
+            f"{1000 * (end - start):.0f} ms from {start:g} s to {end:g} s in the recording are too short",
+            f"at least {1000 * MIN_SECONDS:.0f} ms are needed, correct the times or remove the cycle",
         )
 
 
 def check_named(data_dir: str | os.PathLike) -> None:
-    """Raises `DataFolderError` for an empty path, which would otherwise be the current folder."""
+    """Raises `InputError` for an empty path, which would otherwise be the current folder."""
     if not os.fspath(data_dir):
-        raise DataFolderError("data_dir: is empty; name a folder, or '.' for the current one")
+        raise InputError("data_dir", "is empty", "name a folder, or '.' for the current one")
 
 
 def write_annotations(path: str | os.PathLike, cycles: Iterable[Cycle]) -> None:
@@ -106,12 +96,12 @@ def write_annotations(path: str | os.PathLike, cycles: Iterable[Cycle]) -> None:
     Writes cycles in the format that [`read_annotations`] reads; times are rounded to milliseconds.
 
     Raises:
-        ValueError: where a cycle has no label.
+        InputError: where a cycle lacks a label.
     """
     lines = []
     for cycle in cycles:
         if cycle.label is None:
-            raise ValueError(f"{path}: the cycle at {cycle.start} s has no label; give it one of {CLASS_NAMES}")
+            raise InputError(path, f"the cycle at {cycle.start} s lacks a label", f"give it one of {CLASS_NAMES}")
         crackle, wheeze = cycle.label & 1, cycle.label >> 1
         lines.append(f"{cycle.start:.3f}\t{cycle.end:.3f}\t{crackle}\t{wheeze}\n")
     Path(path).write_text("".join(lines), encoding="utf-8")
@@ -133,16 +123,16 @@ def decode_cycle(path: str | os.PathLike, start: float, end: float, sampling_rat
         `np.ndarray`: float32 waveform of shape `(samples,)`.
 
     Raises:
-        AudioError: where the file cannot be read.
-        AnnotationError: where the cycle lies outside of the recording.
+        InputError: where the file cannot be read;
+            where the cycle lies outside of the recording.
     """
     file = Path(path)
     stamp = (file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None
     recording = _faded_recording(str(path), stamp, sampling_rate)
     try:
         return cut_cycle(recording, sampling_rate, start, end)
-    except ValueError as error:
-        raise AnnotationError(f"{path}: {error}; correct the annotation") from None
+    except InputError as error:
+        raise error.within(path) from None
 
 
 def decode_embedded_cycle(data: bytes, name: str, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
@@ -170,29 +160,29 @@ def _read_text(path: str | os.PathLike) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise AnnotationError(f"{path}: no such file; check the path") from None
+        raise InputError(path, "no such file", "check the path") from None
     except IsADirectoryError:
-        raise AnnotationError(f"{path}: is a folder; name an annotation file") from None
+        raise InputError(path, "is a folder", "name an annotation file") from None
     except UnicodeDecodeError:
-        raise AnnotationError(f"{path}: is not UTF-8 text; save it as plain text") from None
+        raise InputError(path, "is not UTF-8 text", "save it as plain text") from None
     except OSError as error:
-        raise AnnotationError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+        raise InputError(path, f"cannot be opened ({error.strerror})", "check its permissions") from error
 
 
 def _parse_cycle(line: str, where: str, duration: float | None, end_tolerance: float) -> Cycle:
     fields = line.rstrip("\r\n").split("\t")
     if len(fields) < len(ANNOTATION_COLUMNS):
-        raise AnnotationError(f"{where}: {_describe_columns(line, fields)}")
+        raise InputError(where, _describe_columns(line, fields))
     if len(fields) > len(ANNOTATION_COLUMNS) and any(field.strip() for field in fields[len(ANNOTATION_COLUMNS) :]):
-        raise AnnotationError(f"{where}: has {len(fields)} columns; keep start, end, crackle, wheeze")
+        raise InputError(where, f"has {len(fields)} columns", "keep start, end, crackle, wheeze")
     start, end = (_parse_seconds(fields[column], f"{where}: {ANNOTATION_COLUMNS[column]}") for column in (0, 1))
     crackle, wheeze = (_parse_flag(fields[column], f"{where}: {ANNOTATION_COLUMNS[column]}") for column in (2, 3))
     if end <= start:
-        raise AnnotationError(f"{where}: end {end:g} s is not after start {start:g} s; correct the times")
+        raise InputError(where, f"end {end:g} s is not after start {start:g} s", "correct the times")
     if duration is not None:
         if end > duration + end_tolerance or start >= duration:
-            raise AnnotationError(
-                f"{where}: end {end:g} s is beyond the recording of {duration:.3f} s; correct the times or the file"
+            raise InputError(
+                where, f"end {end:g} s is beyond the recording of {duration:.3f} s", "correct the times or the file"
             )
         end = min(end, duration)
     check_length(start, end, where)
@@ -211,13 +201,13 @@ def _parse_seconds(field: str, where: str) -> float:
     try:
         seconds = float(field)
     except ValueError:
-        raise AnnotationError(f"{where}: {field.strip()!r} is not a number; give seconds, such as 1.25") from None
+        raise InputError(where, f"{field.strip()!r} is not a number", "give seconds, such as 1.25") from None
     if not math.isfinite(seconds) or seconds < 0:
-        raise AnnotationError(f"{where}: {field.strip()!r} is not a time; give seconds from 0 on")
+        raise InputError(where, f"{field.strip()!r} is not a time", "give seconds from 0 on")
     return seconds
 
 
 def _parse_flag(field: str, where: str) -> bool:
     if field.strip() not in ("0", "1"):
-        raise AnnotationError(f"{where}: {field.strip()!r} is not 0 or 1; give 0 (absent) or 1 (present)")
+        raise InputError(where, f"{field.strip()!r} is not 0 or 1", "give 0 (absent) or 1 (present)")
     return field.strip() == "1"

@@ -16,7 +16,7 @@ from dataset_scripts.cycle_dataset import (
     parquet_files,
     with_decoding,
 )
-from dataset_scripts.cycles import DataFolderError, check_named
+from dataset_scripts.cycles import check_named
 from dataset_scripts.icbhi_download import download_icbhi, extract_zip
 from dataset_scripts.icbhi_files import (
     count_annotations,
@@ -27,6 +27,7 @@ from dataset_scripts.icbhi_files import (
 )
 from dataset_scripts.icbhi_splits import TOTAL_CYCLES, TOTAL_RECORDINGS, check_split
 from dataset_scripts.patient_split import choose_validation_patients, split_validation
+from modeling_lung_srad.errors import InputError
 
 
 def load_icbhi(
@@ -74,10 +75,10 @@ def load_icbhi(
         (seconds).
 
     Raises:
-        SettingError: where `split` or `validation` is out of range.
-        DataFolderError: where folder, zip or split file cannot be used.
-        AnnotationError: naming file, line and field.
-        AudioError: naming the audio file.
+        InputError: where `split` or `validation` is out of range;
+            where folder, zip or split file cannot be used;
+            naming file, line and field;
+            naming the audio file.
 
     Example (needs the database):
 
@@ -140,8 +141,8 @@ def _prepared_split(info_file: Path) -> str | None:
     try:
         return json.loads(info_file.read_text(encoding="utf-8")).get("split")
     except (ValueError, AttributeError) as error:
-        raise DataFolderError(
-            f"{info_file}: is not a JSON object of settings ({error}); make the folder again with `lung-srad prepare`"
+        raise InputError(
+            info_file, f"is not a JSON object of settings ({error})", "make the folder again with `lung-srad prepare`"
         ) from error
 
 
@@ -150,9 +151,10 @@ def _load_prepared(
 ) -> datasets.DatasetDict:
     prepared_split = _prepared_split(Path(data_dir, PREPARED_INFO))
     if prepared_split != split:
-        raise DataFolderError(
-            f"{data_dir}: was prepared with the split {prepared_split!r}; "
-            f"pass that, or prepare the recordings again with --split {split}"
+        raise InputError(
+            data_dir,
+            f"was prepared with the split {prepared_split!r}",
+            f"pass that, or prepare the recordings again with --split {split}",
         )
     loaded = load_cycles(data_dir, cache_dir).with_format(None)
     nothing = next(iter(loaded.values())).select([])

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from dataset_scripts.cycles import DataFolderError
 from dataset_scripts.icbhi_files import IcbhiFolder, count_annotations, find_folder
 from dataset_scripts.icbhi_splits import TOTAL_CYCLES, TOTAL_RECORDINGS
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.files.recording_files import BOUNDED_COMPRESSIONS
 
 ICBHI_URL = "https://bhichallenge.med.auth.gr/sites/default/files/ICBHI_final_database/ICBHI_final_database.zip"
@@ -28,10 +28,6 @@ BLOCK_BYTES = 1 << 20
 # The database unpacks to about 2 GB in some 1,900 files.
 MAX_UNPACKED_BYTES = 16 << 30
 MAX_MEMBERS = 20_000
-
-
-class DownloadError(OSError):
-    """A file that could not be fetched. The message is one line: `address: what is wrong; remedy`."""
 
 
 def download_icbhi(
@@ -54,19 +50,19 @@ def download_icbhi(
         `Path`: the folder.
 
     Raises:
-        DownloadError: where the archive cannot be fetched; the next call continues the download.
-        DataFolderError: where the archive is damaged, unsafe, or incomplete.
+        InputError: where the archive cannot be fetched; the next call continues the download;
+            where the archive is damaged, unsafe, or incomplete.
     """
     data_dir = Path(data_dir)
     if data_dir.is_file():
-        raise DataFolderError(f"{data_dir}: is a file; name a folder for the download, or load the file without one")
+        raise InputError(data_dir, "is a file", "name a folder for the download, or load the file without one")
     data_dir.mkdir(parents=True, exist_ok=True)
     folder = find_folder(data_dir)
     if folder is not None:
         problem = _describe_difference(folder, expected_recordings, expected_cycles)
         if problem is None:
             return data_dir
-        raise DataFolderError(f"{folder.path}: has {problem}; name an empty folder for the download")
+        raise InputError(folder.path, f"has {problem}", "name an empty folder for the download")
     url = url or os.environ.get(URL_VARIABLE) or ICBHI_URL
     archive, unpacked = data_dir / ARCHIVE_NAME, data_dir / Path(ARCHIVE_NAME).stem
     if not archive.exists():
@@ -78,7 +74,7 @@ def download_icbhi(
         problem = _describe_difference(folder, expected_recordings, expected_cycles) or ""
     if problem:
         shutil.rmtree(unpacked)
-        raise DataFolderError(f"{archive}: has {problem}; delete it, or check the address {url}")
+        raise InputError(archive, f"has {problem}", f"delete it, or check the address {url}")
     archive.unlink()
     return data_dir
 
@@ -95,10 +91,10 @@ def download_file(url: str, destination: str | os.PathLike) -> Path:
         `Path`: the destination.
 
     Raises:
-        DownloadError: where the server refuses, or the connection fails four times in a row without progress.
+        InputError: where the server refuses, or the connection fails four times in a row without progress.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise DownloadError(f"{url}: is not an http or https address; correct it")
+        raise InputError(url, "is not an http or https address", "correct it")
     destination = Path(destination)
     part = destination.with_name(destination.name + ".part")
     failures = 0
@@ -108,16 +104,13 @@ def download_file(url: str, destination: str | os.PathLike) -> Path:
             _fetch(url, part)
             break
         except urllib.error.HTTPError as error:
-            raise DownloadError(
-                f"{url}: the server answered {error.code} {error.reason}; check the address"
-            ) from error
+            raise InputError(url, f"the server answered {error.code} {error.reason}", "check the address") from error
         except (OSError, http.client.HTTPException) as error:
             after = part.stat().st_size if part.exists() else 0
             failures = 0 if after > before else failures + 1
             if failures >= ATTEMPTS:
-                reason = getattr(error, "reason", error)
                 kept = f"{after / 1e6:.1f} MB are kept in {part}, run it again to continue"
-                raise DownloadError(f"{url}: {reason}; check the connection, {kept}") from error
+                raise InputError(url, str(getattr(error, "reason", error)), f"check the connection, {kept}") from error
             time.sleep(2.0**failures)
     os.replace(part, destination)
     return destination
@@ -135,13 +128,13 @@ def extract_zip(archive: str | os.PathLike, destination: str | os.PathLike) -> P
         `Path`: the folder.
 
     Raises:
-        DataFolderError: naming the member, where one leads out of the folder, is a link, is encrypted or is
+        InputError: naming the member, where one leads out of the folder, is a link, is encrypted or is
             compressed by anything but deflate; and where the archive is damaged, of an unknown kind or unpacks to
             more than 16 GiB. Nothing is left behind then.
     """
     destination = Path(destination)
     if destination.exists():
-        raise DataFolderError(f"{destination}: exists already; delete it, or name another folder")
+        raise InputError(destination, "exists already", "delete it, or name another folder")
     partial = destination.with_name(destination.name + ".unpacking")
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -153,13 +146,12 @@ def extract_zip(archive: str | os.PathLike, destination: str | os.PathLike) -> P
                 opened.extract(member, partial)
         partial.rename(destination)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataFolderError(
-            f"{archive}: is not a whole zip archive ({error}); delete it and fetch it again"
-        ) from error
+        raise InputError(archive, f"is not a whole zip archive ({error})", "delete it and fetch it again") from error
     except NotImplementedError as error:
-        raise DataFolderError(
-            f"{archive}: is of a kind that Python cannot unpack ({error}); unpack the archive by hand and name the "
-            "folder"
+        raise InputError(
+            archive,
+            f"is of a kind that Python cannot unpack ({error})",
+            "unpack the archive by hand and name the folder",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -208,12 +200,13 @@ def _check_members(archive: str | os.PathLike, members: list[zipfile.ZipInfo]) -
             problem = "is not compressed by deflate; unpack the archive by hand and name the folder"
         else:
             continue
-        raise DataFolderError(f"{archive}: member {member.filename!r} {problem}")
+        raise InputError(archive, f"member {member.filename!r} {problem}")
     unpacked = sum(member.file_size for member in members)
     if unpacked > MAX_UNPACKED_BYTES or len(members) > MAX_MEMBERS:
-        raise DataFolderError(
-            f"{archive}: unpacks to {unpacked / 1e9:.1f} GB in {len(members)} files, more than ICBHI 2017 has; "
-            "do not use this file"
+        raise InputError(
+            archive,
+            f"unpacks to {unpacked / 1e9:.1f} GB in {len(members)} files, more than ICBHI 2017 has",
+            "do not use this file",
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset_scripts.cycle_dataset import Recording
-from dataset_scripts.cycles import CLASS_NAMES, Cycle, DataFolderError, read_annotations
+from dataset_scripts.cycles import CLASS_NAMES, Cycle, read_annotations
 from dataset_scripts.icbhi_splits import (
     PARTS,
     TOTAL_RECORDINGS,
@@ -19,6 +19,7 @@ from dataset_scripts.icbhi_splits import (
     read_split_file,
 )
 from modeling_lung_srad.audio import audio_duration
+from modeling_lung_srad.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -59,20 +60,23 @@ def scan_folder(data_dir: str | os.PathLike, archive: str | os.PathLike | None =
         archive (`str` or `os.PathLike`, *optional*): the zip that it was unpacked from, for error messages.
 
     Raises:
-        DataFolderError: where there are none, some are in another folder than the others, or there is more than one
+        InputError: where there are none, some are in another folder than the others, or there is more than one
             split file.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
-        raise DataFolderError(
-            f"{data_dir}: no such folder; check the path, or pass download=True to fetch ICBHI 2017 (on the command "
-            "line: lung-srad prepare icbhi FOLDER PREPARED --download)"
+        raise InputError(
+            data_dir,
+            "no such folder",
+            "check the path, or pass download=True to fetch ICBHI 2017 (on the command line: lung-srad "
+            "prepare icbhi FOLDER PREPARED --download)",
         )
     folder = find_folder(data_dir)
     if folder is None:
-        raise DataFolderError(
-            f"{archive or data_dir}: has no ICBHI recordings such as 101_1b1_Al_sc_Meditron.wav; "
-            "name the folder of the unpacked database, or its zip"
+        raise InputError(
+            archive or data_dir,
+            "contains no ICBHI recordings such as 101_1b1_Al_sc_Meditron.wav",
+            "name the folder of the unpacked database, or its zip",
         )
     return folder
 
@@ -82,7 +86,7 @@ def find_folder(data_dir: Path) -> IcbhiFolder | None:
     Finds the recordings as [`scan_folder`]; `None` where there are none.
 
     Raises:
-        DataFolderError: where some are in another folder than the others, or there is more than one split file.
+        InputError: where some are in another folder than the others, or there is more than one split file.
     """
     found: IcbhiFolder | None = None
     for path in _folders(data_dir):
@@ -99,8 +103,8 @@ def find_folder(data_dir: Path) -> IcbhiFolder | None:
         if found is None and names:
             found = IcbhiFolder(path, audio, annotations, _find_split_file(data_dir, path))
         elif found is not None and names - found.audio.keys() - found.annotations.keys():
-            raise DataFolderError(
-                f"{path}: has other recordings than {found.path}; put all into one folder, or name one of the two"
+            raise InputError(
+                path, f"has other recordings than {found.path}", "put all into one folder, or name one of the two"
             )
     return found
 
@@ -110,16 +114,16 @@ def read_recordings(folder: IcbhiFolder, split: str) -> dict[str, list[Recording
     Recordings with audio and annotation, by part (`train`, `test`) and in order of their names.
 
     Raises:
-        AnnotationError: naming file and line, where an annotation cannot be used.
-        AudioError: where an audio file is missing or not audio.
-        DataFolderError: where the split does not fit the recordings.
+        InputError: naming file and line, where an annotation cannot be used;
+            where an audio file is missing or not audio;
+            where the split does not fit the recordings.
     """
     names = sorted(folder.audio.keys() & folder.annotations.keys())
     if not names:
         present, missing, suffix = f"{len(folder.annotations)} annotations", "audio", ".wav"
         if not folder.annotations:
             present, missing, suffix = f"{len(folder.audio)} audio files", "annotations", ANNOTATION_SUFFIX
-        raise DataFolderError(f"{folder.path}: {present} but no {missing} to them; add the {suffix} files")
+        raise InputError(folder.path, f"{present} but no {missing} to them", f"add the {suffix} files")
     recordings: dict[str, list[Recording]] = {part: [] for part in PARTS}
     for name, part in assign_parts(names, split, folder.split_file).items():
         recordings[part].append(_read_recording(folder, name))
@@ -193,14 +197,14 @@ def _find_split_file(*folders: Path) -> Path | None:
         if not file.name.startswith(".") and "train_test" in file.name.lower() and file.suffix.lower() == ".txt"
     }
     if len(found) > 1:
-        raise DataFolderError(f"{', '.join(map(str, found.values()))}: more than one split file; keep one of them")
+        raise InputError(", ".join(map(str, found.values())), "more than one split file", "keep one of them")
     return next(iter(found.values()), None)
 
 
 def _read_recording(folder: IcbhiFolder, name: str) -> Recording:
     parsed = parse_recording_name(name)
     if parsed is None:
-        raise DataFolderError(f"{name}: is not the name of an ICBHI recording; rename it")
+        raise InputError(name, "is not the name of an ICBHI recording", "rename it")
     annotation, audio = folder.annotations[name], folder.audio[name]
     duration = audio_duration(audio)
     cycles: list[Cycle] = read_annotations(annotation, duration, END_TOLERANCE_SECONDS)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_scripts.cycles import DataFolderError, SettingError
+from modeling_lung_srad.errors import InputError
 
 RECORDING_NAME = re.compile(r"(\d+)_([^_]+)_([A-Z][a-z])_(sc|mc)_([^_.]+)")
 PARTS = ("train", "test")
@@ -70,9 +70,9 @@ def parse_recording_name(name: str) -> RecordingName | None:
 
 
 def check_split(split: str) -> None:
-    """Raises `SettingError` where `split` is not one of `SPLITS`."""
+    """Raises `InputError` where `split` is not one of `SPLITS`."""
     if split not in SPLITS:
-        raise SettingError(f"split: {split!r} is not known; choose one of {', '.join(SPLITS)}")
+        raise InputError("split", f"{split!r} is not known", f"choose one of {', '.join(SPLITS)}")
 
 
 def published_counts(split: str) -> dict[str, tuple[int, int]]:
@@ -99,7 +99,7 @@ def assign_parts(names: Iterable[str], split: str, split_file: str | os.PathLike
         `dict[str, str]`: part by name; recordings that the split leaves out are missing.
 
     Raises:
-        DataFolderError: where a recording is in no part of the split, or the split file cannot be used.
+        InputError: where a recording is in no part of the split, or the split file cannot be used.
     """
     check_split(split)
     if split.startswith("fold"):
@@ -128,36 +128,36 @@ def read_split_file(path: str | os.PathLike) -> dict[str, str]:
     Reads a file with one recording a line and, after white space, `train` or `test`.
 
     Raises:
-        DataFolderError: naming file and line, where a line is not like that or names a recording twice.
+        InputError: naming file and line, where a line is not like that or names a recording twice.
     """
     parts: dict[str, str] = {}
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise DataFolderError(f"{path}: is not UTF-8 text; save it as plain text") from None
+        raise InputError(path, "is not UTF-8 text", "save it as plain text") from None
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields:
             continue
         if len(fields) != 2 or fields[1].lower() not in PARTS:
             problem = f"{line.strip()!r} is not a recording and its part"
-            raise DataFolderError(f"{path}: line {number}: {problem}; write the name, a tab, and train or test")
+            raise InputError(path, f"line {number}: {problem}", "write the name, a tab, and train or test")
         name = fields[0].removesuffix(".wav").removesuffix(".txt")
         if parts.setdefault(name, fields[1].lower()) != fields[1].lower():
-            raise DataFolderError(f"{path}: line {number}: {name} is in both parts; keep one of its lines")
+            raise InputError(path, f"line {number}: {name} is in both parts", "keep one of its lines")
     if not parts:
-        raise DataFolderError(f"{path}: names no recordings; write one a line with train or test, or remove the file")
+        raise InputError(path, "names no recordings", "write one a line with train or test, or remove the file")
     return parts
 
 
 def _fold_patient(name: str) -> str:
     patient = name.split("_")[0]
     if patient not in PATIENTS:
-        raise DataFolderError(f"{name}: patient {patient} is in no fold of ICBHI 2017; use the split 'official'")
+        raise InputError(name, f"patient {patient} is in no fold of ICBHI 2017", "use the split 'official'")
     return patient
 
 
 def _listed_part(name: str, listed: dict[str, str], split_file: str | os.PathLike) -> str:
     if name not in listed:
-        raise DataFolderError(f"{split_file}: does not name {name}; add it with train or test, or remove the file")
+        raise InputError(split_file, f"does not name {name}", "add it with train or test, or remove the file")
     return listed[name]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataset_scripts.cycle_dataset import Recording
-from dataset_scripts.cycles import SettingError
+from modeling_lung_srad.errors import InputError
 
 # Largest distance of folds times fraction from 1: fractions such as 0.33 are meant as folds.
 FOLD_TOLERANCE = 0.02
@@ -32,13 +32,13 @@ def choose_validation_patients(
         `set[str]`: at least one patient, and not all.
 
     Raises:
-        SettingError: where the fraction is out of range or there are fewer than two patients.
+        InputError: where the fraction is out of range or there are fewer than two patients.
     """
     if not 0 < fraction < 1:
-        raise SettingError(f"validation: {fraction} is not a fraction; give a number above 0 and below 1")
+        raise InputError("validation", f"{fraction} is not a fraction", "give a number above 0 and below 1")
     names = sorted(set(patients))
     if len(names) < 2:
-        raise SettingError(f"validation: {len(names)} patient(s) cannot be divided; use validation=0.0 or more data")
+        raise InputError("validation", f"{len(names)} patient(s) cannot be divided", "use validation=0.0 or more data")
     table = _count_groups(names, patients, devices, labels)
     number = min(max(round(fraction * len(names)), 1), len(names) - 1)
     left, folds = np.arange(len(names)), round(1 / fraction)

@@ -13,10 +13,11 @@ import pyarrow.parquet
 from tqdm.auto import tqdm
 
 from dataset_scripts.cycle_dataset import PREPARED_INFO, embed_cycle
-from dataset_scripts.cycles import CLASS_NAMES, DataFolderError
+from dataset_scripts.cycles import CLASS_NAMES
 from dataset_scripts.icbhi import load_icbhi
 from dataset_scripts.simulated import load_simulated
 from dataset_scripts.sprsound import load_sprsound
+from modeling_lung_srad.errors import InputError
 
 CYCLES_PER_FILE = 2000
 ROWS_PER_GROUP = 100
@@ -107,9 +108,9 @@ def prepare_icbhi(
         `Path`: the destination.
 
     Raises:
-        DataFolderError: where the source cannot be used or the destination holds something already.
-        AnnotationError: naming file, line and field.
-        AudioError: naming the audio file.
+        InputError: where the source cannot be used or the destination holds something already;
+            naming file, line and field;
+            naming the audio file.
     """
     _check_free(destination)
     cycles = load_icbhi(source, split, validation, seed, download, cache_dir=cache_dir)
@@ -190,7 +191,7 @@ def write_prepared(
         `Path`: the destination.
 
     Raises:
-        DataFolderError: where the destination holds something already or is the current folder.
+        InputError: where the destination holds something already or is the current folder.
     """
     destination = Path(destination)
     _check_free(destination)
@@ -225,9 +226,9 @@ def _write_file(part: datasets.Dataset, file: Path, count: Callable[[int], objec
 def _check_free(destination: str | os.PathLike) -> None:
     destination = Path(destination)
     if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise DataFolderError(f"{destination}: holds something already; name a new folder")
+        raise InputError(destination, "holds something already", "name a new folder")
     if not destination.name:
-        raise DataFolderError(f"{destination}: is the folder that you are in; name a new folder")
+        raise InputError(destination, "is the folder that you are in", "name a new folder")
 
 
 def _card(cycles: datasets.DatasetDict, title: str, source: str, rights: str, settings: Mapping[str, object]) -> str:

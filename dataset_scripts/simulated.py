@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
-from dataset_scripts.cycles import CLASS_NAMES, Cycle, DataFolderError, SettingError, write_annotations
+from dataset_scripts.cycles import CLASS_NAMES, Cycle, write_annotations
+from modeling_lung_srad.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
@@ -52,7 +53,7 @@ def simulate_cycle(
         `np.ndarray`: float32 waveform of shape `(int(seconds * sampling_rate),)`, breath noise at an RMS of 0.03.
 
     Raises:
-        SettingError: where an argument is out of range.
+        InputError: where an argument is out of range.
 
     Example:
 
@@ -63,9 +64,9 @@ def simulate_cycle(
     ```
     """
     if label not in range(len(CLASS_NAMES)):
-        raise SettingError(f"label: {label} is not a class; give 0 to {len(CLASS_NAMES) - 1} for {CLASS_NAMES}")
+        raise InputError("label", f"{label} is not a class", f"give 0 to {len(CLASS_NAMES) - 1} for {CLASS_NAMES}")
     if seconds < 0.5 or sampling_rate < 4000:
-        raise SettingError(f"{seconds} s at {sampling_rate} Hz: a cycle lasts at least 0.5 s, at 4000 Hz or more")
+        raise InputError(f"{seconds} s at {sampling_rate} Hz", "a cycle lasts at least 0.5 s, at 4000 Hz or more")
     generator = generator or np.random.default_rng(0)
     num_samples = int(seconds * sampling_rate)
     inspiration = generator.uniform(0.35, 0.45) * seconds
@@ -119,14 +120,14 @@ def write_simulated(
         `Path`: the folder.
 
     Raises:
-        DataFolderError: where the folder holds something already.
-        SettingError: where there are fewer than 2 patients.
+        InputError: where the folder holds something already;
+            where there are fewer than 2 patients.
     """
     if patients < 2 or recordings_per_patient < 1 or cycles_per_recording < 1:
-        raise SettingError("patients: give at least 2 patients, and at least 1 recording and cycle of each")
+        raise InputError("patients", "give at least 2 patients, and at least 1 recording and cycle of each")
     destination = Path(destination)
     if destination.exists() and any(destination.iterdir()):
-        raise DataFolderError(f"{destination}: is not empty; name a new folder")
+        raise InputError(destination, "is not empty", "name a new folder")
     destination.mkdir(parents=True, exist_ok=True)
     first_test = patients - max(1, round(TEST_SHARE * patients))
     split_lines = []

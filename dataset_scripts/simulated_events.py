@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset_scripts.cycles import CLASS_NAMES, SettingError
+from dataset_scripts.cycles import CLASS_NAMES
 from dataset_scripts.simulated import (
     BREATH_LEVEL,
     SIMULATED_RATE,
@@ -13,6 +13,7 @@ from dataset_scripts.simulated import (
     draw_wheeze,
     recorded,
 )
+from modeling_lung_srad.errors import InputError
 
 SHORTEST_SECONDS = 1.0
 BURST_SECONDS = 0.15
@@ -63,20 +64,21 @@ def simulate_event(
         the event is.
 
     Raises:
-        SettingError: where an argument is out of range.
+        InputError: where an argument is out of range.
     """
     plant = {CLASS_NAMES.index("crackle"): _plant_crackles, CLASS_NAMES.index("wheeze"): _plant_wheeze}.get(label)
     if plant is None:
-        raise SettingError(
-            f"label: {label} is not an event; give one of {CLASS_NAMES.index('crackle')} (crackle) and "
-            f"{CLASS_NAMES.index('wheeze')} (wheeze)"
+        raise InputError(
+            "label",
+            f"{label} is not an event",
+            f"give one of {CLASS_NAMES.index('crackle')} (crackle) and {CLASS_NAMES.index('wheeze')} (wheeze)",
         )
     if not level > 0:
-        raise SettingError(f"level: {level} is no loudness of an event; give more than 0")
+        raise InputError("level", f"{level} is not a loudness", "give more than 0")
     if seconds < SHORTEST_SECONDS or sampling_rate < 4000:
-        raise SettingError(
-            f"{seconds} s at {sampling_rate} Hz: a recording with an event lasts at least "
-            f"{SHORTEST_SECONDS:g} s, at 4000 Hz or more"
+        raise InputError(
+            f"{seconds} s at {sampling_rate} Hz",
+            f"a recording with an event lasts at least {SHORTEST_SECONDS:g} s, at 4000 Hz or more",
         )
     generator = generator or np.random.default_rng(0)
     num_samples = int(seconds * sampling_rate)

@@ -11,9 +11,10 @@ from typing import Any
 import datasets
 
 from dataset_scripts.cycle_dataset import FEATURES, Recording, check_validation, cycle_table
-from dataset_scripts.cycles import CLASS_NAMES, AnnotationError, Cycle, DataFolderError, check_length, check_named
+from dataset_scripts.cycles import CLASS_NAMES, Cycle, check_length, check_named
 from dataset_scripts.patient_split import split_validation
 from modeling_lung_srad.audio import audio_duration
+from modeling_lung_srad.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -76,15 +77,15 @@ def load_sprsound(data_dir: str | os.PathLike, validation: float = 0.0, seed: in
         `test_intra` are also in the training part.
 
     Raises:
-        SettingError: where `validation` is out of range.
-        DataFolderError: where the folder has no such files.
-        AnnotationError: naming file and field.
-        AudioError: naming the audio file.
+        InputError: where `validation` is out of range;
+            where the folder has no such files;
+            naming file and field;
+            naming the audio file.
     """
     check_named(data_dir)
     check_validation(validation)
     if not os.path.exists(data_dir):
-        raise DataFolderError(f"{data_dir}: no such folder; check the path")
+        raise InputError(data_dir, "no such folder", "check the path")
     parts = read_recordings(data_dir)
     train, chosen = split_validation(parts.pop("train", []), validation, seed)
     parts = {"train": train, "validation": chosen} | parts
@@ -102,9 +103,9 @@ def load_sprsound_recordings(data_dir: str | os.PathLike) -> list[SprsoundRecord
         `list[SprsoundRecording]`: recordings of all parts.
 
     Raises:
-        DataFolderError: where there are none, or several releases are mixed.
-        AnnotationError: naming file and field.
-        AudioError: naming the audio file.
+        InputError: where there are none, or several releases are mixed;
+            naming file and field;
+            naming the audio file.
     """
     check_named(data_dir)
     recordings = []
@@ -128,8 +129,8 @@ def read_recordings(data_dir: str | os.PathLike) -> dict[str, list[Recording]]:
     Recordings with audio and annotation, by part and in order of their names. Those without events are left out.
 
     Raises:
-        DataFolderError: where there are none, or several releases are mixed.
-        AnnotationError: naming file and field.
+        InputError: where there are none, or several releases are mixed;
+            naming file and field.
     """
     data_dir = Path(data_dir)
     parts: dict[str, list[Recording]] = {}
@@ -152,7 +153,7 @@ def read_events(path: str | os.PathLike, duration: float) -> list[tuple[Cycle, s
         `list[tuple[Cycle, str]]`: cycles in order of time, with their original event type.
 
     Raises:
-        AnnotationError: naming file and field.
+        InputError: naming file and field.
     """
     return _read_event_list(_read_content(path), path, duration)
 
@@ -162,19 +163,19 @@ def _read_content(path: str | os.PathLike) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
-        raise AnnotationError(f"{path}: is not UTF-8 text; fetch it again") from None
+        raise InputError(path, "is not UTF-8 text", "fetch it again") from None
     except json.JSONDecodeError as error:
-        raise AnnotationError(f"{path}: line {error.lineno}: is not JSON ({error.msg}); fetch it again") from None
+        raise InputError(path, f"line {error.lineno}: is not JSON ({error.msg})", "fetch it again") from None
     return content if isinstance(content, dict) else {}
 
 
 def _read_record_label(content: dict[str, Any], path: Path) -> str:
     record_label = content.get("record_annotation")
     if record_label is None:
-        raise AnnotationError(f"{path}: record_annotation: is missing; fetch the file again")
+        raise InputError(path, "record_annotation: is missing", "fetch the file again")
     if record_label not in RECORD_LABELS:
-        raise AnnotationError(
-            f"{path}: record_annotation: {record_label!r} is not known; use one of {', '.join(RECORD_LABELS)}"
+        raise InputError(
+            path, f"record_annotation: {record_label!r} is not known", f"use one of {', '.join(RECORD_LABELS)}"
         )
     return record_label
 
@@ -182,22 +183,22 @@ def _read_record_label(content: dict[str, Any], path: Path) -> str:
 def _read_event_list(content: dict[str, Any], path: str | os.PathLike, duration: float) -> list[tuple[Cycle, str]]:
     events = content.get("event_annotation")
     if not isinstance(events, list):
-        raise AnnotationError(f"{path}: event_annotation: is missing or not a list; fetch the file again")
+        raise InputError(path, "event_annotation: is missing or not a list", "fetch the file again")
     read = [_read_event(event, f"{path}: event_annotation[{index}]", duration) for index, event in enumerate(events)]
     return sorted(read, key=lambda pair: (pair[0].start, pair[0].end))
 
 
 def _read_event(event: Any, where: str, duration: float) -> tuple[Cycle, str]:
     if not isinstance(event, dict):
-        raise AnnotationError(f"{where}: is not an object; give it start, end and type")
+        raise InputError(where, "is not an object", "give it start, end and type")
     event_type = event.get("type")
     if event_type not in EVENT_CLASSES:
-        raise AnnotationError(f"{where}.type: {event_type!r} is not known; use one of {', '.join(EVENT_CLASSES)}")
+        raise InputError(f"{where}.type", f"{event_type!r} is not known", f"use one of {', '.join(EVENT_CLASSES)}")
     start, end = (_read_milliseconds(event.get(field), f"{where}.{field}") for field in ("start", "end"))
     if end <= start:
-        raise AnnotationError(f"{where}.end: {end:g} s is not after start {start:g} s; correct the times")
+        raise InputError(f"{where}.end", f"{end:g} s is not after start {start:g} s", "correct the times")
     if end > duration + END_TOLERANCE_SECONDS or start >= duration:
-        raise AnnotationError(f"{where}.end: {end:g} s is beyond the recording of {duration:.3f} s; correct the times")
+        raise InputError(f"{where}.end", f"{end:g} s is beyond the recording of {duration:.3f} s", "correct the times")
     end = min(end, duration)
     check_length(start, end, where)
     return Cycle(start, end, CLASS_NAMES.index(EVENT_CLASSES[event_type])), event_type
@@ -207,9 +208,9 @@ def _read_milliseconds(value: Any, where: str) -> float:
     try:
         seconds = float(value) / 1000
     except (TypeError, ValueError):
-        raise AnnotationError(f"{where}: {value!r} is not a number; give milliseconds") from None
+        raise InputError(where, f"{value!r} is not a number", "give milliseconds") from None
     if not math.isfinite(seconds) or seconds < 0:
-        raise AnnotationError(f"{where}: {value!r} is not a time; give milliseconds from 0 on")
+        raise InputError(where, f"{value!r} is not a time", "give milliseconds from 0 on")
     return seconds
 
 
@@ -219,9 +220,10 @@ def _find_recordings(data_dir: Path) -> list[tuple[str, Path, Path]]:
     audio = _files_by_name(data_dir, ".wav")
     names = sorted(annotations.keys() & audio.keys())
     if not names:
-        raise DataFolderError(
-            f"{data_dir}: has no SPRSound recordings such as 40069321_15.3_0_p1_981.wav with their .json; "
-            "name the folder that holds train_wav and train_json"
+        raise InputError(
+            data_dir,
+            "contains no SPRSound recordings such as 40069321_15.3_0_p1_981.wav with their .json",
+            "name the folder that holds train_wav and train_json",
         )
     left_out = len(annotations.keys() ^ audio.keys())
     if left_out:
@@ -235,7 +237,7 @@ def _files_by_name(data_dir: Path, suffix: str) -> dict[str, Path]:
         if len(file.stem.split("_")) != NAME_PARTS or file.name.startswith("."):
             continue
         if file.stem in files:
-            raise DataFolderError(f"{data_dir}: {file.name} is in two folders; name the folder of one release")
+            raise InputError(data_dir, f"{file.name} is in two folders", "name the folder of one release")
         files[file.stem] = file
     return files
 

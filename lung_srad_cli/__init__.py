@@ -23,7 +23,7 @@ from lung_srad_cli import (
     train_command,
 )
 from lung_srad_cli.argument_types import INPUT_ERROR, Parser
-from lung_srad_cli.errors import is_for_users, report
+from lung_srad_cli.errors import report_text
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 COMMANDS = (
@@ -71,14 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        report("interrupted")
+        report_text("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of the output has gone; without this, Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (OSError, ValueError) as error:
-        if not is_for_users(error):
+        from modeling_lung_srad.errors import is_about_input, report
+
+        if not is_about_input(error):
             raise
         report(error)
         return INPUT_ERROR

@@ -5,7 +5,7 @@ import contextlib
 import math
 from typing import Any, NoReturn
 
-from lung_srad_cli.errors import report
+from lung_srad_cli.errors import report_text
 
 INPUT_ERROR = 2
 SPLITS = ("official", "leak_free", "fold0", "fold1", "fold2", "fold3", "fold4")
@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        report(f"{message}; see `{self.prog} --help`")
+        report_text(f"{message}; see `{self.prog} --help`")
         raise SystemExit(INPUT_ERROR)
 
 

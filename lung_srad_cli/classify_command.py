@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from dataset_scripts.cycles import AnnotationError, Cycle, read_annotations
+from dataset_scripts.cycles import Cycle, read_annotations
 from lung_srad_cli.argument_types import INPUT_ERROR
-from lung_srad_cli.errors import UsageError, report, reported
+from lung_srad_cli.errors import report_text, reported
 from lung_srad_cli.journal import SUFFIX, Journal
 from lung_srad_cli.processes import Processes, join_processes, leave_processes
 from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
-from modeling_lung_srad.files.output_files import OutputError, check_output, replaced_when_complete
+from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.files.output_files import check_output, replaced_when_complete
 from modeling_lung_srad.files.recording_files import (
     ArchivedRecording,
     find_annotations,
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         `int`: the exit code, 2 where at least one recording could not be classified.
 
     Raises:
-        UsageError, CheckpointError, OutputError, RecordingsError, WindowError: where nothing could be done at all.
+        InputError: where nothing could be done at all.
     """
     processes = join_processes()
     try:
@@ -78,7 +79,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     output_format = _choose_format(arguments)
     if arguments.output is None or _is_special(Path(arguments.output)):
         if processes.count > 1:
-            raise UsageError("several processes need --output, a file that they write together; name one")
+            raise InputError("--output", "several processes need a file that they write together", "name one")
         return _run_to_stream(arguments, jobs, output_format, processes, failures)
     if not processes.is_main:
         failures.clear()
@@ -132,16 +133,19 @@ def _run_to_file(
                 journal.add(job.key, result)
         except BaseException:
             if len(journal):
-                report(f"{journal.path}: keeps {len(journal)} recordings; the same command again goes on from there")
+                report_text(
+                    f"{journal.path}: keeps {len(journal)} recordings; the same command again goes on from there"
+                )
             raise
         num_failures = processes.total(len(failures))
         if processes.is_main:
             journal.read()
             done = [job.key for job in jobs if job.key in journal]
             if len(done) + num_failures < len(jobs):
-                raise OutputError(
-                    f"{output}: recordings changed while other processes began; start the same command again, which "
-                    f"goes on from {journal.path}"
+                raise InputError(
+                    output,
+                    "recordings changed while other processes began",
+                    f"start the same command again, which goes on from {journal.path}",
                 )
             if done:
                 _write_output(output, output_format, journal.results(done), is_annotated)
@@ -168,7 +172,7 @@ def _write_output(output: Path, output_format: str, results: Iterator[RecordingR
 def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[Job]:
     """Finds recordings, annotations and plot names, and checks what can be checked before the work begins."""
     if arguments.annotations is not None and (arguments.window or arguments.hop):
-        raise UsageError("--annotations says where cycles are; leave it out, or leave --window and --hop out")
+        raise InputError("--annotations", "says where cycles are", "leave it out, or leave --window and --hop out")
     found: dict[str, Path | ArchivedRecording] = {}
     for path in arguments.paths:
         with reported(failures):
@@ -189,7 +193,7 @@ def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[
         targets = plot_paths(arguments.plot, recordings)
         plots = [*targets]
         if arguments.output is not None and Path(arguments.output).resolve() in {plot.resolve() for plot in targets}:
-            raise UsageError(f"{arguments.output}: is named by --output and by --plot; give the plot another name")
+            raise InputError(arguments.output, "is named by --output and by --plot", "give the plot another name")
     return [
         Job(recording, annotation, plot, f"{place} {_stamps(_file_of(recording), annotation)}")
         for (place, recording), annotation, plot in zip(found.items(), annotations, plots, strict=True)
@@ -284,7 +288,7 @@ def classify_recording(
         on_progress (`Callable[[int, int], None]`): told how many windows of how many are done.
 
     Raises:
-        AnnotationError: where the annotations do not fit the recording.
+        InputError: where the annotations do not fit the recording.
     """
     if job.annotations is None:
         return lung_sounds(recording, on_progress=on_progress)
@@ -302,9 +306,10 @@ def classify_recording(
 def _check_length(cycle: Cycle, annotations: Path, recording: Recording) -> None:
     rate = recording.sampling_rate
     if int(cycle.end * rate) - int(cycle.start * rate) < round(MIN_SECONDS * rate):
-        raise AnnotationError(
-            f"{annotations}: the cycle from {cycle.start:g} s to {cycle.end:g} s is too short; "
-            f"at least {1000 * MIN_SECONDS:.0f} ms of the recording of {recording.duration:.3f} s are needed"
+        raise InputError(
+            annotations,
+            f"the cycle from {cycle.start:g} s to {cycle.end:g} s is too short",
+            f"at least {1000 * MIN_SECONDS:.0f} ms of the recording of {recording.duration:.3f} s are needed",
         )
 
 
@@ -319,9 +324,9 @@ def _choose_format(arguments: argparse.Namespace) -> str:
     chosen = arguments.format or (suffix if suffix in (*FORMATS, PARQUET) else "table")
     if chosen == PARQUET:
         if arguments.output is None:
-            raise UsageError("--format parquet is no text; name its file by --output")
+            raise InputError("--format parquet", "is not text", "name its file by --output")
         if importlib.util.find_spec("pyarrow") is None:
-            raise UsageError('pyarrow not installed, which writes Parquet; run pip install "lung-srad[parquet]"')
+            raise InputError("pyarrow", "not installed", 'run pip install "lung-srad[parquet]", which writes Parquet')
     return chosen
 
 

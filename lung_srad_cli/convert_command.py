@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lung_srad_cli.argument_types import COUNT, path
-from lung_srad_cli.errors import UsageError
 
 EPILOG = """\
 examples:
@@ -31,10 +30,11 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Converts `source` to a new folder; returns the exit code."""
     from modeling_lung_srad.conversion import convert_checkpoint, convert_feature_extractor
+    from modeling_lung_srad.errors import InputError
 
     destination = Path(arguments.destination)
     if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise UsageError(f"{destination}: holds something already; name a new folder")
+        raise InputError(destination, "holds something already", "name a new folder")
     model = convert_checkpoint(arguments.source, num_labels=arguments.num_labels)
     model.save_pretrained(destination)
     convert_feature_extractor(arguments.source).save_pretrained(destination)

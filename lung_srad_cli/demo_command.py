@@ -5,7 +5,7 @@ import socket
 from typing import Any
 
 from lung_srad_cli.argument_types import number, path
-from lung_srad_cli.errors import UsageError, require_modules
+from lung_srad_cli.errors import require_modules
 
 DESCRIPTION = """\
 Serves a page in which recordings are uploaded or recorded, classified and explained, until Ctrl+C.
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check_address(host: str, port: int | None) -> None:
     """
-    Raises [`UsageError`] where nothing can listen.
+    Raises [`InputError`] where nothing can listen.
 
     Args:
         host (`str`): name or address of this machine.
@@ -73,7 +73,9 @@ def check_address(host: str, port: int | None) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
+        from modeling_lung_srad.errors import InputError
+
         place = f"{host}:{port}" if port else host
-        raise UsageError(
-            f"{place}: cannot be listened on ({error.strerror}); give another --port, or leave --host out"
+        raise InputError(
+            place, f"cannot listen there ({error.strerror})", "give another --port, or leave --host out"
         ) from error

@@ -1,4 +1,4 @@
-"""Errors about wrong input: one line each, on standard error."""
+"""The light side of `modeling_lung_srad.errors`, which takes seconds to import: it is imported for an error only."""
 
 import contextlib
 import importlib.util
@@ -6,55 +6,39 @@ import sys
 from collections.abc import Iterator, Sequence
 
 TRAINING_MODULES = ("accelerate", "datasets", "evaluate", "sklearn", "yaml")
-OWN_PACKAGES = ("lung_srad_cli", "modeling_lung_srad", "dataset_scripts", "training")
 
 
-class UsageError(ValueError):
-    """Arguments that cannot be followed, alone or together; the message names them and the remedy."""
-
-
-def report(problem: object) -> None:
-    """Prints a problem as one line; a progress bar is kept whole, and no file name can control the terminal."""
+def report_text(text: str) -> None:
+    """As `modeling_lung_srad.errors.report`, for a text."""
     from tqdm import tqdm
 
-    line = " ".join(_describe(problem).splitlines())
-    tqdm.write(f"lung-srad: error: {printable(line)}", file=sys.stderr)
+    if not text.isprintable():
+        from modeling_lung_srad.errors import printable
 
-
-def printable(line: str) -> str:
-    """`modeling_lung_srad.files.result_formats.printable` without its imports."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
-
-
-def _describe(problem: object) -> str:
-    if not isinstance(problem, OSError) or problem.strerror is None:
-        return str(problem)
-    name = f"{problem.filename}: " if problem.filename else ""
-    return f"{name}{problem.strerror}; check the path, its permissions and the space on its disk"
-
-
-def is_for_users(error: Exception) -> bool:
-    """True for an error about the input (a file, an error class of this project), not a mistake in the code."""
-    own = type(error).__module__.partition(".")[0] in OWN_PACKAGES
-    return isinstance(error, OSError) or (isinstance(error, ValueError) and own)
+        text = printable(text)
+    tqdm.write(f"lung-srad: error: {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager
 def reported(failures: list[Exception]) -> Iterator[None]:
     """Reports an error about the input and adds it to `failures`, instead of passing it on."""
+    from modeling_lung_srad.errors import is_about_input, report
+
     try:
         yield
     except BrokenPipeError:
         raise
     except (OSError, ValueError) as error:
-        if not is_for_users(error):
+        if not is_about_input(error):
             raise
         report(error)
         failures.append(error)
 
 
 def require_modules(names: Sequence[str], extra: str) -> None:
-    """Raises `UsageError`, which names the extra to install, where a package is missing."""
+    """Raises `InputError`, which names the extra to install, where a package is missing."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f'{", ".join(missing)} not installed; run pip install "lung-srad[{extra}]"')
+        from modeling_lung_srad.errors import InputError
+
+        raise InputError(", ".join(missing), "not installed", f'run pip install "lung-srad[{extra}]"')

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from lung_srad_cli.argument_types import SPLITS, add_batch_size, path
-from lung_srad_cli.errors import TRAINING_MODULES, UsageError, require_modules
+from lung_srad_cli.errors import TRAINING_MODULES, require_modules
 
 USAGE = """\
 lung-srad evaluate CHECKPOINT [CHECKPOINT ...] DATA [--split SPLIT] [--part PART] [--output DIR] [--batch-size N]
@@ -69,7 +69,7 @@ def add(commands: Any) -> None:
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """Raises `UsageError` for options that do not go together."""
+    """Raises `InputError` for options that do not go together."""
     if not arguments.compare and not arguments.predictions:
         return
     mode = "--compare" if arguments.compare else "--predictions"
@@ -82,8 +82,10 @@ def check_options(arguments: argparse.Namespace) -> None:
     }
     for name, value in others.items():
         if value:
-            raise UsageError(
-                f"{name} does not go with {mode}, which needs no model and no audio; leave one of them out"
+            from modeling_lung_srad.errors import InputError
+
+            raise InputError(
+                name, f"does not go with {mode}, which needs no model and no audio", "leave one of them out"
             )
 
 

@@ -2,13 +2,9 @@
 
 import argparse
 import os
-import sys
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ParamSpec
 
-from lung_srad_cli.argument_types import INPUT_ERROR
 from training.prediction.classifier_loading import load_classifier
 from training.prediction.evaluate_checkpoint import evaluate_checkpoint
 from training.report.comparison import compare_reports, markdown_comparison
@@ -31,37 +27,22 @@ from training.report.seeds import markdown_seeds, report_names, summarize_seeds
 
 SEEDS_JSON, SEEDS_MARKDOWN = "seeds.json", "seeds.md"
 COMPARISON_JSON, COMPARISON_MARKDOWN = "comparison.json", "comparison.md"
-Arguments = ParamSpec("Arguments")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates, recomputes or compares, as the arguments say."""
     if arguments.compare:
         first, second = arguments.compare
-        return compare(first, second, output=arguments.output)
-    if arguments.predictions:
-        return recompute(arguments.predictions, output=arguments.output)
-    chosen = {name: getattr(arguments, name) for name in ("split", "part", "batch_size")}
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return evaluate(arguments.checkpoints, arguments.data, output=arguments.output, **given)
+        compare(first, second, output=arguments.output)
+    elif arguments.predictions:
+        recompute(arguments.predictions, output=arguments.output)
+    else:
+        chosen = {name: getattr(arguments, name) for name in ("split", "part", "batch_size")}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        evaluate(arguments.checkpoints, arguments.data, output=arguments.output, **given)
+    return 0
 
 
-def _with_exit_code(work: Callable[Arguments, None]) -> Callable[Arguments, int]:
-    """Makes `work` return the exit code: 0, or 2 after wrong input, which is one line on standard error."""
-
-    @wraps(work)
-    def run_reported(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> int:
-        try:
-            work(*arguments, **keywords)
-        except (ValueError, OSError) as error:
-            print(f"lung-srad evaluate: {' '.join(str(error).split())}", file=sys.stderr)
-            return INPUT_ERROR
-        return 0
-
-    return run_reported
-
-
-@_with_exit_code
 def evaluate(
     checkpoints: Sequence[str],
     data: str,
@@ -117,7 +98,6 @@ def _evaluate_several(
     _say_written(output, (SEEDS_JSON, SEEDS_MARKDOWN, *(f"{name}/" for name in names)))
 
 
-@_with_exit_code
 def recompute(predictions: str, output: str | None = None) -> None:
     """Makes the report of an earlier evaluation again from its predictions, without audio and without the model.
 
@@ -140,7 +120,6 @@ def recompute(predictions: str, output: str | None = None) -> None:
     _say_written(output, REPORT_FILES)
 
 
-@_with_exit_code
 def compare(first: str, second: str, output: str | None = None) -> None:
     """Compares two earlier evaluations of the same cycles, prints the differences and writes them to a folder.
 

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from lung_srad_cli.argument_types import COUNT, SPLITS, path
-from lung_srad_cli.errors import TRAINING_MODULES, UsageError, require_modules
+from lung_srad_cli.errors import TRAINING_MODULES, require_modules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     Exports a checkpoint and prints the result; returns the exit code.
 
     Raises:
-        CheckpointError, ExportError, OutputError, UsageError: where nothing was written.
+        InputError: where nothing was written.
     """
     require_modules(EXPORT_MODULES, extra="export")
     if arguments.data is not None:
@@ -74,12 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from modeling_lung_srad.checkpoint_loading import load_checkpoint
+    from modeling_lung_srad.errors import InputError
     from modeling_lung_srad.export.onnx_export import check_destination, export_onnx
 
     if arguments.data is None and (arguments.part or arguments.split):
-        raise UsageError("--part and --split say which cycles of --data to take; give --data as well")
+        raise InputError("--part, --split", "say which cycles of --data to take", "give --data as well")
     if arguments.data is not None and not arguments.int8:
-        raise UsageError("--data measures what int8 weights change; give --int8 as well")
+        raise InputError("--data", "measures what int8 weights change", "give --int8 as well")
     check_destination(arguments.destination, arguments.force)
     model, feature_extractor = load_checkpoint(arguments.checkpoint)
     part, split = arguments.part or "validation", arguments.split or "official"
@@ -89,8 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         try:
             cycles = load_scored_cycles(arguments.checkpoint, arguments.data, split, part)
-        except ValueError as error:
-            raise UsageError(f"--data {error}") from error
+        except InputError as error:
+            raise error.within("--data") from error
     with tqdm(total=NUM_STEPS - (not arguments.int8), unit="step", disable=None, leave=False) as bar:
 
         def say(step: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from modeling_lung_srad.files.output_files import OutputError
+from modeling_lung_srad.errors import InputError
 
 SUFFIX = ".partial"
 HEAD = b'{"settings": '
@@ -30,7 +30,7 @@ class Journal:
         process (`int`, *optional*, defaults to 0): number of this process.
 
     Raises:
-        OutputError: where there are results of a run with other settings, another run is writing to them, or a file
+        InputError: where there are results of a run with other settings, another run is writing to them, or a file
             of that name is something else.
     """
 
@@ -43,8 +43,8 @@ class Journal:
         try:
             self._lock.acquire()
         except Timeout:
-            raise OutputError(
-                f"{self.path}: another run is writing there; wait until it ends, or give another --output"
+            raise InputError(
+                self.path, "another run is writing there", "wait until it ends, or give another --output"
             ) from None
         try:
             self._recover()
@@ -116,14 +116,15 @@ class Journal:
         self._lock.release()
 
     def _check_head(self, path: Path, line: bytes) -> None:
-        """Raises [`OutputError`] where the first line of a file does not name these settings."""
+        """Raises [`InputError`] where the first line of a file does not name these settings."""
         settings = _parse(line).get("settings")
         if settings is None:
-            raise OutputError(f"{path}: is there, and is no journal of lung-srad; move it, or give another --output")
+            raise InputError(path, "is not a journal of lung-srad", "move it, or give another --output")
         if settings != json.loads(json.dumps(self.settings)):
-            raise OutputError(
-                f"{path}: holds the results of an unfinished run with another checkpoint or other settings; "
-                "remove it, or give another --output"
+            raise InputError(
+                path,
+                "holds the results of an unfinished run with another checkpoint or other settings",
+                "remove it, or give another --output",
             )
 
     def _recover(self) -> None:

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from lung_srad_cli.argument_types import COUNT, PATIENTS, SEED, SHARE, SPLITS, Parser, path
-from lung_srad_cli.errors import UsageError, require_modules
+from lung_srad_cli.errors import require_modules
 
 EPILOG = """\
 examples:
@@ -46,7 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
         from dataset_scripts.simulated import write_simulated
 
         if options.pop("validation"):
-            raise UsageError("--validation does not go with --layout icbhi, whose split has two parts; leave it out")
+            from modeling_lung_srad.errors import InputError
+
+            raise InputError(
+                "--validation", "does not go with --layout icbhi, whose split has two parts", "leave it out"
+            )
         print(write_simulated(**options))
         return 0
     require_modules(("datasets",), extra="train")

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
-from lung_srad_cli.errors import UsageError
+from modeling_lung_srad.errors import InputError
 
 LONGEST_WAIT = timedelta(days=7)
 
@@ -39,7 +39,7 @@ def join_processes() -> Processes:
     """Joins the processes that `accelerate launch` or `torchrun` started; one alone where neither did."""
     count = os.environ.get("WORLD_SIZE") or "1"
     if not count.isdecimal():
-        raise UsageError(f"WORLD_SIZE: {count!r} is no number of processes; unset it, or use accelerate launch")
+        raise InputError("WORLD_SIZE", f"{count!r} is not a number of processes", "unset it, or use accelerate launch")
     if int(count) <= 1:
         return Processes(0, 1)
     import torch

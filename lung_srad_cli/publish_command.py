@@ -5,7 +5,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from lung_srad_cli.argument_types import Parser, path
-from lung_srad_cli.errors import printable
 
 if TYPE_CHECKING:
     from lung_srad_cli.publishing.repository_files import PreparedRepository
@@ -73,10 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
     Lists what goes up, tries it out, uploads it, and says how to load it; returns the exit code.
 
     Raises:
-        CheckpointError, PublishError: where nothing was published.
+        InputError: where nothing was published.
     """
     from lung_srad_cli.publishing.repository_files import describe_files, format_size
     from lung_srad_cli.publishing.upload import require_model, require_token, upload_files
+    from modeling_lung_srad.errors import printable
 
     if not arguments.dry_run:
         require_token()

@@ -11,14 +11,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lung_srad_cli.argument_types import INPUT_ERROR
-from lung_srad_cli.errors import UsageError, reported
+from lung_srad_cli.errors import reported
 from lung_srad_cli.spectrum_files import SpectrumFiles, write_curves, write_summary
 from modeling_lung_srad import LungSradFeatureExtractor
+from modeling_lung_srad.errors import InputError, printable
 from modeling_lung_srad.files.plots import save_figure
 from modeling_lung_srad.files.recording_files import ArchivedRecording, find_recordings
-from modeling_lung_srad.files.result_formats import printable
 from modeling_lung_srad.recording import cut_cycle, fade_recording, load_recording
-from modeling_lung_srad.spectral import SpectralError
 from modeling_lung_srad.spectral.figures import (
     AttentionMap,
     mel_share,
@@ -70,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         `int`: the exit code, 2 where at least one recording could not be used.
 
     Raises:
-        UsageError, CheckpointError, OutputError, SpectralError, WindowError: where nothing could be done at all.
+        InputError: where nothing could be done at all.
     """
     failures: list[Exception] = []
     files = SpectrumFiles.at(arguments.output)
@@ -106,7 +105,7 @@ def load_subjects(arguments: argparse.Namespace) -> list[Subject]:
     from training.prediction.classifier_loading import load_classifier
 
     if arguments.compare is None and (arguments.compare_stage is not None or arguments.compare_blocks):
-        raise UsageError("--compare-stage and --compare-blocks choose layers of --compare; give --compare as well")
+        raise InputError("--compare-stage, --compare-blocks", "choose layers of --compare", "give --compare as well")
     model, feature_extractor = load_classifier(arguments.checkpoint)
     drawn = choose_layers(arguments.checkpoint, model, arguments.stage, arguments.blocks)
     subjects = [Subject(_name(arguments.checkpoint), model, feature_extractor, drawn)]
@@ -134,11 +133,11 @@ def choose_layers(
     spaced ones of the stage.
 
     Raises:
-        UsageError: for a stage or block that the model does not have.
+        InputError: for a stage or block that the model does not have.
     """
     is_ast = model.config.model_type == AST
     if is_ast and stage is not None:
-        raise UsageError(f"{checkpoint}: is an AST, which has layers and no stages; leave the stage out")
+        raise InputError(checkpoint, "is an AST, which has layers and no stages", "leave the stage out")
     if not is_ast and stage is None:
         stage = min(DEFAULT_STAGE, len(model.config.depths) - 1)
     if blocks is None:
@@ -149,17 +148,19 @@ def choose_layers(
     layers = [MixingLayer(stage, block) for block in dict.fromkeys(blocks)]
     try:
         check_layers(model, layers)
-    except SpectralError as error:
-        raise UsageError(f"{checkpoint}: {error}") from error
+    except InputError as error:
+        raise error.within(checkpoint) from error
     return layers
 
 
 def check_regularized(checkpoint: str, model: PreTrainedModel) -> None:
-    """Raises `UsageError` for a model without a Gaussian convolution that acts at inference."""
+    """Raises `InputError` for a model without a Gaussian convolution that acts at inference."""
     if not getattr(model.config, "gaussian_blocks", ()) or not model.config.gaussian_at_inference:
-        raise UsageError(
-            f"--regularization: {checkpoint} has no Gaussian convolution that acts at inference (gaussian_blocks, "
-            "gaussian_at_inference in its config.json); name a checkpoint that has one, or leave the option out"
+        raise InputError(
+            "--regularization",
+            f"{checkpoint} lacks a Gaussian convolution that acts at inference (gaussian_blocks, "
+            "gaussian_at_inference in its config.json)",
+            "name a checkpoint that has one, or leave the option out",
         )
 
 
@@ -170,7 +171,7 @@ def load_recordings(
     longest = min(subject.feature_extractor.cycle_seconds for subject in subjects)
     rates = {subject.feature_extractor.sampling_rate for subject in subjects}
     if len(rates) > 1:
-        raise UsageError(f"--compare: the two models work at different sampling rates ({rates}); compare others")
+        raise InputError("--compare", f"the two models work at different sampling rates ({rates})", "compare others")
     window = arguments.window or min(DEFAULT_WINDOW_SECONDS, longest)
     hop = arguments.hop or window
     check_window(window, hop, longest)
@@ -236,7 +237,7 @@ def choose_position(wanted: Sequence[float] | None, recording: WindowedRecording
     The point whose attention is drawn, and the window around it.
 
     Raises:
-        UsageError: where it is beyond the recording or its frequencies.
+        InputError: where it is beyond the recording or its frequencies.
     """
     if wanted is None:
         start, end = recording.windows[0]
@@ -244,11 +245,11 @@ def choose_position(wanted: Sequence[float] | None, recording: WindowedRecording
     seconds, hz = wanted
     duration, nyquist = len(recording.waveform) / recording.sampling_rate, recording.sampling_rate / 2
     if seconds >= duration:
-        raise UsageError(
-            f"--position: {seconds:g} s is beyond {recording.file}, which lasts {duration:.2f} s; give less"
+        raise InputError(
+            "--position", f"{seconds:g} s is beyond {recording.file}, which lasts {duration:.2f} s", "give less"
         )
     if not 20 <= hz <= nyquist:
-        raise UsageError(f"--position: {hz:g} Hz is not on the mel axis; give 20 to {nyquist:g}")
+        raise InputError("--position", f"{hz:g} Hz is not on the mel axis", f"give 20 to {nyquist:g}")
     length = recording.windows[0][1] - recording.windows[0][0]
     start = min(max(0.0, seconds - length / 2), max(0.0, duration - length))
     return Position((start, min(start + length, duration)), seconds, hz)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_lung_srad.files.output_files import OutputError, check_output, replaced_when_complete
+from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.files.output_files import check_output, replaced_when_complete
 from modeling_lung_srad.spectral.profile import FIGURES, LayerProfile, spread
 
 SUFFIXES = (".png", ".svg")
@@ -37,17 +38,17 @@ class SpectrumFiles:
         In a folder, an existing one or a name without suffix; or beside a figure of that name.
 
         Raises:
-            OutputError: where the suffix is another one, or nothing can be written there.
+            InputError: where the suffix is another one, or nothing can be written there.
         """
         path = Path(target)
         if path.is_dir() or not path.suffix:
             if path.exists() and not path.is_dir():
-                raise OutputError(f"{path}: is a file; name a folder, or a name that ends in {' or '.join(SUFFIXES)}")
+                raise InputError(path, "is a file", f"name a folder, or a name that ends in {' or '.join(SUFFIXES)}")
             check_output(path / "summary.csv" if path.is_dir() else path)
             return cls(path, "", DEFAULT_SUFFIX)
         if path.suffix.lower() not in SUFFIXES:
-            raise OutputError(
-                f"{path}: figures are written as {' and '.join(SUFFIXES)}; give one of these suffixes, or a folder"
+            raise InputError(
+                path, f"figures are written as {' and '.join(SUFFIXES)}", "give one of these suffixes, or a folder"
             )
         check_output(path)
         return cls(path.parent, f"{path.stem}_", path.suffix.lower())

@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from .errors import InputError
+
 try:
     import soundfile
 except ImportError:
@@ -41,25 +43,18 @@ BLOCK_FRAMES = 2**20
 SAMPLES_AT_ONCE = 2**24
 
 
-class AudioError(ValueError):
-    """An audio file that cannot be used. The message is one line: `path: what is wrong; remedy`."""
-
-    def __init__(self, name: str | os.PathLike, problem: str, remedy: str):
-        super().__init__(f"{name}: {problem}; {remedy}")
-
-
 @contextmanager
 def memory_checked(name: str | os.PathLike) -> Iterator[None]:
     """
     Runs what takes memory for one recording, so that too long a recording does not stop the others.
 
     Raises:
-        AudioError: in place of a `MemoryError`.
+        InputError: in place of a `MemoryError`.
     """
     try:
         yield
     except MemoryError as error:
-        raise AudioError(name, "does not fit into memory", "cut it into shorter files") from error
+        raise InputError(name, "does not fit into memory", "cut it into shorter files") from error
 
 
 def read_audio(path: str | os.PathLike, sampling_rate: int = SAMPLING_RATE, allow_silence: bool = False) -> np.ndarray:
@@ -76,7 +71,7 @@ def read_audio(path: str | os.PathLike, sampling_rate: int = SAMPLING_RATE, allo
         `np.ndarray`: float32 waveform of shape `(samples,)`, full scale at -1 and 1.
 
     Raises:
-        AudioError: for a file that is missing, empty, truncated, not audio, silent, shorter than 25 ms, under
+        InputError: for a file that is missing, empty, truncated, not audio, silent, shorter than 25 ms, under
             2 kHz or above 768 kHz, with more than two channels, with NaN or infinite samples or too long for the
             memory.
     """
@@ -92,7 +87,7 @@ def read_source(path: str | os.PathLike, allow_silence: bool = False) -> tuple[n
         `tuple[np.ndarray, int]`: float32 waveform of shape `(samples,)`, and its rate in Hz.
 
     Raises:
-        AudioError: as [`read_audio`].
+        InputError: as [`read_audio`].
     """
     path = _existing_file(path)
     with path.open("rb") as file, memory_checked(path):
@@ -118,7 +113,7 @@ def decode_audio(
         `np.ndarray`: float32 waveform of shape `(samples,)`.
 
     Raises:
-        AudioError: as [`read_audio`].
+        InputError: as [`read_audio`].
     """
     with memory_checked(name):
         return resample(*decode_source(data, name, allow_silence), sampling_rate)
@@ -132,10 +127,10 @@ def decode_source(data: bytes, name: str = "audio bytes", allow_silence: bool = 
         `tuple[np.ndarray, int]`: float32 waveform of shape `(samples,)`, and its rate in Hz.
 
     Raises:
-        AudioError: as [`read_audio`].
+        InputError: as [`read_audio`].
     """
     if not data:
-        raise AudioError(name, "is empty (0 bytes)", "record or export it again")
+        raise InputError(name, "is empty (0 bytes)", "record or export it again")
     with memory_checked(name):
         _check_complete(io.BytesIO(data), name)
         return _decode(io.BytesIO(data), name, allow_silence)
@@ -146,34 +141,34 @@ def check_waveform(waveform: np.ndarray, sampling_rate: int, name: str | os.Path
     Checks a mono waveform of shape `(samples,)`, wherever it comes from.
 
     Raises:
-        AudioError: where its rate is under 2 kHz or above 768 kHz, or it is shorter than 25 ms, not finite, too
+        InputError: where its rate is under 2 kHz or above 768 kHz, or it is shorter than 25 ms, not finite, too
             large or silent.
     """
     if sampling_rate > MAX_SOURCE_RATE:
-        raise AudioError(
+        raise InputError(
             name,
             f"has a sampling rate above {MAX_SOURCE_RATE} Hz",
             "correct the rate that it states, or export it at 44100 Hz",
         )
     if sampling_rate < MIN_SOURCE_RATE:
-        raise AudioError(
+        raise InputError(
             name,
             f"has a sampling rate of {sampling_rate} Hz",
             f"lung sounds need at least {MIN_SOURCE_RATE} Hz, record or export it at a higher rate",
         )
     if len(waveform) < MIN_SECONDS * sampling_rate:
-        raise AudioError(
+        raise InputError(
             name,
             f"lasts {1000 * len(waveform) / sampling_rate:.1f} ms",
             f"at least {1000 * MIN_SECONDS:.0f} ms of audio are needed",
         )
     largest = np.abs(waveform).max()
     if not np.isfinite(largest):
-        raise AudioError(name, "has NaN or infinite samples", "export it again as 16 or 24 bit integers")
+        raise InputError(name, "has NaN or infinite samples", "export it again as 16 or 24 bit integers")
     if largest > LARGEST_SAMPLE:
-        raise AudioError(name, f"has samples of up to {largest:.0e}", "export it again as 16 or 24 bit integers")
+        raise InputError(name, f"has samples of up to {largest:.0e}", "export it again as 16 or 24 bit integers")
     if not allow_silence and not largest:
-        raise AudioError(name, "is silent (all samples are zero)", "check the microphone and record again")
+        raise InputError(name, "is silent (all samples are zero)", "check the microphone and record again")
 
 
 def audio_duration(path: str | os.PathLike) -> float:
@@ -181,7 +176,7 @@ def audio_duration(path: str | os.PathLike) -> float:
     Duration of an audio file in seconds, from its header alone.
 
     Raises:
-        AudioError: where the file is missing, empty or not audio.
+        InputError: where the file is missing, empty or not audio.
     """
     path = _existing_file(path)
     with path.open("rb") as file, _open(file, path) as sound:
@@ -255,17 +250,17 @@ def _existing_file(path: str | os.PathLike) -> Path:
             with path.open("rb"):
                 pass
     except FileNotFoundError:
-        raise AudioError(path, "no such file", "check the path") from None
+        raise InputError(path, "no such file", "check the path") from None
     except OSError as error:
-        raise AudioError(path, f"cannot be opened ({error.strerror})", "check the path and its permissions") from error
+        raise InputError(path, f"cannot be opened ({error.strerror})", "check the path and its permissions") from error
     except ValueError as error:
-        raise AudioError(path, f"is no name of a file ({error})", "check the path") from error
+        raise InputError(path, f"is not a valid file name ({error})", "check the path") from error
     if stat.S_ISDIR(status.st_mode):
-        raise AudioError(path, "is a folder", "name an audio file")
+        raise InputError(path, "is a folder", "name an audio file")
     if not stat.S_ISREG(status.st_mode):
-        raise AudioError(path, "is no regular file", "save the audio to one first")
+        raise InputError(path, "is not a regular file", "save the audio to one first")
     if status.st_size == 0:
-        raise AudioError(path, "is empty (0 bytes)", "record or export it again")
+        raise InputError(path, "is empty (0 bytes)", "record or export it again")
     return path
 
 
@@ -281,7 +276,7 @@ def _check_complete(file: BinaryIO, name: str | os.PathLike) -> None:
         last_page = tail[tail.rfind(b"OggS") :]
         # Bit 4 of a page's sixth byte marks the end of the stream.
         if len(last_page) < 6 or not last_page[5] & 4:
-            raise AudioError(name, "is truncated (its Ogg stream has no end)", "copy or export the file again")
+            raise InputError(name, "is truncated (its Ogg stream lacks an end)", "copy or export the file again")
 
 
 def _check_complete_wav(file: BinaryIO, size: int, name: str | os.PathLike) -> None:
@@ -300,22 +295,22 @@ def _check_complete_wav(file: BinaryIO, size: int, name: str | os.PathLike) -> N
             length = long_length or length
             missing = length - (size - offset - 8)
             if length == 0 and missing < 0:
-                raise AudioError(name, "does not state how long its audio is", LENGTH_REMEDY)
+                raise InputError(name, "does not state how long its audio is", LENGTH_REMEDY)
             if length not in UNKNOWN_RIFF_LENGTHS and missing > 0:
                 seconds = f" ({missing / bytes_per_second:.2f} s)" if bytes_per_second else ""
-                raise AudioError(
+                raise InputError(
                     name,
                     f"is truncated, {missing} of {length} audio bytes{seconds} are missing",
                     "copy or export the file again",
                 )
             return
         offset += 8 + length + length % 2
-    raise AudioError(name, f"has {MAX_CHUNKS} chunks and no audio among them", "copy or export the file again")
+    raise InputError(name, f"has {MAX_CHUNKS} chunks and no audio among them", "copy or export the file again")
 
 
 def _open(file: BinaryIO, name: str | os.PathLike) -> "soundfile.SoundFile":
     if soundfile is None:
-        raise AudioError(name, "cannot be read without soundfile", "install it by `pip install soundfile`")
+        raise InputError(name, "cannot be read without soundfile", "install it by `pip install soundfile`")
     try:
         sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError as error:
@@ -327,15 +322,15 @@ def _open(file: BinaryIO, name: str | os.PathLike) -> "soundfile.SoundFile":
         if sound.frames < UNKNOWN_FRAMES:
             return sound
         sound.close()
-        raise AudioError(name, "does not state how long its audio is", LENGTH_REMEDY)
-    raise AudioError(name, problem, "convert it to wav, flac, ogg or mp3")
+        raise InputError(name, "does not state how long its audio is", LENGTH_REMEDY)
+    raise InputError(name, problem, "convert it to wav, flac, ogg or mp3")
 
 
 def _decode(file: BinaryIO, name: str | os.PathLike, allow_silence: bool) -> tuple[np.ndarray, int]:
     with _open(file, name) as sound:
         source_rate, frames, file_format = sound.samplerate, sound.frames, sound.format
         if sound.channels > MAX_CHANNELS:
-            raise AudioError(name, f"has {sound.channels} channels", "export one channel (mono) or two (stereo)")
+            raise InputError(name, f"has {sound.channels} channels", "export one channel (mono) or two (stereo)")
         try:
             waveform = np.zeros(0, dtype=np.float32)
             while len(block := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
@@ -345,11 +340,11 @@ def _decode(file: BinaryIO, name: str | os.PathLike, allow_silence: bool) -> tup
                 waveform[-len(block) :] = block.mean(axis=1, dtype=np.float64)
         except soundfile.LibsndfileError as error:
             problem = f"is truncated or damaged ({error.error_string.strip(' .')})"
-            raise AudioError(name, problem, "copy or export the file again") from error
+            raise InputError(name, problem, "copy or export the file again") from error
     # The length of an mp3 file is an estimate where its encoder did not store it.
     tolerance = MP3_LENGTH_TOLERANCE_SECONDS * source_rate if file_format in ("MP3", "MPEG") else 0
     if frames - len(waveform) > tolerance:
         problem = f"is truncated, {frames - len(waveform)} of {frames} samples are missing"
-        raise AudioError(name, problem, "copy or export the file again")
+        raise InputError(name, problem, "copy or export the file again")
     check_waveform(waveform, source_rate, name, allow_silence)
     return waveform, source_rate

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_lung_srad import LabelError, class_columns
+from .configuration_lung_srad import class_columns
+from .errors import InputError, one_line
 from .feature_extraction_lung_srad import LungSradFeatureExtractor
 from .modeling_lung_srad import LungSradForAudioClassification
 from .pipeline_lung_srad import LungSoundPipeline
@@ -33,10 +34,6 @@ LOADING_ERRORS = (
 Classifier = TypeVar("Classifier", bound=PreTrainedModel)
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used. The message is one line: `checkpoint: what is wrong; remedy`."""
-
-
 def load_pipeline(
     checkpoint: str | os.PathLike | None = None, revision: str | None = None, **settings: Any
 ) -> LungSoundPipeline:
@@ -50,7 +47,7 @@ def load_pipeline(
         settings: those of [`LungSoundPipeline`], such as `window`.
 
     Raises:
-        CheckpointError: where it cannot be used.
+        InputError: where it cannot be used.
     """
     model, feature_extractor = load_checkpoint(DEFAULT_CHECKPOINT if checkpoint is None else checkpoint, revision)
     return LungSoundPipeline(model=model, feature_extractor=feature_extractor, **settings)
@@ -76,7 +73,7 @@ def load_checkpoint(
         `tuple[LungSradForAudioClassification, LungSradFeatureExtractor]`
 
     Raises:
-        CheckpointError: where it is missing, incomplete, of another kind or for other classes.
+        InputError: where it is missing, incomplete, of another kind or for other classes.
     """
     folder = _checkpoint_folder(checkpoint, revision)
     _check_files(folder, checkpoint)
@@ -99,33 +96,32 @@ def load_from_folder(
         `tuple[PreTrainedModel, LungSradFeatureExtractor]`: the model in float32 and in evaluation mode.
 
     Raises:
-        CheckpointError: where anything cannot be read or does not fit.
+        InputError: where anything cannot be read or does not fit.
     """
     try:
         model, report = _read_weights(model_class, folder)
         feature_extractor = LungSradFeatureExtractor.from_pretrained(folder)
     except LOADING_ERRORS as error:
-        problem = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{checkpoint}: cannot be loaded ({problem}); save or download it again") from error
-    try:
-        class_columns(model.config.id2label or {}, str(checkpoint))
-    except LabelError as error:
-        raise CheckpointError(str(error)) from None
+        raise InputError(checkpoint, f"cannot be loaded ({one_line(error)})", "save or download it again") from error
+    class_columns(model.config.id2label or {}, str(checkpoint))
     for what in ("missing", "unexpected", "mismatched"):
         keys = sorted(key if isinstance(key, str) else str(key[0]) for key in report[f"{what}_keys"])
         if keys:
-            raise CheckpointError(
-                f"{checkpoint}: config.json and weights do not fit, {len(keys)} {what} weights such as {keys[0]}; "
-                "save or convert it again"
+            raise InputError(
+                checkpoint,
+                f"config.json and weights do not fit, {len(keys)} {what} weights such as {keys[0]}",
+                "save or convert it again",
             )
     if feature_extractor.num_mel_bins != model.config.num_mel_bins:
-        raise CheckpointError(
-            f"{checkpoint}: num_mel_bins is {model.config.num_mel_bins} in config.json and "
-            f"{feature_extractor.num_mel_bins} in preprocessor_config.json; save both again"
+        raise InputError(
+            checkpoint,
+            f"num_mel_bins is {model.config.num_mel_bins} in config.json and {feature_extractor.num_mel_bins} "
+            "in preprocessor_config.json",
+            "save both again",
         )
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
-            raise CheckpointError(f"{checkpoint}: {name} has NaN or infinite values; train or download it again")
+            raise InputError(checkpoint, f"{name} has NaN or infinite values", "train or download it again")
     return model.eval(), feature_extractor
 
 
@@ -152,56 +148,60 @@ def _read_weights(model_class: type[Classifier], folder: Path) -> tuple[Classifi
 
 def _checkpoint_folder(checkpoint: str | os.PathLike, revision: str | None) -> Path:
     if not os.fspath(checkpoint):
-        raise CheckpointError("the name of the checkpoint is empty; name a folder or an id of the Hub")
+        raise InputError("checkpoint", "the name is empty", "name a folder or an id of the Hub")
     try:
         folder = Path(os.path.expanduser(checkpoint))
         is_folder = folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint}: is no path ({error}); check it") from error
+        raise InputError(checkpoint, f"is not a path ({error})", "check it") from error
     if is_folder and revision is not None:
-        raise CheckpointError(f"{checkpoint}: a folder has no revision {revision}; leave revision out")
+        raise InputError(checkpoint, f"is a folder, so revision {revision} cannot be chosen", "leave revision out")
     if is_folder:
         return folder
     if folder.exists():
-        raise CheckpointError(
-            f"{checkpoint}: is a file; name the folder that holds config.json, or make one by `lung-srad convert`"
+        raise InputError(
+            checkpoint, "is a file", "name the folder that holds config.json, or make one by `lung-srad convert`"
         )
     if folder.is_absolute() or str(checkpoint).startswith((".", "~")) or len(folder.parts) > 2:
-        raise CheckpointError(f"{checkpoint}: no such folder; check the path")
+        raise InputError(checkpoint, "no such folder", "check the path")
     try:
         patterns = ["*.json", "*.safetensors"]
         return Path(huggingface_hub.snapshot_download(str(checkpoint), revision=revision, allow_patterns=patterns))
     except GatedRepoError as error:
-        raise CheckpointError(
-            f"{checkpoint}: access must be asked for on the Hub; then log in by `hf auth login`"
+        raise InputError(
+            checkpoint, "access must be asked for on the Hub", "then log in by `hf auth login`"
         ) from error
     except (OSError, HFValidationError) as error:
-        raise CheckpointError(
-            f"{checkpoint}: neither a folder here nor a model that can be fetched from the Hugging Face Hub; "
-            "check the name and the network, and log in by `hf auth login` if it is private"
+        raise InputError(
+            checkpoint,
+            "neither a folder here nor a model that can be fetched from the Hugging Face Hub",
+            "check the name and the network, and log in by `hf auth login` if it is private",
         ) from error
 
 
 def _check_files(folder: Path, checkpoint: str | os.PathLike) -> None:
     config = _read_config(folder, checkpoint)
     if config.get("model_type") != "lung_srad":
-        raise CheckpointError(
-            f"{checkpoint}: config.json is of model_type {config.get('model_type')!r}, not 'lung_srad'; "
-            "name a Lung-SRAD checkpoint, or make one by `lung-srad convert`"
+        raise InputError(
+            checkpoint,
+            f"config.json is of model_type {config.get('model_type')!r}, not 'lung_srad'",
+            "name a Lung-SRAD checkpoint, or make one by `lung-srad convert`",
         )
     files = sorted(path.name for path in folder.iterdir())
     if not set(WEIGHT_FILES) & set(files):
         pickles = [name for name in files if name.endswith(PICKLE_SUFFIXES)]
         if pickles:
-            raise CheckpointError(
-                f"{checkpoint}: has its weights as a pickle only ({pickles[0]}), which can run code; "
-                f"make model.safetensors of it by `lung-srad convert {checkpoint} NEW_FOLDER`"
+            raise InputError(
+                checkpoint,
+                f"has its weights as a pickle only ({pickles[0]}), which can run code",
+                f"make model.safetensors of it by `lung-srad convert {checkpoint} NEW_FOLDER`",
             )
-        raise CheckpointError(f"{checkpoint}: has no model.safetensors; save or download it again")
+        raise InputError(checkpoint, "lacks model.safetensors", "save or download it again")
     if "preprocessor_config.json" not in files:
-        raise CheckpointError(
-            f"{checkpoint}: has no preprocessor_config.json, the settings of the features; "
-            "write it by LungSradFeatureExtractor().save_pretrained(folder)"
+        raise InputError(
+            checkpoint,
+            "lacks preprocessor_config.json, the settings of the features",
+            "write it by LungSradFeatureExtractor().save_pretrained(folder)",
         )
 
 
@@ -209,13 +209,11 @@ def _read_config(folder: Path, checkpoint: str | os.PathLike) -> dict:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{checkpoint}: has no config.json; name a folder that save_pretrained or `lung-srad convert` wrote"
+        raise InputError(
+            checkpoint, "lacks config.json", "name a folder that save_pretrained or `lung-srad convert` wrote"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{checkpoint}: config.json cannot be read ({error}); save or download it again"
-        ) from error
+        raise InputError(checkpoint, f"config.json cannot be read ({error})", "save or download it again") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{checkpoint}: config.json is not a mapping; save or download it again")
+        raise InputError(checkpoint, "config.json is not a mapping", "save or download it again")
     return config

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .errors import InputError
+
 CLASS_NAMES = ("normal", "crackle", "wheeze", "both")
 
 MAX_BLOCKS, MAX_WIDTH = 1000, 65536
@@ -21,10 +23,6 @@ AUTO_MAP = {
 PIPELINE_FILE = "pipeline_lung_srad.py"
 
 
-class LabelError(ValueError):
-    """Labels other than the four classes; the message says which."""
-
-
 def class_columns(id2label: Mapping, what: str) -> list[int]:
     """
     Columns of the logits in the order of `CLASS_NAMES`.
@@ -34,15 +32,16 @@ def class_columns(id2label: Mapping, what: str) -> list[int]:
         what (`str`): what messages call the model.
 
     Raises:
-        LabelError: where the columns 0 to 3 do not have the four classes.
+        InputError: where the columns 0 to 3 do not have the four classes.
     """
     columns = {str(name): int(column) for column, name in id2label.items()}
     if sorted(columns) != sorted(CLASS_NAMES) or sorted(columns.values()) != list(range(len(CLASS_NAMES))):
         shown = ", ".join(f"{column}: {name}" for column, name in list(id2label.items())[:4])
-        raise LabelError(
-            f"{what}: has {len(id2label)} labels ({shown}{', ...' if len(id2label) > 4 else ''}) where classification "
-            f"needs the four {', '.join(CLASS_NAMES)} in the columns 0 to 3, in any order; use it by "
-            'pipeline("audio-classification", ...), or fine-tune it by `lung-srad train`'
+        raise InputError(
+            what,
+            f"has {len(id2label)} labels ({shown}{', ...' if len(id2label) > 4 else ''}) where classification "
+            f"needs the four {', '.join(CLASS_NAMES)} in the columns 0 to 3, in any order",
+            'use it by pipeline("audio-classification", ...), or fine-tune it by `lung-srad train`',
         )
     return [columns[name] for name in CLASS_NAMES]
 
@@ -151,9 +150,10 @@ class LungSradConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         given_type = kwargs.get("model_type", self.model_type)
         if given_type != self.model_type:
-            raise ValueError(
-                f"`model_type` is {given_type!r}, so these weights have other names; "
-                "modeling_lung_srad.conversion.convert_checkpoint loads those of DASS."
+            raise InputError(
+                "model_type",
+                f"is {given_type!r}, so these weights have other names",
+                "load those of DASS by modeling_lung_srad.conversion.convert_checkpoint",
             )
         if self.id2label is None and kwargs.get("num_labels") in (None, len(CLASS_NAMES)):
             self.id2label = dict(enumerate(CLASS_NAMES))
@@ -189,49 +189,52 @@ class LungSradConfig(PreTrainedConfig):
     def validate_backbone(self):
         """Checks widths and depths."""
         if not self.dims or len(self.dims) != len(self.depths):
-            raise ValueError(
-                f"`dims` and `depths` need one entry per stage, got {len(self.dims)} and {len(self.depths)} entries."
+            raise InputError(
+                "dims, depths", f"need one entry per stage, got {len(self.dims)} and {len(self.depths)} entries"
             )
         if min(self.dims) < 2 or min(self.depths) < 1:
-            raise ValueError(f"`dims` must be at least 2 and `depths` at least 1, got {self.dims} and {self.depths}.")
+            raise InputError("dims, depths", f"must be at least 2 and 1, got {self.dims} and {self.depths}")
         for name in ("ssm_state_size", "ssm_ratio", "mlp_ratio", "num_mel_bins"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+                raise InputError(name, f"must be positive, got {getattr(self, name)}")
         if sum(self.depths) > MAX_BLOCKS or max(self.dims) > MAX_WIDTH:
-            raise ValueError(
-                f"`depths` may have {MAX_BLOCKS} blocks in all and `dims` {MAX_WIDTH} channels, got {self.depths} and "
-                f"{self.dims}."
+            raise InputError(
+                "depths, dims",
+                f"must have at most {MAX_BLOCKS} blocks in all and {MAX_WIDTH} channels, got {self.depths} and "
+                f"{self.dims}",
             )
         if self.temperature is not None and not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
-            raise ValueError(
-                f"`temperature` must be None, or {LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE}, got "
-                f"{self.temperature}."
+            raise InputError(
+                "temperature",
+                f"must be None, or {LOWEST_TEMPERATURE} to {HIGHEST_TEMPERATURE}, got {self.temperature}",
             )
         for name in ("crackle_threshold", "wheeze_threshold"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be None or between 0 and 1, got {getattr(self, name)}.")
+                raise InputError(name, f"must be None or between 0 and 1, got {getattr(self, name)}")
         if self.window_seconds is not None and not self.window_seconds > 0:
-            raise ValueError(f"`window_seconds` must be None or positive, got {self.window_seconds}.")
+            raise InputError("window_seconds", f"must be None or positive, got {self.window_seconds}")
         if self.head == "sounds" and self.num_labels != len(CLASS_NAMES):
-            raise ValueError(f"`head` is 'sounds', which composes {len(CLASS_NAMES)} labels, not {self.num_labels}.")
+            raise InputError("head", f"'sounds' composes {len(CLASS_NAMES)} labels, not {self.num_labels}")
         if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` must be in [0, 1), got {self.drop_path_rate}.")
+            raise InputError("drop_path_rate", f"must be in [0, 1), got {self.drop_path_rate}")
 
     def validate_gaussian(self):
         """Checks the regularization."""
         if not self.gaussian_blocks:
             return
         if self.gaussian_kernel_size < 1 or self.gaussian_kernel_size % 2 == 0:
-            raise ValueError(f"`gaussian_kernel_size` must be odd and positive, got {self.gaussian_kernel_size}.")
+            raise InputError("gaussian_kernel_size", f"must be odd and positive, got {self.gaussian_kernel_size}")
         if self.gaussian_sigma <= 0:
-            raise ValueError(f"`gaussian_sigma` must be positive, got {self.gaussian_sigma}.")
+            raise InputError("gaussian_sigma", f"must be positive, got {self.gaussian_sigma}")
         if not 0 <= self.gaussian_stage < len(self.depths):
-            raise ValueError(f"`gaussian_stage` must be 0 to {len(self.depths) - 1}, got {self.gaussian_stage}.")
+            raise InputError("gaussian_stage", f"must be 0 to {len(self.depths) - 1}, got {self.gaussian_stage}")
         depth = self.depths[self.gaussian_stage]
         if not all(0 <= block < depth for block in self.gaussian_blocks):
-            raise ValueError(
-                f"`gaussian_blocks` must be 0 to {depth - 1}, the blocks of stage {self.gaussian_stage}, got "
-                f"{tuple(self.gaussian_blocks)}; an empty tuple switches the regularization off."
+            raise InputError(
+                "gaussian_blocks",
+                f"must be 0 to {depth - 1}, the blocks of stage {self.gaussian_stage}, got "
+                f"{tuple(self.gaussian_blocks)}",
+                "an empty tuple switches the regularization off",
             )
 
     @classmethod

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from transformers.utils import cached_file
 
+from .errors import InputError, one_line
 from .quality import QualityFlag
 
 FAMILIARITY_FILE, CONFIG_FILE = "familiarity.safetensors", "config.json"
@@ -35,10 +36,6 @@ SMALLEST_DEVIATION = 1e-6
 SMALLEST_SPREAD = 1e-3
 # Of 29 validation recordings, 3 have unfamiliar windows, and none has a quarter of them.
 UNFAMILIAR_SHARE = 0.25
-
-
-class FamiliarityError(ValueError):
-    """A file of a checkpoint that cannot be used. The message is one line: `file: what is wrong; remedy`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +67,14 @@ class Familiarity:
             `np.ndarray` of shape `(batch,)`.
 
         Raises:
-            FamiliarityError: where the statistics are for another number of mel bins.
+            InputError: where the statistics are for another number of mel bins.
         """
         statistics = log_mel_statistics(log_mel)
         if statistics.shape[1] != len(self.mean):
-            raise FamiliarityError(
-                f"{FAMILIARITY_FILE}: is of {len(self.mean)} statistics, and {log_mel.shape[-1]} mel bins have "
-                f"{statistics.shape[1]}; fit it again for this checkpoint, or remove it"
+            raise InputError(
+                FAMILIARITY_FILE,
+                f"is of {len(self.mean)} statistics, and {log_mel.shape[-1]} mel bins have {statistics.shape[1]}",
+                "fit it again for this checkpoint, or remove it",
             )
         return np.linalg.norm((statistics - self.mean) @ self.whitening, axis=1)
 
@@ -181,16 +179,17 @@ def fit_familiarity(statistics: np.ndarray, patients: Sequence[str]) -> Familiar
         `Familiarity`: deterministic, whatever the order of the cycles.
 
     Raises:
-        ValueError: where there are no two patients, or a value is not finite.
+        InputError: where there are fewer than two patients, or a value is not finite.
     """
     names = np.asarray(patients)
     if len(names) != len(statistics) or len(set(patients)) < 2:
-        raise ValueError(
-            f"{len(statistics)} cycles of {len(set(patients))} patient(s) for {len(names)} names; pass the patient of "
-            "each cycle, and at least two of them"
+        raise InputError(
+            "patients",
+            f"{len(names)} names of {len(set(patients))} patient(s) for {len(statistics)} cycles",
+            "pass the patient of each cycle, and at least two of them",
         )
     if not np.isfinite(statistics).all():
-        raise ValueError("statistics: has NaN or infinite values; look for broken recordings")
+        raise InputError("statistics", "has NaN or infinite values", "look for broken recordings")
     folds = sorted(set(patients))
     left_out = np.empty(len(statistics))
     for index in range(min(NUM_FOLDS, len(folds))):
@@ -213,7 +212,7 @@ def load_familiarity(checkpoint: str | os.PathLike, **kwargs: str | bool | None)
         `Familiarity` or `None`: the latter where there is no such checkpoint, file or network.
 
     Raises:
-        FamiliarityError: where the file is damaged or something else. It is never unpickled.
+        InputError: where the file is damaged or something else. It is never unpickled.
     """
     path = _familiarity_file(checkpoint, **kwargs)
     if path is None:
@@ -221,15 +220,14 @@ def load_familiarity(checkpoint: str | os.PathLike, **kwargs: str | bool | None)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise FamiliarityError(f"{path}: cannot be read ({problem}); download it again, or remove it") from error
+        raise InputError(path, f"cannot be read ({one_line(error)})", "download it again, or remove it") from error
     mean, whitening = tensors.get("mean"), tensors.get("whitening")
     threshold, cycles = tensors.get("threshold"), tensors.get("cycles")
     if mean is None or whitening is None or threshold is None or cycles is None:
-        raise FamiliarityError(f"{path}: has not mean, whitening, threshold and cycles; fit it again, or remove it")
+        raise InputError(path, "lacks mean, whitening, threshold or cycles", "fit it again, or remove it")
     fits = mean.ndim == 1 and whitening.shape == (len(mean), len(mean)) and threshold.shape == cycles.shape == (1,)
     if not fits or not all(np.isfinite(tensor).all() for tensor in tensors.values()) or threshold[0] <= 0:
-        raise FamiliarityError(f"{path}: its values do not fit each other; fit it again, or remove it")
+        raise InputError(path, "its values do not fit each other", "fit it again, or remove it")
     return Familiarity(mean.astype(np.float64), whitening.astype(np.float64), float(threshold[0]), int(cycles[0]))
 
 
@@ -259,4 +257,4 @@ def _familiarity_file(checkpoint: str | os.PathLike, **kwargs: str | bool | None
         return None
 
 
-__all__ = ["FAMILIARITY_FILE", "Familiarity", "FamiliarityError", "fit_familiarity", "load_familiarity"]
+__all__ = ["FAMILIARITY_FILE", "Familiarity", "fit_familiarity", "load_familiarity"]

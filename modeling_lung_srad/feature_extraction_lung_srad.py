@@ -15,6 +15,7 @@ from transformers import BatchFeature
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
 from .audio import MAX_SOURCE_RATE, MIN_SOURCE_RATE
+from .errors import InputError
 
 FRAME_SECONDS = 0.025
 HOP_SECONDS = 0.010
@@ -113,24 +114,25 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         num_mel_bins = _whole("num_mel_bins", num_mel_bins, 1, MAX_MEL_BINS)
         num_frames = _whole("num_frames", num_frames, 1, MAX_FRAMES)
         if not std > 0:
-            raise ValueError(f"`std` must be positive, got {std}.")
+            raise InputError("std", f"must be positive, got {std}")
         if not HOP_SECONDS <= frame_seconds <= MAX_FRAME_SECONDS:
-            raise ValueError(f"`frame_seconds` must be {HOP_SECONDS} to {MAX_FRAME_SECONDS}, got {frame_seconds}.")
+            raise InputError("frame_seconds", f"must be {HOP_SECONDS} to {MAX_FRAME_SECONDS}, got {frame_seconds}")
         if not frame_seconds <= cycle_seconds <= MAX_CYCLE_SECONDS or not 0 <= fade_seconds <= cycle_seconds:
-            raise ValueError(
-                f"`cycle_seconds` must be {frame_seconds} to {MAX_CYCLE_SECONDS} and `fade_seconds` between 0 and it, "
-                f"got {cycle_seconds} and {fade_seconds}."
+            raise InputError(
+                "cycle_seconds, fade_seconds",
+                f"must be {frame_seconds} to {MAX_CYCLE_SECONDS}, and 0 to cycle_seconds, got {cycle_seconds} and "
+                f"{fade_seconds}",
             )
         if not 0 <= min_frequency < (max_frequency or sampling_rate / 2) <= sampling_rate / 2:
-            raise ValueError(
-                f"`min_frequency` and `max_frequency` must be in order and at most {sampling_rate / 2:g} Hz, got "
-                f"{min_frequency} and {max_frequency}."
+            raise InputError(
+                "min_frequency, max_frequency",
+                f"must be in order and at most {sampling_rate / 2:g} Hz, got {min_frequency} and {max_frequency}",
             )
         if fft_length is not None:
             fft_length = _whole("fft_length", fft_length, round(frame_seconds * sampling_rate), MAX_FFT_LENGTH)
         if floor_decibels is not None and not 0 < floor_decibels <= MAX_FLOOR_DECIBELS:
-            raise ValueError(
-                f"`floor_decibels` must be above 0 and at most {MAX_FLOOR_DECIBELS}, got {floor_decibels}."
+            raise InputError(
+                "floor_decibels", f"must be above 0 and at most {MAX_FLOOR_DECIBELS}, got {floor_decibels}"
             )
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.num_mel_bins = num_mel_bins
@@ -173,14 +175,15 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
             [`~transformers.BatchFeature`]: with `input_values` of shape `(batch, num_frames, num_mel_bins)`.
 
         Raises:
-            ValueError: if `sampling_rate` is missing or another one, or a waveform is not mono, shorter than 25 ms or
+            InputError: if `sampling_rate` is missing or another one, or a waveform is not mono, shorter than 25 ms or
                 not finite.
         """
         if sampling_rate != self.sampling_rate:
-            stated = "`sampling_rate` is missing" if sampling_rate is None else f"`sampling_rate` is {sampling_rate}"
-            raise ValueError(
-                f"{stated}, but this feature extractor works at {self.sampling_rate} Hz: resample the waveform and "
-                f"pass sampling_rate={self.sampling_rate}."
+            stated = "is missing" if sampling_rate is None else f"is {sampling_rate}"
+            raise InputError(
+                "sampling_rate",
+                f"{stated}, and this feature extractor works at {self.sampling_rate} Hz",
+                f"resample the waveform and pass sampling_rate={self.sampling_rate}",
             )
         input_values = self.resize(self.normalize(self.log_mel(waveforms)))
         features = BatchFeature({"input_values": input_values})
@@ -198,7 +201,7 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
             for 8 s.
 
         Raises:
-            ValueError: as for `__call__`.
+            InputError: as for `__call__`.
         """
         return self.filter_bank(torch.stack([self._fit_length(waveform) for waveform in self._to_batch(waveforms)]))
 
@@ -244,32 +247,34 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
     def _to_batch(self, waveforms: Waveform | Sequence[Waveform]) -> list[torch.Tensor]:
         if isinstance(waveforms, np.ndarray | torch.Tensor):
             if waveforms.ndim > 2:
-                raise ValueError(f"Waveforms must be mono, got an array of shape {tuple(waveforms.shape)}.")
+                raise InputError("waveforms", f"must be mono, got an array of shape {tuple(waveforms.shape)}")
             batch = list(waveforms) if waveforms.ndim == 2 else [waveforms]
         elif len(waveforms) and np.ndim(waveforms[0]) > 0:
             batch = list(waveforms)
         else:
             batch = [waveforms]
         if not batch:
-            raise ValueError("There is no waveform: the batch is empty.")
+            raise InputError("waveforms", "the batch is empty", "pass one or more")
         return [self._check(index, torch.as_tensor(waveform)) for index, waveform in enumerate(batch)]
 
     def _check(self, index: int, waveform: torch.Tensor) -> torch.Tensor:
         if waveform.ndim != 1:
-            raise ValueError(
-                f"Waveform {index} must be mono, got shape {tuple(waveform.shape)}; average its channels."
+            raise InputError(
+                f"waveform {index}", f"must be mono, got shape {tuple(waveform.shape)}", "average its channels"
             )
         if not waveform.is_floating_point():
-            raise ValueError(f"Waveform {index} has dtype {waveform.dtype}; scale its samples to floats in [-1, 1].")
+            raise InputError(
+                f"waveform {index}", f"has dtype {waveform.dtype}", "scale its samples to floats in [-1, 1]"
+            )
         shortest = round(FRAME_SECONDS * self.sampling_rate)
         if waveform.shape[0] < shortest:
-            raise ValueError(
-                f"Waveform {index} has {waveform.shape[0]} samples; at least {shortest} (25 ms) are needed."
+            raise InputError(
+                f"waveform {index}", f"has {waveform.shape[0]} samples", f"at least {shortest} (25 ms) are needed"
             )
         if not torch.isfinite(waveform).all():
-            raise ValueError(f"Waveform {index} has NaN or infinite samples; remove or replace them.")
+            raise InputError(f"waveform {index}", "has NaN or infinite samples", "remove or replace them")
         if waveform.abs().max() > LARGEST_SAMPLE:
-            raise ValueError(f"Waveform {index} has samples beyond {LARGEST_SAMPLE:g}; scale it to [-1, 1].")
+            raise InputError(f"waveform {index}", f"has samples beyond {LARGEST_SAMPLE:g}", "scale it to [-1, 1]")
         return waveform.to(torch.float32)
 
     def _fit_length(self, waveform: torch.Tensor) -> torch.Tensor:
@@ -348,13 +353,13 @@ def _mel_filters(
 def _whole(name: str, value: float, lowest: int, highest: int) -> int:
     """The value, which a settings file may have as a float."""
     if not lowest <= value <= highest or value != int(value):
-        raise ValueError(f"`{name}` must be a whole number from {lowest} to {highest}, got {value}.")
+        raise InputError(name, f"must be a whole number from {lowest} to {highest}, got {value}")
     return int(value)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+        raise InputError(name, f"must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 __all__ = ["LungSradFeatureExtractor"]

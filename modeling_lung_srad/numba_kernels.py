@@ -29,6 +29,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from transformers.utils import logging
 
+from .errors import one_line
+
 try:  # Where this file is saved with a checkpoint, loading that must not ask for an optional package.
     from numba import carray, cfunc, njit, types
     from numba.core import cgutils
@@ -348,10 +350,10 @@ def compile_kernels() -> tuple[Any, Any]:
                 return _compile(scan, cache=True), _compile(scan_gradients, cache=True)
             except Exception as error:  # No folder can be written, the disk is full, or a file there is damaged.
                 kernels = _compile(scan, cache=False), _compile(scan_gradients, cache=False)
-                logger.warning_once(NOT_KEPT.format(_one_line(error)))
+                logger.warning_once(NOT_KEPT.format(one_line(error)))
                 return kernels
     except Exception as error:  # Of numba or LLVM, for want of support for this machine.
-        raise ImportError(f"numba cannot compile it ({_one_line(error)})") from error
+        raise ImportError(f"numba cannot compile it ({one_line(error)})") from error
     finally:
         timer.cancel()
 
@@ -360,10 +362,6 @@ def _compile(function: Callable, cache: bool) -> Any:
     signature = types.void(types.CPointer(types.int64))
     options = {"nopython": True, "fastmath": {"contract", "reassoc"}, "error_model": "numpy"}
     return cfunc(signature, cache=cache, **options)(function)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from .audio import memory_checked
 from .configuration_lung_srad import CLASS_NAMES, LungSradConfig, class_columns
+from .errors import InputError
 from .familiarity import FAMILIARITY_FILE, Familiarity, load_familiarity
 from .quality import QualityFlag, assess_recording
 from .recording import Recording, cut_cycle, fade_recording, load_recording
@@ -34,10 +35,6 @@ DEFAULT_BATCH_SIZE = 16
 # Of a window that is silent up to this share, there is nothing to answer about.
 SILENT_SHARE = 0.9
 NUMBERS = ("window", "hop", "min_confidence")
-
-
-class SettingError(ValueError):
-    """A setting of the pipeline that is out of range; the message names it and the remedy."""
 
 
 class LungSoundPipeline(Pipeline):
@@ -111,9 +108,9 @@ class LungSoundPipeline(Pipeline):
             [`RecordingResult`], a list of them for a list, an iterator over them for an iterator.
 
         Raises:
-            AudioError: a recording that cannot be used.
-            WindowError: a window, hop or cycle that does not fit.
-            SettingError: another setting that is out of range.
+            InputError: a recording that cannot be used;
+                a window, hop or cycle that does not fit;
+                another setting that is out of range.
         """
         if kwargs.get("cycles") is not None:
             kwargs["cycles"] = _listed(kwargs["cycles"])
@@ -128,7 +125,7 @@ class LungSoundPipeline(Pipeline):
         Window and hop in seconds, with the defaults of the class for what is not given.
 
         Raises:
-            WindowError: where they do not fit the feature extractor.
+            InputError: where they do not fit the feature extractor.
         """
         longest = self.feature_extractor.cycle_seconds
         if window is None:
@@ -177,7 +174,7 @@ class LungSoundPipeline(Pipeline):
         for name, value in kwargs.items():
             if name not in known:
                 names = ", ".join((*known, "batch_size"))
-                raise SettingError(f"{name}: is no setting of this pipeline; known are {names}")
+                raise InputError(name, "unknown setting", f"known are {names}")
             if name in NUMBERS:
                 value = _number(name, value)
             parameters[known[name]][name] = value
@@ -208,7 +205,7 @@ class LungSoundPipeline(Pipeline):
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
         if not isinstance(windows_at_once, int) or windows_at_once < 1:
-            raise SettingError(f"batch_size: {windows_at_once!r} is no number of windows; give 1 or more")
+            raise InputError("batch_size", f"{windows_at_once!r} is not a number of windows", "give 1 or more")
         recording, spans = input_tensors["recording"], input_tensors["spans"]
         rate = recording.sampling_rate
         with memory_checked(recording.file or "audio"):
@@ -233,12 +230,12 @@ class LungSoundPipeline(Pipeline):
         if min_confidence is None:
             min_confidence = DEFAULT_MIN_CONFIDENCE
         if not 0 <= min_confidence <= 1:
-            raise SettingError(f"min_confidence: {min_confidence:g} is no probability; give 0 to 1")
+            raise InputError("min_confidence", f"{min_confidence:g} is not a probability", "give 0 to 1")
         recording: Recording = model_outputs["recording"]
         temperature = self.model.config.temperature
         logits = model_outputs["logits"][:, self._columns] / (temperature or 1.0)
         if not torch.isfinite(logits).all():
-            raise SettingError("model: gives NaN or infinite logits; load it in float32, or train it again")
+            raise InputError("model", "gives NaN or infinite logits", "load it in float32, or train it again")
         spans, quality = model_outputs["spans"], list(model_outputs["quality"])
         if self.familiarity is not None:
             unfamiliar = self.familiarity.flag(model_outputs["distances"], spans)
@@ -281,7 +278,7 @@ def _familiarity_of(config: LungSradConfig) -> Familiarity | None:
 
 def _listed(cycles: Any) -> list[Any]:
     if not isinstance(cycles, Iterable) or isinstance(cycles, str):
-        raise SettingError(f"cycles: {cycles!r} is no list of cycles; give (start, end) of each, in s")
+        raise InputError("cycles", f"{cycles!r} is not a list of cycles", "give (start, end) of each, in s")
     return list(cycles)
 
 
@@ -289,7 +286,7 @@ def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise SettingError(f"{name}: {value!r} is no number; give one, or leave it out")
+        raise InputError(name, f"{value!r} is not a number", "give one, or leave it out")
     return float(value)
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import InputError
+
 FRAME_SECONDS = 0.05
 FRAMES_PER_BLOCK = 200
 # Smallest step of 16 bit, the coarsest format in use.
@@ -87,7 +89,7 @@ def assess_recording(waveform: np.ndarray, sampling_rate: int) -> list[QualityFl
         where nothing is wrong.
 
     Raises:
-        ValueError: where the waveform is not mono or not finite, or the rate is not positive.
+        InputError: where the waveform is not mono or not finite, or the rate is not positive.
 
     Example:
 
@@ -103,7 +105,7 @@ def assess_recording(waveform: np.ndarray, sampling_rate: int) -> list[QualityFl
 
     ```"""
     if waveform.ndim != 1:
-        raise ValueError(f"waveform: has the shape {waveform.shape}; average its channels to one")
+        raise InputError("waveform", f"has the shape {waveform.shape}", "average its channels to one")
     assessment = RecordingAssessment(sampling_rate)
     for start in range(0, len(waveform), assessment.block_samples):
         assessment.update(waveform[start : start + assessment.block_samples])
@@ -118,7 +120,7 @@ class RecordingAssessment:
         sampling_rate (`int`): in Hz.
 
     Raises:
-        ValueError: where the rate is not positive.
+        InputError: where the rate is not positive.
 
     Example:
 
@@ -133,7 +135,7 @@ class RecordingAssessment:
 
     def __init__(self, sampling_rate: int):
         if sampling_rate <= 0:
-            raise ValueError(f"sampling_rate: {sampling_rate} Hz is not positive; pass the rate of the recording")
+            raise InputError("sampling_rate", f"{sampling_rate} Hz is not positive", "pass the rate of the recording")
         self.sampling_rate = sampling_rate
         self.frame_samples = max(2, round(FRAME_SECONDS * sampling_rate))
         self.block_samples = FRAMES_PER_BLOCK * self.frame_samples
@@ -153,11 +155,11 @@ class RecordingAssessment:
             samples (`np.ndarray`): float waveform of shape `(samples,)`, any number of them.
 
         Raises:
-            ValueError: where a sample is NaN or infinite.
+            InputError: where a sample is NaN or infinite.
         """
         samples = np.asarray(samples, dtype=np.float32)
         if not np.isfinite(samples).all():
-            raise ValueError("waveform: has NaN or infinite samples; export the recording again")
+            raise InputError("waveform", "has NaN or infinite samples", "export the recording again")
         self.num_samples += len(samples)
         self._pending = np.concatenate([self._pending, samples])
         while len(self._pending) >= self.block_samples:

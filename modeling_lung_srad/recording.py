@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .audio import SAMPLING_RATE, AudioError, check_waveform, decode_source, memory_checked, read_source, resample
+from .audio import SAMPLING_RATE, check_waveform, decode_source, memory_checked, read_source, resample
+from .errors import InputError, one_line
 
 FADE_SECONDS = 1 / 16
 ADDRESS_PREFIXES = ("http://", "https://")
@@ -59,7 +60,7 @@ def load_recording(source: Any, sampling_rate: int = SAMPLING_RATE, allow_silenc
         [`Recording`]
 
     Raises:
-        AudioError: where it cannot be used, see [`read_audio`].
+        InputError: where it cannot be used, see [`read_audio`].
     """
     if isinstance(source, Recording):
         return source
@@ -70,7 +71,7 @@ def load_recording(source: Any, sampling_rate: int = SAMPLING_RATE, allow_silenc
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         if path.lower().startswith(ADDRESS_PREFIXES):
-            raise AudioError(path, "is an address, and nothing is downloaded here", "download it and name the file")
+            raise InputError(path, "is an address, and nothing is downloaded here", "download it and name the file")
         return _resampled(*read_source(path, allow_silence), sampling_rate, path)
     return _load_array(source, sampling_rate, sampling_rate, allow_silence)
 
@@ -109,20 +110,22 @@ def cut_cycle(waveform: np.ndarray, sampling_rate: int, start: float, end: float
         `np.ndarray`: copy of shape `(cycle_samples,)`, never empty.
 
     Raises:
-        ValueError: where no sample lies between the two times.
+        InputError: where no sample lies between the two times.
     """
     first, last = int(start * sampling_rate), int(end * sampling_rate)
     cycle = waveform[max(first, 0) : max(last, 0)].copy()
     if first < 0 or not len(cycle):
         duration = len(waveform) / sampling_rate
-        raise ValueError(f"no audio between {start} s and {end} s of a recording of {duration:.3f} s")
+        raise InputError(
+            "cycle", f"no audio between {start} s and {end} s of a recording of {duration:.3f} s", "correct its times"
+        )
     return cycle
 
 
 def _load_mapping(source: Mapping[str, Any], sampling_rate: int, allow_silence: bool) -> Recording:
     path = _first_given(source, "path", "file")
     if not isinstance(path, str | os.PathLike | None):
-        raise AudioError("audio", f"has a path of type {type(path).__name__}", "give the name of a file as text")
+        raise InputError("audio", f"has a path of type {type(path).__name__}", "give the name of a file as text")
     file = os.fsdecode(path) if path else None
     name = file or "audio array"
     array, content = _first_given(source, "raw", "array"), source.get("bytes")
@@ -130,13 +133,13 @@ def _load_mapping(source: Mapping[str, Any], sampling_rate: int, allow_silence: 
         return _load_array(array, _whole_rate(source.get("sampling_rate"), name), sampling_rate, allow_silence, file)
     if content is not None:
         if not isinstance(content, bytes | bytearray | memoryview):
-            raise AudioError(
+            raise InputError(
                 name, f'has "bytes" of type {type(content).__name__}', "give the content of an audio file"
             )
         return _resampled(*decode_source(bytes(content), file or "audio bytes", allow_silence), sampling_rate, file)
     if file:
         return load_recording(file, sampling_rate, allow_silence)
-    raise AudioError(
+    raise InputError(
         "audio",
         f"is a mapping with the keys {', '.join(map(str, source)) or 'none'}",
         'give "raw" and "sampling_rate", or "bytes", or "path"',
@@ -152,7 +155,7 @@ def _whole_rate(rate: Any, name: str) -> int:
         isinstance(rate, float | np.floating) and float(rate).is_integer()
     )
     if not is_whole or isinstance(rate, bool):
-        raise AudioError(name, f"has the sampling_rate {rate!r}", 'give its whole rate in Hz as "sampling_rate"')
+        raise InputError(name, f"has the sampling_rate {rate!r}", 'give its whole rate in Hz as "sampling_rate"')
     return int(rate)
 
 
@@ -171,21 +174,20 @@ def _float_waveform(array: Any, name: str) -> np.ndarray:
         waveform = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:
         # Ragged lists, and tensors that numpy has no like of: bfloat16, sparse or without data.
-        problem = " ".join(str(error).split())[:100]
-        raise AudioError(
-            name, f"is not readable as an array ({problem})", "give one mono waveform of float32 or int16"
+        raise InputError(
+            name, f"is not readable as an array ({one_line(error, 100)})", "give one mono waveform of float32 or int16"
         ) from error
     if waveform.ndim == 0:
-        raise AudioError(name, f"is of type {type(array).__name__}", "give a file, its bytes or a mono waveform")
+        raise InputError(name, f"is of type {type(array).__name__}", "give a file, its bytes or a mono waveform")
     if waveform.ndim > 1:
-        raise AudioError(name, f"has the shape {waveform.shape}", "give one mono waveform of shape (samples,)")
+        raise InputError(name, f"has the shape {waveform.shape}", "give one mono waveform of shape (samples,)")
     if np.issubdtype(waveform.dtype, np.signedinteger):
         # Whole numbers become 64 bit without anyone asking, and then their type does not tell their full scale.
         if waveform.dtype.itemsize > 4:
-            raise AudioError(name, "has 64-bit integers", "give int16 or int32, or floats in [-1, 1]")
+            raise InputError(name, "has 64-bit integers", "give int16 or int32, or floats in [-1, 1]")
         waveform = waveform / -float(np.iinfo(waveform.dtype).min)
     elif not np.issubdtype(waveform.dtype, np.floating):
-        raise AudioError(name, f"has samples of type {waveform.dtype}", "give floats in [-1, 1] or signed integers")
+        raise InputError(name, f"has samples of type {waveform.dtype}", "give floats in [-1, 1] or signed integers")
     # What is too large for float32 becomes infinite, which is found later.
     with np.errstate(over="ignore"):
         return waveform.astype(np.float32)

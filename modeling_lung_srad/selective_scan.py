@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from transformers.utils import logging
 
+from .errors import one_line
 from .torch_scan import dtype_of_scan, is_plain_cpu_tensor
 from .torch_scan import scan_1d as torch_scan_1d
 from .torch_scan import scan_2d as torch_scan_2d
@@ -233,7 +234,7 @@ def _load_kernels(backend: str) -> tuple[dict[str, Callable], str | None]:
         else:
             scan_1d, scan_2d = _load_mamba()
     except ImportError as error:
-        return {}, f"{' '.join(str(error).split()).rstrip('.')} (pip install {backend.replace('_', '-')})"
+        return {}, f"{one_line(error).rstrip('.')} (pip install {backend.replace('_', '-')})"
     return {"scan_1d": scan_1d, "scan_2d": scan_2d}, None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .audio import MIN_SECONDS, SAMPLING_RATE
 from .configuration_lung_srad import CLASS_NAMES
+from .errors import InputError
 
 # Clips much shorter than this hold no sound of breathing and hardly a frame of features.
 SHORTEST_WINDOW_SECONDS = 0.05
@@ -93,10 +94,6 @@ class RecordingResult(TypedDict):
     timeline: list[Segment]
 
 
-class WindowError(ValueError):
-    """A window, hop or cycle that cannot be used; the message names it and the remedy."""
-
-
 def check_window(window: float, hop: float, longest: float) -> None:
     """
     Checks the settings of [`sliding_windows`].
@@ -107,17 +104,19 @@ def check_window(window: float, hop: float, longest: float) -> None:
         longest (`float`): seconds that the feature extractor keeps of a clip.
 
     Raises:
-        WindowError: naming the setting and the remedy.
+        InputError: naming the setting and the remedy.
     """
     if not SHORTEST_WINDOW_SECONDS <= window <= longest:
-        raise WindowError(
-            f"a window of {window:g} s is not possible; give {SHORTEST_WINDOW_SECONDS:g} s to {longest:g} s, "
-            "the most that the model hears at once"
+        raise InputError(
+            "window",
+            f"{window:g} s is not possible",
+            f"give {SHORTEST_WINDOW_SECONDS:g} s to {longest:g} s, the most that the model hears at once",
         )
     if not 1 / SAMPLING_RATE <= hop <= window:
-        raise WindowError(
-            f"a hop of {hop:g} s is not possible; give more than 0 and at most the window of {window:g} s, "
-            "so that no part of the recording is left out"
+        raise InputError(
+            "hop",
+            f"{hop:g} s is not possible",
+            f"give more than 0 and at most the window of {window:g} s, so that no part of the recording is left out",
         )
 
 
@@ -163,24 +162,26 @@ def check_cycles(cycles: Iterable[tuple[float, float]], duration: float, name: s
         `list[tuple[float, float]]`
 
     Raises:
-        WindowError: for a cycle that is no pair of times in order, leaves the recording, or is shorter than 25 ms.
+        InputError: for a cycle that is no pair of times in order, leaves the recording, or is shorter than 25 ms.
     """
     checked = []
     for cycle in cycles:
         try:
             start, end = map(float, cycle)
         except (TypeError, ValueError):
-            raise WindowError(f"{name}: the cycle {cycle!r} is no pair of times; give (start, end) in s") from None
+            raise InputError(name, f"the cycle {cycle!r} is not a pair of times", "give (start, end) in s") from None
         if not 0 <= start < end <= duration + 1 / SAMPLING_RATE:
-            raise WindowError(
-                f"{name}: the cycle from {start:g} s to {end:g} s does not lie in the recording of {duration:.3f} s; "
-                "correct its times"
+            raise InputError(
+                name,
+                f"the cycle from {start:g} s to {end:g} s does not lie in the recording of {duration:.3f} s",
+                "correct its times",
             )
         # Each end is cut to a sample, so a cycle of 25 ms may come out one sample shorter than that.
         if int(end * SAMPLING_RATE) - int(start * SAMPLING_RATE) < round(MIN_SECONDS * SAMPLING_RATE):
-            raise WindowError(
-                f"{name}: the cycle from {start:g} s to {end:g} s is too short; at least {1000 * MIN_SECONDS:.0f} ms "
-                "are needed"
+            raise InputError(
+                name,
+                f"the cycle from {start:g} s to {end:g} s is too short",
+                f"at least {1000 * MIN_SECONDS:.0f} ms are needed",
             )
         checked.append((start, end))
     return checked

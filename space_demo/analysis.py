@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.files.plots import CLASS_COLORS, plot_recording
 from modeling_lung_srad.files.result_formats import csv_text
-from modeling_lung_srad.pipeline_lung_srad import SettingError
 from modeling_lung_srad.timeline import QualityReport, RecordingResult, Segment, Summary
 from space_demo.parts import choices
 from space_demo.recordings import load_upload
@@ -47,11 +47,11 @@ def analyse(
         `str`: the answer as HTML.
 
     Raises:
-        UploadError, AudioError: for a recording that cannot be used.
-        WindowError, SettingError: for settings that do not fit.
+        InputError: for a recording that cannot be used;
+            for settings that do not fit.
     """
     if hop < SHORTEST_HOP_SECONDS:
-        raise SettingError(f"hop: {hop:g} s is too short for this page; give at least {SHORTEST_HOP_SECONDS:g} s")
+        raise InputError("hop", f"{hop:g} s is too short for this page", f"give at least {SHORTEST_HOP_SECONDS:g} s")
     recording = load_upload(path, folder)
     result = lung_sounds(recording, window=window, hop=hop, min_confidence=min_confidence)
     untitled = result.copy()

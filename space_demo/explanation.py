@@ -7,11 +7,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from modeling_lung_srad import LungSoundPipeline
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.files.plots import FREQUENCY_TICKS, log_mel_decibels
 from modeling_lung_srad.recording import cut_cycle, fade_recording
 from modeling_lung_srad.saliency import SaliencyMap, saliency_map
 from space_demo.analysis import image_html
-from space_demo.parts import Part, PartError, parse
+from space_demo.parts import Part, parse
 from space_demo.recordings import load_upload
 
 # Occlusion takes five times as long, too long to wait for.
@@ -36,14 +37,16 @@ def explain(path: str | None, folder: Path, lung_sounds: LungSoundPipeline, chos
         `str`: HTML with a figure and, in words, where most of it lies.
 
     Raises:
-        UploadError, AudioError, PartError, SaliencyError: where there is nothing that can be explained.
+        InputError: where there is nothing that can be explained.
     """
     part = parse(chosen)
     recording = load_upload(path, folder)
     # Times are shown, and come back, rounded to microseconds.
     if part.end > recording.duration + 1e-5:
-        raise PartError(
-            f"part: ends at {part.end:g} s, the recording at {recording.duration:g} s; classify this recording first"
+        raise InputError(
+            "part",
+            f"ends at {part.end:g} s, the recording at {recording.duration:g} s",
+            "classify this recording first",
         )
     faded = fade_recording(recording.waveform, recording.sampling_rate)
     clip = cut_cycle(faded, recording.sampling_rate, part.start, part.end)

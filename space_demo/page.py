@@ -9,10 +9,11 @@ from typing import Any
 
 import gradio as gr
 
+from modeling_lung_srad.errors import InputError
 from space_demo.limits import MAX_AT_ONCE, MAX_MEGABYTES, MAX_MINUTES, MAX_UPLOAD_BYTES
 from space_demo.private_folder import remove_upload
 from space_demo.recognizers import EMBEDDED, Recognizers
-from space_demo.texts import EMBEDDED_NOTE, EMPTY_ANSWER, HEADER, HINT, error_html, is_about_input
+from space_demo.texts import EMBEDDED_NOTE, EMPTY_ANSWER, HEADER, HINT, error_html
 
 EXAMPLE_NAMES = ("normal breathing", "crackles", "wheezes")
 # The page sends a recording again that the server has removed after the last answer.
@@ -55,7 +56,7 @@ class Page:
             checkpoint = self.recognizers.default
             try:
                 self.recognizers.get(checkpoint)
-            except ValueError as error:
+            except InputError as error:
                 print(error, file=sys.stderr)
                 checkpoint = EMBEDDED
             path = self._example(EXAMPLE_NAMES[0])
@@ -198,7 +199,7 @@ class Page:
         return explain(path, self.folder, self.recognizers.get(checkpoint), part)
 
     def _problem(self, error: Exception) -> str:
-        if is_about_input(error):
+        if isinstance(error, InputError):
             return error_html(str(error))
         traceback.print_exception(error, file=sys.stderr)
         return error_html("the page: could not answer, because of a mistake of its own; try another recording")

@@ -3,11 +3,8 @@
 from typing import NamedTuple
 
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.timeline import RecordingResult
-
-
-class PartError(ValueError):
-    """A part outside the recording. The message is one line: `part: what is wrong; remedy`."""
 
 
 class Part(NamedTuple):
@@ -48,7 +45,7 @@ def parse(value: str | None) -> Part:
         value (`str`, *optional*): of [`choices`].
 
     Raises:
-        PartError: for anything else.
+        InputError: for anything else.
     """
     fields = (value or "").split()
     try:
@@ -56,7 +53,7 @@ def parse(value: str | None) -> Part:
     except (IndexError, ValueError):
         part = None
     if part is None or part.label not in CLASS_NAMES or not 0 <= part.start < part.end:
-        raise PartError("part: none was chosen; classify a recording first, then choose one of its windows")
+        raise InputError("part", "none was chosen", "classify a recording first, then choose one of its windows")
     return part
 
 

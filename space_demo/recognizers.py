@@ -35,7 +35,7 @@ class Recognizers:
             name (`str`): one of `names`.
 
         Raises:
-            CheckpointError: where it cannot be loaded.
+            InputError: where it cannot be loaded.
             KeyError: where it is not one of `names`.
         """
         # The import takes seconds, which would delay the first page.

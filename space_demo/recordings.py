@@ -7,6 +7,7 @@ from pathlib import Path
 import soundfile
 
 from modeling_lung_srad.audio import SAMPLING_RATE, decode_source, resample
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.recording import Recording
 from space_demo.limits import MAX_MEGABYTES, MAX_MINUTES, MAX_UPLOAD_BYTES
 
@@ -15,10 +16,6 @@ MAX_SECONDS = 60 * MAX_MINUTES
 MAX_FRAMES = MAX_SECONDS * 48000
 LONGEST_NAME = 80
 FORMULA_SIGNS = "=+-@ "
-
-
-class UploadError(ValueError):
-    """An upload that is not taken. The message is one line: `file: what is wrong; remedy`."""
 
 
 def load_upload(path: str | None, folder: Path) -> Recording:
@@ -33,19 +30,19 @@ def load_upload(path: str | None, folder: Path) -> Recording:
         [`Recording`]: its `file` is the name without the folder.
 
     Raises:
-        UploadError: where there is nothing, or it is gone, too large or too long.
-        AudioError: where it is not audio that can be used.
+        InputError: where there is nothing, or it is gone, too large or too long;
+            where it is not audio that can be used.
     """
     if path is None:
-        raise UploadError("there is no recording yet; record one or choose a file, then ask again")
+        raise InputError("recording", "there is none yet", "record one or choose a file, then ask again")
     file = Path(path)
     name = shown_name(file.name)
     if file.is_symlink() or not file.resolve().is_relative_to(folder):
-        raise UploadError(f"{name}: is no upload of this page; choose the file again")
+        raise InputError(name, "is not an upload of this page", "choose the file again")
     if not file.is_file():
-        raise UploadError(f"{name}: is no longer here, since nothing is kept; choose the file again")
+        raise InputError(name, "was removed, since nothing is kept", "choose the file again")
     if file.stat().st_size > MAX_UPLOAD_BYTES:
-        raise UploadError(f"{name}: is larger than {MAX_MEGABYTES} MB; cut it, or save it as flac")
+        raise InputError(name, f"is larger than {MAX_MEGABYTES} MB", "cut it, or save it as flac")
     data = file.read_bytes()
     check_length(data, name)
     waveform, source_rate = decode_source(data, name)
@@ -54,7 +51,7 @@ def load_upload(path: str | None, folder: Path) -> Recording:
 
 def check_length(data: bytes, name: str) -> None:
     """
-    Raises [`UploadError`] for too much audio. Content that is not audio passes; decoding it raises.
+    Raises [`InputError`] for too much audio. Content that is not audio passes; decoding it raises.
 
     Args:
         data (`bytes`): content of the file.
@@ -67,11 +64,12 @@ def check_length(data: bytes, name: str) -> None:
     except (soundfile.LibsndfileError, TypeError):
         return
     if frames > MAX_SECONDS * rate:
-        raise UploadError(f"{name}: is longer than {MAX_MINUTES} minutes; cut it into parts")
+        raise InputError(name, f"is longer than {MAX_MINUTES} minutes", "cut it into parts")
     if frames > MAX_FRAMES:
-        raise UploadError(
-            f"{name}: has {frames / 1e6:.0f} million samples a channel, more than {math.floor(MAX_FRAMES / 1e6)} "
-            "million; export it at 48 kHz or less"
+        raise InputError(
+            name,
+            f"has {frames / 1e6:.0f} million samples a channel, more than {math.floor(MAX_FRAMES / 1e6)} million",
+            "export it at 48 kHz or less",
         )
 
 

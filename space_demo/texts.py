@@ -26,12 +26,6 @@ EMPTY_ANSWER = """
     <li>Have a window explained: which times and frequencies made its class.</li>
   </ol>
 </section>"""
-OWN_PACKAGES = ("modeling_lung_srad", "dataset_scripts", "space_demo")
-
-
-def is_about_input(error: Exception) -> bool:
-    """True for an error of this project about wrong input, not a mistake in the code."""
-    return isinstance(error, ValueError) and type(error).__module__.partition(".")[0] in OWN_PACKAGES
 
 
 def error_html(message: str) -> str:

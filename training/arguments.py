@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from dataset_scripts.icbhi_splits import SPLITS
+from modeling_lung_srad.errors import InputError
 
 ARCHITECTURES = ("lung_srad", "ast", "efficientat")
 AXES_OF_MODE = {"none": (), "time": ("time",), "mel": ("mel",), "dual": ("time", "mel"), "2d": ("2d",)}
@@ -18,17 +19,17 @@ LARGEST_CLASS_BALANCE = 10
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raises `ValueError` for a value that is not one of `choices`; the message names the nearest one."""
+    """Raises `InputError` for a value that is not one of `choices`; the message names the nearest one."""
     choices = list(choices)
     if value not in choices:
         nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
-        raise ValueError(f"{name}: {value!r} is not one of {', '.join(choices)}; the nearest is {nearest}")
+        raise InputError(name, f"{value!r} is not one of {', '.join(choices)}", f"the nearest is {nearest}")
 
 
 def _check_paths(section: Any, name: str, keys: Iterable[str]) -> None:
     for key in keys:
         if getattr(section, key) == "":
-            raise ValueError(f"{name}.{key}: the path is empty; name one, or write null for none")
+            raise InputError(f"{name}.{key}", "the path is empty", "name one, or write null for none")
 
 
 @dataclass
@@ -68,12 +69,13 @@ class DataArguments:
         check_choice("data.split", self.split, SPLITS)
         _check_paths(self, "data", ("icbhi", "sprsound", "feature_cache"))
         if not 0 <= self.sprsound_validation < 1 or self.simulated_events < 0:
-            raise ValueError(
-                f"data.sprsound_validation, data.simulated_events: {self.sprsound_validation} and "
-                f"{self.simulated_events} should be a share below 1 and a number of recordings"
+            raise InputError(
+                "data.sprsound_validation, data.simulated_events",
+                f"{self.sprsound_validation} and {self.simulated_events} should be a share below 1 and a "
+                "number of recordings",
             )
         if self.simulated < 0 or self.simulated == 1:
-            raise ValueError(f"data.simulated: {self.simulated} patients: use 2 or more, or 0 for none")
+            raise InputError("data.simulated", f"{self.simulated} patients: use 2 or more, or 0 for none")
 
 
 @dataclass
@@ -143,14 +145,15 @@ class ObjectiveArguments:
             check_choice(f"objective.{name}", getattr(self, name), known)
         for name in ("temperature", "alpha"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"objective.{name}: {getattr(self, name)} should be above 0")
+                raise InputError(f"objective.{name}", f"{getattr(self, name)} should be above 0")
         for name in ("time_weight", "mel_weight", "patch_weight"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"objective.{name}: {getattr(self, name)} should be 0 or more")
+                raise InputError(f"objective.{name}", f"{getattr(self, name)} should be 0 or more")
         if not 0 <= self.class_balance <= LARGEST_CLASS_BALANCE:
-            raise ValueError(
-                f"objective.class_balance: {self.class_balance} should be 0 to {LARGEST_CLASS_BALANCE}; 1 makes the "
-                "classes equal"
+            raise InputError(
+                "objective.class_balance",
+                f"{self.class_balance} should be 0 to {LARGEST_CLASS_BALANCE}",
+                "1 makes the classes equal",
             )
 
     @property
@@ -205,17 +208,23 @@ class AugmentationArguments:
         numbers = ("frequency_masks", "frequency_mask_bins", "time_masks", "time_mask_frames", "mel_shift_bins")
         for name in (*numbers, "equalizer_decibels"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"augmentation.{name}: {getattr(self, name)} should be 0 or more")
+                raise InputError(f"augmentation.{name}", f"{getattr(self, name)} should be 0 or more")
         for name in ("speed", "breath_share", "noise_share", "hum_share", "bandwidth_share"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augmentation.{name}: {getattr(self, name)} should be 0 to 1")
+                raise InputError(f"augmentation.{name}", f"{getattr(self, name)} should be 0 to 1")
         for name in ("crop_frames", "stretch_frames"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"augmentation.{name}: {getattr(self, name)} should be at least 1, or null for all")
+                raise InputError(
+                    f"augmentation.{name}", f"{getattr(self, name)} should be at least 1, or null for all"
+                )
         if self.stretch_frames is None and (self.speed or self.breath_share):
-            raise ValueError("augmentation.speed, augmentation.breath_share: go with augmentation.stretch_frames only")
+            raise InputError(
+                "augmentation.speed, augmentation.breath_share", "go with augmentation.stretch_frames only"
+            )
         if self.stretch_frames is not None and (self.crop_frames is not None or self.roll):
-            raise ValueError("augmentation.stretch_frames: cuts at random by itself; leave out crop_frames and roll")
+            raise InputError(
+                "augmentation.stretch_frames", "cuts at random by itself", "leave out crop_frames and roll"
+            )
 
 
 @dataclass
@@ -245,7 +254,7 @@ class SamplingArguments:
     def __post_init__(self):
         for name in ("class_balance", "icbhi", "sprsound", "simulated", "windows", "patient_balance"):
             if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"sampling.{name}: {getattr(self, name)} should be a finite number")
+                raise InputError(f"sampling.{name}", f"{getattr(self, name)} should be a finite number")
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -282,22 +291,24 @@ class TeacherArguments:
     def __post_init__(self):
         check_choice("teacher.features", self.features, FEATURES)
         if not all(isinstance(checkpoint, str) and checkpoint for checkpoint in self.checkpoints):
-            raise ValueError(f"teacher.checkpoints: {self.checkpoints} should be a list of paths or Hub ids")
+            raise InputError("teacher.checkpoints", f"{self.checkpoints} should be a list of paths or Hub ids")
         if not 0 <= self.weight <= 1:
-            raise ValueError(f"teacher.weight: {self.weight} should be 0 to 1")
+            raise InputError("teacher.weight", f"{self.weight} should be 0 to 1")
         if not 0 < self.temperature < math.inf:
-            raise ValueError(f"teacher.temperature: {self.temperature} should be above 0")
+            raise InputError("teacher.temperature", f"{self.temperature} should be above 0")
         for name in ("feature_weight", "label_weight"):
             if not 0 <= (getattr(self, name) or 0) < math.inf:
-                raise ValueError(f"teacher.{name}: {getattr(self, name)} should be 0 or more")
+                raise InputError(f"teacher.{name}", f"{getattr(self, name)} should be 0 or more")
         given = [item.name for item in fields(self) if item.default not in (MISSING, getattr(self, item.name))]
         if given and not self.checkpoints:
-            raise ValueError(
-                f"teacher.{given[0]}: is given without a teacher; name one in teacher.checkpoints, or set teacher=null"
+            raise InputError(
+                f"teacher.{given[0]}",
+                "is given without a teacher",
+                "name one in teacher.checkpoints, or set teacher=null",
             )
         if self.checkpoints and self.weight == self.feature_weight == 0:
-            raise ValueError(
-                "teacher.weight: 0 and feature_weight 0 leave nothing to learn from teacher.checkpoints; set one"
+            raise InputError(
+                "teacher.weight", "0 and feature_weight 0 leave nothing to learn from teacher.checkpoints", "set one"
             )
 
     @property

@@ -8,8 +8,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import ASTConfig, ASTForAudioClassification, PreTrainedConfig
 from transformers.utils import logging
 
+from modeling_lung_srad.errors import InputError, one_line
 from training.arguments import ModelArguments
-from training.configuration import ConfigurationError
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 
 AST_SETTINGS = {item.name for item in fields(ASTConfig)} - {item.name for item in fields(PreTrainedConfig)}
@@ -22,7 +22,7 @@ def build_ast(arguments: ModelArguments) -> ASTForAudioClassification:
     """AST with random weights, or from a checkpoint whose head is replaced where it has other classes.
 
     Raises:
-        ConfigurationError: a `config` value that `ASTConfig` refuses, or a checkpoint that cannot be loaded or whose
+        InputError: a `config` value that `ASTConfig` refuses, or a checkpoint that cannot be loaded or whose
             weights, other than the head, are not those of the network. Weights are read from safetensors only.
     """
     labels: dict[str, Any] = {
@@ -51,13 +51,13 @@ def build_ast(arguments: ModelArguments) -> ASTForAudioClassification:
         _check_loaded(arguments.checkpoint, loading)
         return model
     except StrictDataclassError as error:
-        raise ConfigurationError(f"model.config: {error.__cause__ or error}") from error
+        raise InputError("model.config", one_line(error.__cause__ or error)) from error
     except OSError as error:
-        raise ConfigurationError(
-            f"model.checkpoint: {arguments.checkpoint} cannot be loaded as AST "
-            f"({' '.join(str(error).split())[:200]}); name a folder with config.json and "
-            "model.safetensors, or a Hub id such as "
-            "MIT/ast-finetuned-audioset-10-10-0.4593"
+        raise InputError(
+            "model.checkpoint",
+            f"{arguments.checkpoint} cannot be loaded as AST ({one_line(error)})",
+            "name a folder with config.json and model.safetensors, or a Hub id such as "
+            "MIT/ast-finetuned-audioset-10-10-0.4593",
         ) from error
 
 
@@ -66,7 +66,8 @@ def _check_loaded(checkpoint: str, loading: dict[str, Any]) -> None:
     names = mismatched.union(loading["missing_keys"], loading["unexpected_keys"])
     others = sorted(name for name in names if not name.startswith(HEAD_PREFIX))
     if others:
-        raise ConfigurationError(
-            f"model.checkpoint: {len(others)} weights of {checkpoint} are missing, of another size or not known, "
-            f"{others[0]} the first; set model.config to the size of the checkpoint, or name another one"
+        raise InputError(
+            "model.checkpoint",
+            f"{len(others)} weights of {checkpoint} are missing, of another size or not known, {others[0]} the first",
+            "set model.config to the size of the checkpoint, or name another one",
         )

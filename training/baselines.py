@@ -15,6 +15,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from modeling_lung_srad import LungSradFeatureExtractor
+from modeling_lung_srad.errors import InputError, reports_input_errors
 from modeling_lung_srad.files.output_files import check_output
 from training.arguments import DataArguments
 from training.data.cycle_sources import CycleSource, describe_limits, load_evaluated_source, load_training_sources
@@ -75,11 +76,11 @@ def evaluate_baselines(data: DataArguments) -> dict[str, dict[str, Any]]:
     """Reports of the baselines on the test part, by name, as `evaluation_report` returns them.
 
     Raises:
-        ValueError: data that cannot be read, or without normal or abnormal cycles in a part.
+        InputError: data that cannot be read, or without normal or abnormal cycles in a part.
     """
     sources = load_training_sources(data)
     if sources.validation is None:
-        raise ValueError(f"data.validation: {data.validation} leaves no patients to choose the class weights on")
+        raise InputError("data.validation", f"{data.validation} leaves no patients to choose the class weights on")
     test = load_evaluated_source(str(data.icbhi), data.split, "test")
     classifier, class_weight = fit_gradient_boosting(
         compute_statistics(sources.training, "statistics, training"),
@@ -115,6 +116,7 @@ def baselines_table(reports: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines + report["data_notes"]) + "\n"
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.baselines", description=__doc__)
@@ -126,16 +128,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", help="JSON file for the reports")
     options = vars(parser.parse_args(argv))
     output = options.pop("output")
-    try:
-        if output is not None:
-            check_output(output)
-        reports = evaluate_baselines(DataArguments(**options))
-        print(baselines_table(reports))
-        if output is not None:
-            write_json(Path(output), reports)
-    except (ValueError, OSError) as error:
-        print(f"baselines: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    if output is not None:
+        check_output(output)
+    reports = evaluate_baselines(DataArguments(**options))
+    print(baselines_table(reports))
+    if output is not None:
+        write_json(Path(output), reports)
     return 0
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from modeling_lung_srad.errors import InputError, one_line
 from training.arguments import RunArguments
 from training.training_arguments import LungSradTrainingArguments
 
@@ -24,10 +25,6 @@ SECTIONS: dict[str, Any] = {section.name: section.type for section in dataclasse
 
 
 MOST_SEEDS = 1000
-
-
-class ConfigurationError(ValueError):
-    """A configuration that cannot be used; the message names the file, the key and the remedy."""
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
@@ -53,7 +50,7 @@ def read_configuration(
         overrides (sequence of `str`): `key=value`, a dot for keys inside sections: `data.icbhi=/data/icbhi`.
 
     Raises:
-        ConfigurationError: file missing or not YAML, unknown key (the nearest valid one is named), value of the wrong
+        InputError: file missing or not YAML, unknown key (the nearest valid one is named), value of the wrong
             type, an override without `=`, or two of the same key.
     """
     check_overrides(overrides)
@@ -62,25 +59,25 @@ def read_configuration(
         key, _, text = override.partition("=")
         # YAML reads no text as null, which an unset shell variable hardly means.
         if not text.strip():
-            raise ConfigurationError(f"{override!r}: has no value; give one, or {key}=null to empty the key")
+            raise InputError(f"{override!r}", "lacks a value", f"give one, or {key}=null to empty the key")
         _set(values, key.split("."), _parse_yaml(text, f"override {override!r}"), override)
     sections = {name: _fill(section, values.pop(name, None), f"{name}.", path) for name, section in SECTIONS.items()}
     training = _checked(LungSradTrainingArguments, values, "", path)
     if "load_best_model_at_end" in training:
-        raise ConfigurationError(f"{path}: load_best_model_at_end: use selection instead: validation, last or test")
+        raise InputError(path, "load_best_model_at_end: use selection instead: validation, last or test")
     training["output_dir"] = training.get("output_dir") or f"runs/{Path(path).stem}"
     return RunArguments(**sections), _made(LungSradTrainingArguments, training, path)
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Raises `ConfigurationError` for an override that is not `key=value`, or whose key another one has."""
+    """Raises `InputError` for an override that is not `key=value`, or whose key another one has."""
     given: dict[str, str] = {}
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not all(key.split(".")):
-            raise ConfigurationError(f"{override!r}: an override is key=value, such as seed=1 or data.icbhi=FOLDER")
+            raise InputError(f"{override!r}", "an override is key=value, such as seed=1 or data.icbhi=FOLDER")
         if key in given:
-            raise ConfigurationError(f"{override!r}: {key} is there twice, first as {given[key]!r}; keep one")
+            raise InputError(f"{override!r}", f"{key} is there twice, first as {given[key]!r}", "keep one")
         given[key] = override
 
 
@@ -90,7 +87,7 @@ def expand_seeds(config: str | Path, overrides: Sequence[str]) -> list[list[str]
     Each of several runs has its own folder, `seed-K` in the `output_dir` that a single one would have.
 
     Raises:
-        ConfigurationError: a range that is empty or not of whole numbers, or a key that is there twice.
+        InputError: a range that is empty or not of whole numbers, or a key that is there twice.
     """
     check_overrides(overrides)
     texts = {key: text for key, _, text in (override.partition("=") for override in overrides)}
@@ -98,9 +95,9 @@ def expand_seeds(config: str | Path, overrides: Sequence[str]) -> list[list[str]
         return [list(overrides)]
     first, _, last = texts["seed"].partition("..")
     if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-        raise ConfigurationError(f"seed={texts['seed']}: should be a range of whole numbers such as seed=1..5")
+        raise InputError(f"seed={texts['seed']}", "should be a range of whole numbers such as seed=1..5")
     if int(last) - int(first) >= MOST_SEEDS:
-        raise ConfigurationError(f"seed={texts['seed']}: is more than {MOST_SEEDS} runs; give a shorter range")
+        raise InputError(f"seed={texts['seed']}", f"is more than {MOST_SEEDS} runs", "give a shorter range")
     others = [override for override in overrides if not override.startswith("seed=")]
     output_dir = read_configuration(config, others)[1].output_dir
     others = [override for override in others if not override.startswith("output_dir=")]
@@ -112,23 +109,24 @@ def expand_seeds(config: str | Path, overrides: Sequence[str]) -> list[list[str]
 def _read_yaml(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     path = path.resolve()
     if path in extended_by:
-        raise ConfigurationError(f"{path}: extends itself; remove one `extends`")
+        raise InputError(path, "extends itself", "remove one `extends`")
     if not path.is_file():
         known = {config.stem: config for config in CONFIGS.rglob("*.yaml")}
         nearest = known[difflib.get_close_matches(path.stem, known, n=1, cutoff=0.0)[0]]
         asked_by = f" (extends of {extended_by[-1]})" if extended_by else ""
-        raise ConfigurationError(
-            f"{path}: no such configuration file{asked_by}; of those that come with the project in {CONFIGS}, "
-            f"the nearest is {nearest.relative_to(CONFIGS)}"
+        raise InputError(
+            path,
+            f"no such configuration file{asked_by}",
+            f"of those that come with the project in {CONFIGS}, the nearest is {nearest.relative_to(CONFIGS)}",
         )
     values = _parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     if not isinstance(values, dict):
-        raise ConfigurationError(f"{path}: is not a YAML mapping of keys to values")
+        raise InputError(path, "is not a YAML mapping of keys to values")
     base = values.pop("extends", None)
     if base is None:
         return values
     if not isinstance(base, str) or not base:
-        raise ConfigurationError(f"{path}: extends: {base!r} should be the path of one configuration, relative to it")
+        raise InputError(path, f"extends: {base!r} should be the path of one configuration, relative to it")
     return _merge(_read_yaml(path.parent / base, (*extended_by, path)), values)
 
 
@@ -136,7 +134,7 @@ def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{where}: is not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(where, f"is not valid YAML: {one_line(error)}") from error
 
 
 def _merge(base: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,22 +149,24 @@ def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> 
     for key in keys[:-1]:
         values[key] = {} if values.get(key) is None else values[key]
         if not isinstance(values[key], dict):
-            raise ConfigurationError(f"{override!r}: {key} is a value, not a section with keys")
+            raise InputError(f"{override!r}", f"{key} is a value, not a section with keys")
         values = values[key]
     values[keys[-1]] = value
 
 
 def _fill(section: type, values: Any, prefix: str, path: str | Path) -> Any:
     if values is not None and not isinstance(values, Mapping):
-        raise ConfigurationError(f"{path}: {prefix[:-1]} is a section; give it keys, not the value {values!r}")
+        raise InputError(path, f"{prefix[:-1]} is a section", f"give it keys, not the value {values!r}")
     return _made(section, _checked(section, values or {}, prefix, path), path)
 
 
 def _made(arguments: type, values: Mapping[str, Any], path: str | Path) -> Any:
     try:
         return arguments(**values)
+    except InputError as error:
+        raise error.within(path) from error
     except (ValueError, ImportError, OSError, TypeError) as error:
-        raise ConfigurationError(f"{path}: {' '.join(str(error).split())}") from error
+        raise InputError(path, one_line(error)) from error
 
 
 def _checked(arguments: type, values: Mapping[str, Any], prefix: str, path: str | Path) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _checked(arguments: type, values: Mapping[str, Any], prefix: str, path: str 
     fields = {item.name for item in dataclasses.fields(arguments) if item.init}
     for key in values:
         if key not in fields:
-            raise ConfigurationError(f"{path}: there is no key {prefix}{key}; {_nearest(f'{prefix}{key}')}")
+            raise InputError(path, f"unknown key {prefix}{key}", _nearest(f"{prefix}{key}"))
     return {key: coerce(value, hints[key], f"{path}: {prefix}{key}") for key, value in values.items()}
 
 
@@ -216,8 +216,6 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
             if text in choices:
                 return text
             nearest = difflib.get_close_matches(text, choices, n=1, cutoff=0.0)[0]
-            raise ConfigurationError(
-                f"{where}: {value!r} is not one of {', '.join(choices)}; the nearest is {nearest}"
-            )
+            raise InputError(where, f"{value!r} is not one of {', '.join(choices)}", f"the nearest is {nearest}")
     wanted = " or ".join("null" if option is types.NoneType else option.__name__ for option in options)
-    raise ConfigurationError(f"{where}: {value!r} should be of type {wanted}")
+    raise InputError(where, f"{value!r} should be of type {wanted}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 
-from training.configuration import ConfigurationError
+from modeling_lung_srad.errors import InputError
 from training.record.training_record import TRAINING_SUMMARY
 from training.training_arguments import LungSradTrainingArguments
 
@@ -14,13 +14,14 @@ def check_launch() -> None:
     """Checks that as many processes run as `accelerate launch` was asked for.
 
     Raises:
-        ConfigurationError: without GPUs, `accelerate launch --num_processes N` starts one process and says nothing.
+        InputError: without GPUs, `accelerate launch --num_processes N` starts one process and says nothing.
     """
     started_by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
     if started_by_accelerate and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
-        raise ConfigurationError(
-            "accelerate launch: --num_processes asks for several processes, and it started one, as it does without "
-            "GPUs; there, use accelerate launch --multi_gpu --num_processes N ... use_cpu=true"
+        raise InputError(
+            "accelerate launch",
+            "--num_processes asks for several processes, and it started one, as it does without GPUs",
+            "there, use accelerate launch --multi_gpu --num_processes N ... use_cpu=true",
         )
 
 
@@ -28,20 +29,22 @@ def check_processes(training_arguments: LungSradTrainingArguments) -> None:
     """Checks that processes that were started together train together, each on one GPU.
 
     Raises:
-        ConfigurationError: each would train by itself, and all in the same folder, as they do without GPUs; or one
+        InputError: each would train by itself, and all in the same folder, as they do without GPUs; or one
             process would train on several GPUs by threads, which would share the draws of the mixed views.
     """
     started = int(os.environ.get("WORLD_SIZE") or 1)
     if training_arguments.world_size != started:
-        raise ConfigurationError(
-            f"{started} processes were started, and each would train by itself, as they do without GPUs; there, add "
-            "use_cpu=true"
+        raise InputError(
+            "accelerate launch",
+            f"{started} processes were started, and each would train by itself, as they do without GPUs",
+            "there, add use_cpu=true",
         )
     if training_arguments.n_gpu > 1:
-        raise ConfigurationError(
-            f"{training_arguments.n_gpu} GPUs are visible to one process, which can train on one only; start "
-            f"accelerate launch --num_processes {training_arguments.n_gpu} training/run_training.py CONFIG.yaml "
-            "[key=value ...], or set CUDA_VISIBLE_DEVICES=0 to use one"
+        raise InputError(
+            "accelerate launch",
+            f"{training_arguments.n_gpu} GPUs are visible to one process, which can train on one only",
+            f"start accelerate launch --num_processes {training_arguments.n_gpu} training/run_training.py CONFIG.yaml "
+            "[key=value ...], or set CUDA_VISIBLE_DEVICES=0 to use one",
         )
 
 
@@ -49,7 +52,7 @@ def check_same_folder(training_arguments: LungSradTrainingArguments, last_checkp
     """Checks that all processes see the same `output_dir`, by what each found in it.
 
     Raises:
-        ConfigurationError: some would go on from a checkpoint, or stop, that others do not see.
+        InputError: some would go on from a checkpoint, or stop, that others do not see.
     """
     if training_arguments.world_size == 1:
         return
@@ -58,7 +61,8 @@ def check_same_folder(training_arguments: LungSradTrainingArguments, last_checkp
     found = [TRAINING_SUMMARY if (output_dir / TRAINING_SUMMARY).exists() else name]
     everyone = gather_object(found)
     if len(set(everyone)) > 1:
-        raise ConfigurationError(
-            f"{output_dir}: the processes found {', '.join(sorted(set(everyone)))} as its last state; use an "
-            "output_dir that all machines share"
+        raise InputError(
+            output_dir,
+            f"the processes found {', '.join(sorted(set(everyone)))} as its last state",
+            "use an output_dir that all machines share",
         )

@@ -16,7 +16,8 @@ from scipy.special import softmax
 from tqdm.auto import tqdm
 
 from dataset_scripts.sprsound import load_sprsound
-from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
+from modeling_lung_srad.checkpoint_loading import load_checkpoint
+from modeling_lung_srad.errors import InputError, reports_input_errors
 from modeling_lung_srad.familiarity import Familiarity, fit_familiarity, log_mel_statistics
 from training.data.cycle_sources import CycleSource, RunSources
 from training.data.feature_cache import cached_log_mel
@@ -117,15 +118,15 @@ def fit_checkpoint(checkpoint: str, data: str, sprsound: str | None = None) -> t
         `tuple[float | None, Familiarity | None]`: what was written.
 
     Raises:
-        ValueError: a checkpoint that is none or has no such summary, or data that cannot be read.
+        InputError: a checkpoint that is none or has no such summary, or data that cannot be read.
     """
     if not Path(checkpoint).is_dir():
-        raise CheckpointError(f"{checkpoint}: no such folder; download the checkpoint first")
+        raise InputError(checkpoint, "no such folder", "download the checkpoint first")
     model, feature_extractor = load_checkpoint(checkpoint)
     check_sampling_rate(feature_extractor, f"{checkpoint}: sampling_rate")
     record = read_training_record(checkpoint)
     if record is None:
-        raise CheckpointError(f"{checkpoint}: has no training_summary.json to say what it was trained on; train again")
+        raise InputError(checkpoint, "lacks training_summary.json, which says what it was trained on", "train again")
     cycles = load_evaluated_cycles(data, record.split, "train", record)
     sources, calibration = [cycles.evaluated], [] if cycles.validation is None else [cycles.validation]
     if sprsound is not None:
@@ -162,6 +163,7 @@ def _write_temperature(path: Path, temperature: float | None) -> None:
     write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.post_training", description=__doc__)
@@ -169,11 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("icbhi", help="folder or zip of ICBHI 2017, with the split that it was trained with")
     parser.add_argument("sprsound", nargs="?", help="folder of SPRSound, if it was trained on that as well")
     options = parser.parse_args(argv)
-    try:
-        temperature, familiarity = fit_checkpoint(options.checkpoint, options.icbhi, options.sprsound)
-    except (ValueError, OSError) as error:
-        print(f"post_training: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    temperature, familiarity = fit_checkpoint(options.checkpoint, options.icbhi, options.sprsound)
     fitted = "none" if familiarity is None else f"threshold {familiarity.threshold:.4g} of {familiarity.cycles} cycles"
     print(f"temperature: {'none' if temperature is None else f'{temperature:.4f}'}; familiarity: {fitted}")
     return 0

@@ -20,9 +20,10 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, default_data_collator, set_seed
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.errors import InputError, one_line, reports_input_errors
 from modeling_lung_srad.files.checkpoint_code import write_checkpoint_code
 from training.arguments import RunArguments
-from training.configuration import ConfigurationError, expand_seeds, read_configuration
+from training.configuration import expand_seeds, read_configuration
 from training.data.cycle_sources import CycleSource, RunSources, load_training_sources
 from training.data.feature_cache import cached_log_mel
 from training.data.log_mel_dataset import LogMelDataset
@@ -47,7 +48,7 @@ from training.record.run_summary import describe_outcome, describe_seeds, summar
 from training.record.training_record import TRAINING_SUMMARY
 from training.report.files import write_json
 from training.teachers.teachers import Teacher, Teachers, load_teachers
-from training.trainer import LungSradTrainer, TrainingError
+from training.trainer import LungSradTrainer
 from training.training_arguments import LungSradTrainingArguments
 
 
@@ -79,6 +80,7 @@ class Run:
         return [label for source in self.sources.training for label in source.table["label"]]
 
 
+@reports_input_errors
 def train(config: str, overrides: Sequence[str] = ()) -> int:
     """Runs, or goes on with, the training that a configuration describes.
 
@@ -91,24 +93,20 @@ def train(config: str, overrides: Sequence[str] = ()) -> int:
         or the training cannot go on.
     """
     summaries = []
-    try:
-        for overrides_of_seed in expand_seeds(config, overrides):
-            arguments, training_arguments = read_configuration(config, overrides_of_seed)
-            check_processes(training_arguments)
-            summary_file = Path(str(training_arguments.output_dir)) / TRAINING_SUMMARY
-            last_checkpoint = find_last_checkpoint(arguments, training_arguments)
-            check_same_folder(training_arguments, last_checkpoint)
-            summaries.append(summary_file)
-            if summary_file.exists():
-                read_json(summary_file, "summary")
-                print(f"{summary_file}: this run is complete; choose another output_dir to train again")
-                continue
-            run_training(prepare(arguments, training_arguments, last_checkpoint))
-        if len(summaries) > 1 and training_arguments.process_index == 0:
-            print(describe_seeds(summaries))
-    except (ValueError, OSError) as error:
-        print(f"lung-srad train: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    for overrides_of_seed in expand_seeds(config, overrides):
+        arguments, training_arguments = read_configuration(config, overrides_of_seed)
+        check_processes(training_arguments)
+        summary_file = Path(str(training_arguments.output_dir)) / TRAINING_SUMMARY
+        last_checkpoint = find_last_checkpoint(arguments, training_arguments)
+        check_same_folder(training_arguments, last_checkpoint)
+        summaries.append(summary_file)
+        if summary_file.exists():
+            read_json(summary_file, "summary")
+            print(f"{summary_file}: this run is complete; choose another output_dir to train again")
+            continue
+        run_training(prepare(arguments, training_arguments, last_checkpoint))
+    if len(summaries) > 1 and training_arguments.process_index == 0:
+        print(describe_seeds(summaries))
     return 0
 
 
@@ -118,14 +116,15 @@ def prepare(
     """Loads the data and builds the model.
 
     Raises:
-        ValueError: what `load_training_sources`, `sampling_weights`, `CycleSampler`, `build_feature_extractor`,
+        InputError: what `load_training_sources`, `sampling_weights`, `CycleSampler`, `build_feature_extractor`,
             `build_model`, `check_fit`, `check_earlier_stages`, `load_teachers` or `check_same_teachers` cannot use, a
             batch too small for the contrastive loss, or `record_test` where nothing is scored.
     """
     if training_arguments.record_test and training_arguments.selection == "last" and arguments.data.validation == 0:
-        raise ConfigurationError(
-            "record_test: the test part is scored where validation patients are, and data.validation is 0; make that "
-            "larger, or leave record_test out"
+        raise InputError(
+            "record_test",
+            "the test part is scored where validation patients are, and data.validation is 0",
+            "make that larger, or leave record_test out",
         )
     sources = load_training_sources(
         arguments.data, training_arguments.selection, training_arguments.record_test, arguments.sampling.left_out
@@ -141,13 +140,14 @@ def prepare(
     if arguments.augmentation.stretch_frames is None and (
         arguments.sampling.windows or arguments.data.simulated_events
     ):
-        raise ConfigurationError(
-            "sampling.windows, data.simulated_events: go with augmentation.stretch_frames; set it, such as to 128"
+        raise InputError(
+            "sampling.windows, data.simulated_events", "go with augmentation.stretch_frames", "set it, such as to 128"
         )
     if arguments.objective.axes and batch_size < 2:
-        raise ConfigurationError(
-            f"per_device_train_batch_size: {batch_size} leaves objective.mode {arguments.objective.mode!r} nothing to "
-            "mix and to tell apart; use 2 or more, better 16"
+        raise InputError(
+            "per_device_train_batch_size",
+            f"{batch_size} leaves objective.mode {arguments.objective.mode!r} nothing to mix and to tell apart",
+            "use 2 or more, better 16",
         )
     feature_extractor = build_feature_extractor(arguments.model)
     set_seed(training_arguments.seed)
@@ -184,7 +184,7 @@ def run_training(run: Run) -> dict[str, Any]:
         `dict`: the content of `training_summary.json`.
 
     Raises:
-        TrainingError: a loss that is no number, a damaged checkpoint, a disk that cannot be written to, or no epoch
+        InputError: a loss that is no number, a damaged checkpoint, a disk that cannot be written to, or no epoch
             to select; what was saved before is kept.
     """
     trainer = build_trainer(run)
@@ -196,9 +196,10 @@ def run_training(run: Run) -> dict[str, Any]:
         write_json(run.output_dir / CONFIGURATION, settings)
     result = trainer.train(resume_from_checkpoint=str(run.last_checkpoint) if run.last_checkpoint else None)
     if run.training_arguments.load_best_model_at_end and trainer.state.best_model_checkpoint is None:
-        raise TrainingError(
-            f"{run.output_dir}: no checkpoint was scored, so that selection={run.training_arguments.selection} has "
-            "none to keep; lower eval_delay, eval_steps and save_steps, or use selection=last"
+        raise InputError(
+            run.output_dir,
+            f"no checkpoint was scored, so that selection={run.training_arguments.selection} has none to keep",
+            "lower eval_delay, eval_steps and save_steps, or use selection=last",
         )
     measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
     familiarity = fit_after_training(trainer, run.sources, run.arguments.data.feature_cache)
@@ -209,9 +210,10 @@ def run_training(run: Run) -> dict[str, Any]:
         if isinstance(run.model, LungSradForAudioClassification) and trainer.is_world_process_zero():
             write_checkpoint_code(run.output_dir)
     except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"{run.output_dir}: the model cannot be written ({' '.join(str(error).split())[:200]}); free space on its "
-            "disk and start the same command again"
+        raise InputError(
+            run.output_dir,
+            f"the model cannot be written ({one_line(error)})",
+            "free space on its disk and start the same command again",
         ) from error
     summary = summarize(
         run.arguments,
@@ -279,17 +281,14 @@ def stretches(run: Run) -> StretchDataset:
     return StretchDataset(recordings, run.feature_extractor, run.arguments.augmentation, windows)
 
 
+@reports_input_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of `accelerate launch training/run_training.py`."""
     parser = argparse.ArgumentParser(prog="run_training.py", description=__doc__)
     parser.add_argument("config", help="YAML file; training/configs has examples")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     options = parser.parse_args(argv)
-    try:
-        check_launch()
-    except ConfigurationError as error:
-        print(f"run_training.py: {error}", file=sys.stderr)
-        return 2
+    check_launch()
     try:
         return train(options.config, options.overrides)
     finally:

@@ -20,6 +20,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling_lung_srad import LungSradForAudioClassification
+from modeling_lung_srad.errors import InputError, one_line
 from training.arguments import ObjectiveArguments
 from training.callbacks import AverageWeights, FindBestCheckpoint
 from training.data.sampling import CycleSampler
@@ -34,10 +35,6 @@ CLASSIFIER_PREFIX = "classifier."
 # Parts of the training model that only resuming needs, beside the classifier.
 TRAINING_PARTS = {"projector.": PROJECTOR_WEIGHTS, "distillation.": DISTILLATION_WEIGHTS}
 SHOWN_CYCLES = 16
-
-
-class TrainingError(ValueError):
-    """Training that cannot go on. The message is one line: what happened; remedy."""
 
 
 class LungSradTrainer(Trainer):
@@ -135,7 +132,7 @@ class LungSradTrainer(Trainer):
         """As in `transformers.Trainer`.
 
         Raises:
-            TrainingError: an optimizer that is not installed, or settings that it refuses.
+            InputError: an optimizer that is not installed, or settings that it refuses.
         """
         args: Any = self.args
         if args.muon_learning_rate and self.optimizer is None:
@@ -153,25 +150,28 @@ class LungSradTrainer(Trainer):
         try:
             return super().create_optimizer(model)
         except (ImportError, TypeError, ValueError) as error:
-            raise TrainingError(
-                f"optim, optim_args: {self.args.optim} with {self.args.optim_args!r} cannot be used "
-                f"({_one_line(error)}); correct them, or leave both out"
+            raise InputError(
+                "optim, optim_args",
+                f"{self.args.optim} with {self.args.optim_args!r} cannot be used ({one_line(error)})",
+                "correct them, or leave both out",
             ) from error
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """As in `transformers.Trainer`, and with `lr_per_epoch` the schedule of the paper.
 
         Raises:
-            TrainingError: `lr_scheduler_kwargs` that the schedule does not have.
+            InputError: `lr_scheduler_kwargs` that the schedule does not have.
         """
         args: Any = self.args
         if not args.lr_per_epoch or self.lr_scheduler is not None:
             try:
                 return super().create_scheduler(num_training_steps, optimizer)
             except (TypeError, ValueError) as error:
-                raise TrainingError(
-                    f"lr_scheduler_kwargs: {args.lr_scheduler_kwargs} do not go with lr_scheduler_type "
-                    f"{args.lr_scheduler_type} ({_one_line(error)}); correct them, or leave them out"
+                raise InputError(
+                    "lr_scheduler_kwargs",
+                    f"{args.lr_scheduler_kwargs} do not go with lr_scheduler_type {args.lr_scheduler_type} "
+                    f"({one_line(error)})",
+                    "correct them, or leave them out",
                 ) from error
         epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else None
         steps_per_epoch = math.ceil(len(self.cycle_sampler) / self._steps_divisor())
@@ -222,16 +222,17 @@ class LungSradTrainer(Trainer):
         """As in `transformers.Trainer`.
 
         Raises:
-            TrainingError: naming step and cycles, or the teacher, where the loss is NaN or infinite. Nothing was
+            InputError: naming step and cycles, or the teacher, where the loss is NaN or infinite. Nothing was
                 updated by it.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             self._check_teachers(inputs)
-            raise TrainingError(
-                f"step {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f}): the loss is {loss.item()}; "
-                f"the last checkpoint in {self.args.output_dir} is kept. The batch: {self._describe_batch(inputs)}. "
-                "Lower learning_rate, or look at these cycles"
+            raise InputError(
+                f"step {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f})",
+                f"the loss is {loss.item()}",
+                f"the last checkpoint in {self.args.output_dir} is kept. The batch: "
+                f"{self._describe_batch(inputs)}. Lower learning_rate, or look at these cycles",
             )
         return loss
 
@@ -242,9 +243,11 @@ class LungSradTrainer(Trainer):
         with self.accelerator.autocast():
             broken = self.teachers.not_finite(values)
         if broken:
-            raise TrainingError(
-                f"step {self.state.global_step + 1}: the teacher {broken[0]} answers with NaN or infinite values; the "
-                f"last checkpoint in {self.args.output_dir} is kept. Choose another teacher, or bf16=false fp16=false"
+            raise InputError(
+                f"step {self.state.global_step + 1}",
+                f"the teacher {broken[0]} answers with NaN or infinite values",
+                f"the last checkpoint in {self.args.output_dir} is kept. Choose another teacher, or bf16=false "
+                "fp16=false",
             )
 
     def _describe_batch(self, inputs: dict[str, Any]) -> str:
@@ -274,9 +277,10 @@ class LungSradTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         for name, parameter in self.training_model.named_parameters():
             if not torch.isfinite(parameter).all():
-                raise TrainingError(
-                    f"step {self.state.global_step}: {name} has NaN or infinite values, so no checkpoint is written; "
-                    f"the last one in {self.args.output_dir} is kept. Lower learning_rate"
+                raise InputError(
+                    f"step {self.state.global_step}",
+                    f"{name} has NaN or infinite values, so no checkpoint is written",
+                    f"the last one in {self.args.output_dir} is kept. Lower learning_rate",
                 )
         folder = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         try:
@@ -286,9 +290,11 @@ class LungSradTrainer(Trainer):
             if isinstance(error, RuntimeError) and "write" not in str(error):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
-            raise TrainingError(
-                f"{folder}: cannot be written ({_one_line(error)}); free space on its disk and "
-                "start the same command again, which goes on from the last complete checkpoint"
+            raise InputError(
+                folder,
+                f"cannot be written ({one_line(error)})",
+                "free space on its disk and start the same command again, which goes on from the last "
+                "complete checkpoint",
             ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -322,14 +328,14 @@ class LungSradTrainer(Trainer):
         if checkpoint is not None and not self.is_fsdp_enabled:
             for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
                 if not Path(checkpoint, name).is_file():
-                    raise _unusable(checkpoint, f"has no {name}")
+                    raise _unusable(checkpoint, f"lacks {name}")
         with _read_from(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         name = "rng_state.pth" if self.args.world_size == 1 else f"rng_state_{self.args.process_index}.pth"
         if checkpoint is not None and not Path(checkpoint, name).is_file():
-            raise _unusable(checkpoint, f"has no {name}, without which the run would go on with other random numbers")
+            raise _unusable(checkpoint, f"lacks {name}, without which the run would go on with other random numbers")
         with _read_from(checkpoint):
             super()._load_rng_state(checkpoint)
 
@@ -365,24 +371,22 @@ def cosine_per_epoch(step: int, steps_per_epoch: int, epochs: int, min_lr_rate: 
 
 @contextmanager
 def _read_from(checkpoint: str | None) -> Iterator[None]:
-    """Turns errors of reading a damaged checkpoint into a [`TrainingError`] that names it and the remedy."""
+    """Turns errors of reading a damaged checkpoint into a [`InputError`] that names it and the remedy."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         if checkpoint is None or isinstance(error, torch.OutOfMemoryError):
             raise
-        raise _unusable(checkpoint, f"cannot be read ({_one_line(error)})") from error
+        raise _unusable(checkpoint, f"cannot be read ({one_line(error)})") from error
 
 
-def _unusable(checkpoint: str, problem: str) -> TrainingError:
-    return TrainingError(
-        f"{checkpoint}: {problem}; remove this folder and start the same command again, which goes on from the "
-        "checkpoint before it, if there is one"
+def _unusable(checkpoint: str, problem: str) -> InputError:
+    return InputError(
+        checkpoint,
+        problem,
+        "remove this folder and start the same command again, which goes on from the checkpoint before it, "
+        "if there is one",
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.utils.logging import log_levels
 
+from modeling_lung_srad.errors import InputError
 from training.arguments import check_choice
 from training.metrics.icbhi_score.icbhi_measure import RATES
 
@@ -55,7 +56,7 @@ class LungSradTrainingArguments(TrainingArguments):
             and AdamW, at `learning_rate`, all else; see `training/muon.py`.
 
     Raises:
-        ValueError: naming the key, for a value that the Trainer would stumble over later, ignore, or not train with at
+        InputError: naming the key, for a value that the Trainer would stumble over later, ignore, or not train with at
             all.
     """
 
@@ -77,7 +78,7 @@ class LungSradTrainingArguments(TrainingArguments):
     def __post_init__(self):
         for item in fields(self):
             if item.name in NOT_FOLLOWED and getattr(self, item.name) not in (item.default, []):
-                raise ValueError(f"{item.name}: {NOT_FOLLOWED[item.name]}")
+                raise InputError(item.name, NOT_FOLLOWED[item.name])
         check_choice("selection", self.selection, SELECTIONS)
         self.load_best_model_at_end = self.selection != "last"
         self.metric_for_best_model = self.metric_for_best_model or "score"
@@ -91,18 +92,18 @@ class LungSradTrainingArguments(TrainingArguments):
         batches = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
         for name in ("learning_rate", *batches):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: {getattr(self, name)} should be above 0")
+                raise InputError(name, f"{getattr(self, name)} should be above 0")
         for name in ("weight_decay", "max_grad_norm", "adam_epsilon", "dataloader_num_workers", "muon_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: {getattr(self, name)} should be 0 or more")
+                raise InputError(name, f"{getattr(self, name)} should be 0 or more")
         for name in ("seed", "data_seed"):
             if not 0 <= (getattr(self, name) or 0) <= LARGEST_SEED:
-                raise ValueError(f"{name}: {getattr(self, name)} should be 0 to {LARGEST_SEED}")
+                raise InputError(name, f"{getattr(self, name)} should be 0 to {LARGEST_SEED}")
         for name in ("ma_beta", "adam_beta1", "adam_beta2", "label_smoothing_factor"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} should be at least 0 and below 1")
+                raise InputError(name, f"{getattr(self, name)} should be at least 0 and below 1")
         if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
-            raise ValueError(f"num_train_epochs: {self.num_train_epochs} should be above 0")
+            raise InputError("num_train_epochs", f"{self.num_train_epochs} should be above 0")
         for name in ("log_level", "log_level_replica"):
             check_choice(name, getattr(self, name), ("passive", *log_levels))
         self._check_reporting()
@@ -114,43 +115,47 @@ class LungSradTrainingArguments(TrainingArguments):
         usable = ("none", "all", *get_available_reporting_integrations())
         for name in wanted:
             if name not in usable:
-                raise ValueError(
-                    f"report_to: {name!r} is not installed, or not known; install it, or use {' or '.join(usable)}"
+                raise InputError(
+                    "report_to",
+                    f"{name!r} is not installed, or not known",
+                    f"install it, or use {' or '.join(usable)}",
                 )
 
     def _check_selection(self) -> None:
         metrics = ("loss", *RATES)
         if self.metric_for_best_model not in metrics:
-            raise ValueError(
-                f"metric_for_best_model: {self.metric_for_best_model!r} is not one of {', '.join(metrics)}"
+            raise InputError(
+                "metric_for_best_model", f"{self.metric_for_best_model!r} is not one of {', '.join(metrics)}"
             )
         if not self.load_best_model_at_end:
             return
         if "no" in (self.eval_strategy, self.save_strategy):
-            raise ValueError(
-                f"selection: {self.selection!r} needs eval_strategy and save_strategy; set both to epoch, or "
-                "selection to last"
+            raise InputError(
+                "selection",
+                f"{self.selection!r} needs eval_strategy and save_strategy",
+                "set both to epoch, or selection to last",
             )
         if self.save_strategy not in (self.eval_strategy, SaveStrategy.BEST):
             save, evaluate = SaveStrategy(self.save_strategy).value, IntervalStrategy(self.eval_strategy).value
-            raise ValueError(
-                f"save_strategy: {save!r} is not eval_strategy, {evaluate!r}, and selection {self.selection!r} keeps "
-                "what was scored; set both to the same, or selection to last"
+            raise InputError(
+                "save_strategy",
+                f"{save!r} is not eval_strategy, {evaluate!r}, and selection {self.selection!r} keeps what was scored",
+                "set both to the same, or selection to last",
             )
         for name in ("eval_steps", "save_steps"):
             if self.eval_strategy == IntervalStrategy.STEPS and not (getattr(self, name) or 0) > 0:
-                raise ValueError(f"{name}: {getattr(self, name)} should be above 0 where the strategy is steps")
+                raise InputError(name, f"{getattr(self, name)} should be above 0 where the strategy is steps")
         of_epochs = self.max_steps <= 0 and self.eval_strategy == IntervalStrategy.EPOCH
         if of_epochs and (self.eval_delay or 0) >= self.num_train_epochs:
-            raise ValueError(f"eval_delay: {self.eval_delay} leaves no epoch to choose from; make it smaller")
+            raise InputError("eval_delay", f"{self.eval_delay} leaves no epoch to choose from", "make it smaller")
 
     def _check_schedule(self) -> None:
         is_cosine = self.lr_scheduler_type == SchedulerType.COSINE_WITH_MIN_LR
         if self.lr_per_epoch and (not is_cosine or self.warmup_steps):
-            raise ValueError("lr_per_epoch: goes with lr_scheduler_type cosine_with_min_lr and warmup_steps 0 only")
+            raise InputError("lr_per_epoch", "goes with lr_scheduler_type cosine_with_min_lr and warmup_steps 0 only")
         if is_cosine and isinstance(self.lr_scheduler_kwargs, dict):
             if self.lr_per_epoch and self.lr_scheduler_kwargs.keys() != {"min_lr_rate"}:
-                raise ValueError("lr_scheduler_kwargs: has the key min_lr_rate, and no other, with lr_per_epoch")
+                raise InputError("lr_scheduler_kwargs", "has the key min_lr_rate, and no other, with lr_per_epoch")
             rate = self.lr_scheduler_kwargs.get("min_lr_rate", MIN_LR_RATE)
             if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
-                raise ValueError(f"lr_scheduler_kwargs.min_lr_rate: {rate!r} should be a number from 0 to 1")
+                raise InputError("lr_scheduler_kwargs.min_lr_rate", f"{rate!r} should be a number from 0 to 1")

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from lung_srad_cli.publishing.repository_files import PublishError, read_card
-from modeling_lung_srad.checkpoint_loading import CheckpointError, load_checkpoint
+from lung_srad_cli.publishing.repository_files import read_card
+from modeling_lung_srad.checkpoint_loading import load_checkpoint
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.familiarity import load_familiarity
 from modeling_lung_srad.files.checkpoint_code import (
     CONFIG,
@@ -65,9 +66,9 @@ def read_checkpoint_folder(checkpoint: str) -> CheckpointFolder:
         [`CheckpointFolder`]
 
     Raises:
-        CheckpointError: a checkpoint that is incomplete, damaged or has pickles only.
-        FamiliarityError: statistics of the training cycles that are damaged or of another number of mel bins.
-        PublishError: a card or a training summary that cannot be read.
+        InputError: a checkpoint that is incomplete, damaged or has pickles only;
+            statistics of the training cycles that are damaged or of another number of mel bins;
+            a card or a training summary that cannot be read.
     """
     path = Path(os.path.expanduser(checkpoint))
     # An absolute path is never taken for an id on the Hub, which would need the network.
@@ -101,7 +102,7 @@ def _weight_files(path: Path, checkpoint: str) -> tuple[str, ...]:
     files = sorted(set(index["weight_map"].values()))
     for name in files:
         if Path(name).name != name:
-            raise CheckpointError(f"{checkpoint}: {WEIGHTS_INDEX}: names {name!r} outside; save the model again")
+            raise InputError(checkpoint, f"{WEIGHTS_INDEX}: names {name!r} outside", "save the model again")
     return (WEIGHTS_INDEX, *files)
 
 
@@ -111,13 +112,14 @@ def _read_summary(file: Path) -> dict[str, Any] | None:
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise PublishError(f"{file}: cannot be read ({error}); correct it, or take it out of the folder") from error
+        raise InputError(file, f"cannot be read ({error})", "correct it, or take it out of the folder") from error
     if not isinstance(summary, dict):
-        raise PublishError(f"{file}: is no training summary; take it out of the folder")
+        raise InputError(file, "is not a training summary", "take it out of the folder")
     if not _has_counts(summary):
-        raise PublishError(
-            f"{file}: cycles: is not a mapping of parts to data sets to numbers; correct it, or take it out of the "
-            "folder"
+        raise InputError(
+            file,
+            "cycles: is not a mapping of parts to data sets to numbers",
+            "correct it, or take it out of the folder",
         )
     return summary
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import yaml
 from huggingface_hub import DatasetCard
 
-from lung_srad_cli.publishing.repository_files import PublishError
+from modeling_lung_srad.errors import InputError, one_line
 
 TASK = "audio-classification"
 TAGS = ("respiratory-sounds", "auscultation")
@@ -103,7 +103,7 @@ def audio_card(own_card: str, repo_id: str, database: Database | None, license_n
         license_name (`str`, *optional*): identifier of the licence on the Hub.
 
     Raises:
-        PublishError: a card whose front matter cannot be read.
+        InputError: a card whose front matter cannot be read.
     """
     text = own_card.replace("PATH_OF_THIS_FOLDER", repo_id)
     if database is not None:
@@ -117,8 +117,7 @@ def _with_front_matter(text: str, database: Database | None, title: str | None, 
         data: Any = card.data
         data.tags = list(dict.fromkeys([*(data.get("tags") or []), *TAGS, *([] if database else ["simulated"])]))
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PublishError(f"README.md: its front matter cannot be read ({reason}); correct it") from error
+        raise InputError("README.md", f"its front matter cannot be read ({one_line(error)})", "correct it") from error
     data.pretty_name = data.pretty_name or title
     data.task_categories = data.task_categories or [TASK]
     if license_name or database is None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from lung_srad_cli.publishing.dataset_card import DATABASES, audio_card, pointer_card
 from lung_srad_cli.publishing.repository_files import (
     PreparedRepository,
-    PublishError,
     RepositoryFile,
     read_card,
     refuse_links_to_outside,
 )
+from modeling_lung_srad.errors import InputError
 
 CARD = "README.md"
 # `dataset_scripts.cycle_dataset.PREPARED_INFO` without its imports.
@@ -41,23 +41,24 @@ def prepare_dataset(
         [`PreparedRepository`]
 
     Raises:
-        PublishError: audio without the statement, a source that is neither a known database nor a prepared folder, or
+        InputError: audio without the statement, a source that is neither a known database nor a prepared folder, or
             a link to a file elsewhere.
     """
     folder = Path(os.path.expanduser(source))
     database_name = source if source in DATABASES and not folder.is_dir() else _prepared_database(folder, source)
     database = DATABASES.get(database_name)
     if database is not None and with_audio and not may_redistribute:
-        raise PublishError(
-            f"--with-audio: would re-host audio of {database.title}, whose publishers' terms apply "
-            f"({database.address}); add --i-may-redistribute if you may, or leave --with-audio out"
+        raise InputError(
+            "--with-audio",
+            f"would re-host audio of {database.title}, whose publishers' terms apply ({database.address})",
+            "add --i-may-redistribute if you may, or leave --with-audio out",
         )
     if database is not None and not with_audio:
         card = pointer_card(database, license_name)
         note = "no audio goes up: the card says where the database is and how to prepare it"
         return PreparedRepository([RepositoryFile(CARD, card.encode("utf-8"))], [note], database.steps)
     if not folder.is_dir():
-        raise PublishError(f"{source}: --with-audio needs a folder of audio; make it by `lung-srad prepare {source}`")
+        raise InputError(source, "--with-audio needs a folder of audio", f"make it by `lung-srad prepare {source}`")
     parquet = _parquet_files(folder, source)
     refuse_links_to_outside([*parquet, folder / PREPARED_INFO, folder / CARD], folder)
     card = audio_card(read_card(folder / CARD), repo_id, database, license_name)
@@ -73,24 +74,22 @@ def _prepared_database(folder: Path, source: str) -> str:
     try:
         database = json.loads((folder / PREPARED_INFO).read_text(encoding="utf-8"))["source"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise PublishError(
-            f"{source}: is neither {' nor '.join(DATABASES)} nor a folder of `lung-srad prepare`; name one of them"
+        raise InputError(
+            source, f"is neither {' nor '.join(DATABASES)} nor a folder of `lung-srad prepare`", "name one of them"
         ) from None
     if database not in (SIMULATED, *DATABASES):
-        raise PublishError(f"{folder / PREPARED_INFO}: source {database!r} is not known; prepare the folder again")
+        raise InputError(folder / PREPARED_INFO, f"source {database!r} is not known", "prepare the folder again")
     return database
 
 
 def _parquet_files(folder: Path, source: str) -> list[Path]:
     files = sorted((folder / "data").glob("*-*-of-*.parquet"))
     if not files or not (folder / CARD).is_file():
-        raise PublishError(f"{source}: has no data/*.parquet or no {CARD}; make it again by `lung-srad prepare`")
+        raise InputError(source, f"lacks data/*.parquet or {CARD}", "make it again by `lung-srad prepare`")
     for file in files:
         with open(file, "rb") as opened:
             start = opened.read(len(PARQUET_MAGIC))
             opened.seek(-min(len(PARQUET_MAGIC), file.stat().st_size), 2)
             if start != PARQUET_MAGIC or opened.read() != PARQUET_MAGIC:
-                raise PublishError(
-                    f"{file}: is not a whole Parquet file; make the folder again by `lung-srad prepare`"
-                )
+                raise InputError(file, "is not a whole Parquet file", "make the folder again by `lung-srad prepare`")
     return files

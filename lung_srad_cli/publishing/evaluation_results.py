@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult
 
 from dataset_scripts.simulated import DEVICE as SIMULATED_DEVICE
 from lung_srad_cli.publishing.evaluation_fields import wrong_field
-from lung_srad_cli.publishing.repository_files import PublishError
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.errors import InputError
 from training.metrics.icbhi_score.icbhi_measure import RATES
 from training.report.text import markdown_table, percent, percent_interval
 
@@ -43,23 +43,23 @@ def read_evaluation(source: str | os.PathLike, checkpoint: Path) -> dict[str, An
         `dict`: the report, as `training.report.figures.build_report` makes it.
 
     Raises:
-        PublishError: where it cannot be read, is not a report, or is about a checkpoint with other weights.
+        InputError: where it cannot be read, is not a report, or is about a checkpoint with other weights.
     """
     path = Path(os.path.expanduser(source))
     file = path / REPORT_JSON if path.is_dir() else path
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PublishError(f"{source}: has no {REPORT_JSON}; write one by `lung-srad evaluate ... --output`") from None
+        raise InputError(source, f"lacks {REPORT_JSON}", "write one by `lung-srad evaluate ... --output`") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise PublishError(f"{file}: cannot be read ({error}); evaluate again") from error
+        raise InputError(file, f"cannot be read ({error})", "evaluate again") from error
     problem = wrong_field(report)
     if problem is not None:
-        raise PublishError(f"{file}: {problem}; evaluate again by `lung-srad evaluate ... --output`")
+        raise InputError(file, problem, "evaluate again by `lung-srad evaluate ... --output`")
     evaluated = _named_checkpoint(report)
     if _is_other_checkpoint(evaluated, checkpoint):
-        raise PublishError(
-            f"{file}: is about {evaluated}, whose weights are others than those of {checkpoint}; evaluate the latter"
+        raise InputError(
+            file, f"is about {evaluated}, whose weights are others than those of {checkpoint}", "evaluate the latter"
         )
     return report
 

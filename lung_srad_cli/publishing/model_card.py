@@ -7,11 +7,11 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
-from lung_srad_cli.errors import OWN_PACKAGES
 from lung_srad_cli.publishing.checkpoint_folder import CheckpointFolder
 from lung_srad_cli.publishing.evaluation_results import evaluation_results, figures_section
-from lung_srad_cli.publishing.repository_files import PublishError
+from lung_srad_cli.publishing.repository_files import OWN_PACKAGES
 from lung_srad_cli.publishing.snippet import PYTHON_BLOCK, RECORDING, usage_snippet
+from modeling_lung_srad.errors import InputError, one_line
 from training.report.text import markdown_table
 
 DEFAULT_LICENSE = "apache-2.0"
@@ -83,7 +83,7 @@ def build_card(repo_id: str, folder: CheckpointFolder, report: dict[str, Any] | 
         `str`
 
     Raises:
-        PublishError: a card whose front matter cannot be read.
+        InputError: a card whose front matter cannot be read.
     """
     usage = USAGE.format(snippet=default_snippet(repo_id))
     if folder.card is None:
@@ -151,8 +151,7 @@ def _with_front_matter(
         trained_on = [DATASETS.get(name, name) for name in _training_counts(summary)]
         data.datasets = _united(data.datasets, trained_on) or None
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise PublishError(f"README.md: its front matter cannot be read ({reason}); correct it") from error
+        raise InputError("README.md", f"its front matter cannot be read ({one_line(error)})", "correct it") from error
     data.library_name = data.library_name or LIBRARY
     data.pipeline_tag = data.pipeline_tag or PIPELINE_TAG
     data.license = license_name or data.license or DEFAULT_LICENSE

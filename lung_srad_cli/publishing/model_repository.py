@@ -41,8 +41,8 @@ def prepare_model(
         [`PreparedRepository`]: its last check runs the usage snippet of the card.
 
     Raises:
-        CheckpointError, FamiliarityError: as `read_checkpoint_folder`.
-        PublishError: a report or card that cannot be used, or a link to a file elsewhere.
+        InputError: as `read_checkpoint_folder`;
+            a report or card that cannot be used, or a link to a file elsewhere.
     """
     folder = read_checkpoint_folder(checkpoint)
     names = published_names(folder)

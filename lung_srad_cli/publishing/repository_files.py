@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modeling_lung_srad.errors import InputError
 
-class PublishError(ValueError):
-    """Something that cannot be published as asked. The message is one line: `what: what is wrong; remedy`."""
+OWN_PACKAGES = ("lung_srad_cli", "modeling_lung_srad", "dataset_scripts", "training")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PreparedRepository:
         files (`list[RepositoryFile]`): all files to upload.
         notes (`list[str]`): sentences to show with the list, such as files that were left out.
         how_to_load (`str`): code or a command that uses the published repository.
-        try_out (`Callable[[], None]`): last check before the upload; raises [`PublishError`] where it fails.
+        try_out (`Callable[[], None]`): last check before the upload; raises [`InputError`] where it fails.
         variables (`dict[str, str | None]`): public environment variables of a Space; `None` for one to remove.
     """
 
@@ -51,11 +51,11 @@ class PreparedRepository:
 
 
 def read_card(file: Path) -> str:
-    """Text of a `README.md`; raises [`PublishError`] where it is no text."""
+    """Text of a `README.md`; raises [`InputError`] where it is not text."""
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise PublishError(f"{file}: is no UTF-8 text; save it as UTF-8") from error
+        raise InputError(file, "is not UTF-8 text", "save it as UTF-8") from error
 
 
 def refuse_links_to_outside(files: Iterable[Path], folder: Path) -> None:
@@ -70,7 +70,7 @@ def refuse_links_to_outside(files: Iterable[Path], folder: Path) -> None:
         folder (`Path`): the folder to publish.
 
     Raises:
-        PublishError: naming the first such link.
+        InputError: naming the first such link.
     """
     allowed = Path(os.path.realpath(folder))
     if allowed.parent.name == "snapshots" and allowed.parents[1].name.startswith("models--"):
@@ -78,7 +78,7 @@ def refuse_links_to_outside(files: Iterable[Path], folder: Path) -> None:
     for file in files:
         target = Path(os.path.realpath(file))
         if not target.is_relative_to(allowed):
-            raise PublishError(f"{file}: is a link to {target}, outside {folder}; put a copy in its place")
+            raise InputError(file, f"is a link to {target}, outside {folder}", "put a copy in its place")
 
 
 def place_files(files: Iterable[RepositoryFile], folder: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import soundfile
 
 from dataset_scripts.simulated import simulate_cycle
-from lung_srad_cli.errors import OWN_PACKAGES
-from lung_srad_cli.publishing.repository_files import PublishError
+from lung_srad_cli.publishing.repository_files import OWN_PACKAGES
+from modeling_lung_srad.errors import InputError
 
 PYTHON_BLOCK = re.compile(r"^```python[ \t]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # A simulated one of this name is in the folder in which the snippet runs.
@@ -57,11 +57,11 @@ def run_snippet(snippet: str, repo_id: str, folder: Path) -> str:
         `str`: its output.
 
     Raises:
-        PublishError: where it fails, prints nothing, does not name the repository, or takes more than ten minutes.
+        InputError: where it fails, prints nothing, does not name the repository, or takes more than ten minutes.
     """
     local = re.sub(rf"([\"']){re.escape(repo_id)}\1", lambda match: repr(str(folder)), snippet)
     if local == snippet:
-        raise PublishError(f'README.md: the usage snippet does not load "{repo_id}"; name the repository in it')
+        raise InputError("README.md", f'the usage snippet does not load "{repo_id}"', "name the repository in it")
     with tempfile.TemporaryDirectory(prefix="lung-srad-snippet-") as name:
         workplace = Path(name)
         (workplace / "snippet.py").write_text(local, encoding="utf-8")
@@ -79,17 +79,18 @@ def run_snippet(snippet: str, repo_id: str, folder: Path) -> str:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise PublishError(
-                f"README.md: the usage snippet takes more than {TIMEOUT_SECONDS // 60} minutes; shorten it"
+            raise InputError(
+                "README.md", f"the usage snippet takes more than {TIMEOUT_SECONDS // 60} minutes", "shorten it"
             ) from None
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise PublishError(
-            f"README.md: the usage snippet fails with the files to be published ({reason.strip()[:300]}); correct the "
-            f"snippet or the checkpoint; nothing was uploaded"
+        raise InputError(
+            "README.md",
+            f"the usage snippet fails with the files to be published ({reason.strip()[:300]})",
+            "correct the snippet or the checkpoint; nothing was uploaded",
         )
     if not done.stdout.strip():
-        raise PublishError("README.md: the usage snippet prints nothing; let it show its result")
+        raise InputError("README.md", "the usage snippet prints nothing", "let it show its result")
     return done.stdout
 
 

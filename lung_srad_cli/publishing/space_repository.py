@@ -9,15 +9,15 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCard
 
-from lung_srad_cli.errors import OWN_PACKAGES
 from lung_srad_cli.publishing.repository_files import (
+    OWN_PACKAGES,
     PreparedRepository,
-    PublishError,
     RepositoryFile,
     place_files,
     read_card,
     refuse_links_to_outside,
 )
+from modeling_lung_srad.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO, APP, CARD, REQUIREMENTS = "space_demo", "app.py", "README.md", "requirements.txt"
@@ -57,11 +57,11 @@ def prepare_space(repo_id: str, checkpoint: str | None = None) -> PreparedReposi
         [`PreparedRepository`]: its last check imports the page from the prepared files alone.
 
     Raises:
-        PublishError: where the demo is not part of the installation, or a link to a file elsewhere.
+        InputError: where the demo is not part of the installation, or a link to a file elsewhere.
     """
     for name in (APP, CARD, REQUIREMENTS):
         if not (ROOT / DEMO / name).is_file():
-            raise PublishError(f"{ROOT / DEMO}: has no {name}; run the command from a clone of lung-srad")
+            raise InputError(ROOT / DEMO, f"lacks {name}", "run the command from a clone of lung-srad")
     refuse_links_to_outside([ROOT / DEMO / CARD, ROOT / DEMO / REQUIREMENTS], ROOT / DEMO)
     packages = imported_packages(DEMO)
     files = [file for package in packages for file in package_files(package)]
@@ -99,7 +99,7 @@ def package_files(package: str) -> list[RepositoryFile]:
     Sources of a package, with the embedded checkpoint and no other, without caches, outputs and hidden files.
 
     Raises:
-        PublishError: a link to a file outside the package.
+        InputError: a link to a file outside the package.
     """
     paths = [path for path in sorted((ROOT / package).rglob("*")) if path.is_file() and _goes_up(path)]
     refuse_links_to_outside(paths, ROOT / package)
@@ -136,7 +136,7 @@ def _card(checkpoint: str | None) -> str:
 def _import_page(folder: Path, packages: list[str]) -> None:
     """Imports all modules of the page from the folder alone."""
     if importlib.util.find_spec("gradio") is None:
-        raise PublishError('gradio: not installed, so the page cannot be tried; run pip install "lung-srad[demo]"')
+        raise InputError("gradio", "not installed, so the page cannot be tried", 'run pip install "lung-srad[demo]"')
     blocked = [name for name in PACKAGES if name not in packages]
     command = [sys.executable, "-I", "-B", "-c", IMPORT_ALL, str(folder), *blocked]
     try:
@@ -144,7 +144,7 @@ def _import_page(folder: Path, packages: list[str]) -> None:
             command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise PublishError(f"{DEMO}: importing it takes more than {TIMEOUT_SECONDS} s; try again") from None
+        raise InputError(DEMO, f"importing it takes more than {TIMEOUT_SECONDS} s", "try again") from None
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise PublishError(f"{DEMO}: cannot be imported from the files to be published ({reason[:300]}); correct it")
+        raise InputError(DEMO, f"cannot be imported from the files to be published ({reason[:300]})", "correct it")

@@ -18,7 +18,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers, get_session
 
-from lung_srad_cli.publishing.repository_files import PublishError, RepositoryFile
+from lung_srad_cli.publishing.repository_files import RepositoryFile
+from modeling_lung_srad.errors import InputError, one_line
 
 OFFICIAL_ENDPOINT = "https://huggingface.co"
 LOG_IN = "log in by `hf auth login` with a token that may write"
@@ -43,15 +44,15 @@ class Upload(NamedTuple):
 
 
 def require_token() -> None:
-    """Raises [`PublishError`] where nobody is logged in or the network is switched off; asks no server."""
+    """Raises [`InputError`] where nobody is logged in or the network is switched off; asks no server."""
     if constants.is_offline_mode():
-        raise PublishError("HF_HUB_OFFLINE: is set, which forbids every upload; unset it")
+        raise InputError("HF_HUB_OFFLINE", "is set, which forbids every upload", "unset it")
     if huggingface_hub.get_token() is None:
-        raise PublishError(f"token: you are not logged in to {constants.ENDPOINT}; {LOG_IN}")
+        raise InputError("token", f"you are not logged in to {constants.ENDPOINT}", LOG_IN)
 
 
 def require_model(repo_id: str) -> None:
-    """Raises [`PublishError`] for a model that the user cannot read on the Hub."""
+    """Raises [`InputError`] for a model that the user cannot read on the Hub."""
     api = HfApi()
     with _errors_in_one_line(f"model {repo_id}", api.endpoint):
         api.model_info(repo_id)
@@ -84,7 +85,7 @@ def upload_files(
         [`Upload`]
 
     Raises:
-        PublishError: naming the repository and the remedy.
+        InputError: naming the repository and the remedy.
     """
     require_token()
     api = HfApi()
@@ -93,9 +94,10 @@ def upload_files(
         url = api.create_repo(repo_id, repo_type=repo_type, private=not public, exist_ok=True, space_sdk=sdk)
         before: Any = api.repo_info(repo_id, repo_type=repo_type)
         if before.private is False and not public:
-            raise PublishError(
-                f"{repo_type} {repo_id}: exists already and is public; give --public to upload to it all the same, or "
-                "make it private in its settings"
+            raise InputError(
+                f"{repo_type} {repo_id}",
+                "exists already and is public",
+                "give --public to upload to it all the same, or make it private in its settings",
             )
         _use_plain_transfer_where_xet_is_missing(api, repo_id, repo_type)
         operations = [
@@ -125,48 +127,49 @@ def _use_plain_transfer_where_xet_is_missing(api: HfApi, repo_id: str, repo_type
 
 @contextlib.contextmanager
 def _errors_in_one_line(repository: str, endpoint: str) -> Iterator[None]:
-    """Turns what `huggingface_hub` raises into a [`PublishError`]."""
+    """Turns what `huggingface_hub` raises into a [`InputError`]."""
     try:
         yield
-    except PublishError:
+    except InputError:
         raise
     except OfflineModeIsEnabled as error:
-        raise PublishError("HF_HUB_OFFLINE: is set, which forbids every upload; unset it") from error
+        raise InputError("HF_HUB_OFFLINE", "is set, which forbids every upload", "unset it") from error
     except LocalTokenNotFoundError as error:
-        raise PublishError(f"token: you are not logged in to {endpoint}; {LOG_IN}") from error
+        raise InputError("token", f"you are not logged in to {endpoint}", LOG_IN) from error
     except HFValidationError as error:
-        raise PublishError(f"{repository}: is no id of a repository ({error}); write user/name") from error
+        raise InputError(repository, f"is not an id of a repository ({error})", "write user/name") from error
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise PublishError(f"{endpoint}: does not answer as a Hugging Face Hub; check HF_ENDPOINT") from error
+        raise InputError(endpoint, "does not answer as a Hugging Face Hub", "check HF_ENDPOINT") from error
     except (HTTPError, ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         # Large files are sent by threads, whose error is the cause of a RuntimeError.
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        raise PublishError(_describe(cause, repository, endpoint)) from error
+        raise _explain(cause, repository, endpoint) from error
 
 
-def _describe(error: BaseException, repository: str, endpoint: str) -> str:
+def _explain(error: BaseException, repository: str, endpoint: str) -> InputError:
     if isinstance(error, HfHubHTTPError):
-        return _describe_answer(error, repository, endpoint)
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return _explain_answer(error, repository, endpoint)
     if isinstance(error, HTTPError | ConnectionError | TimeoutError):
-        return f"{endpoint}: cannot be reached, or broke off ({reason}); check the network and HF_ENDPOINT; {AGAIN}"
-    return f"{repository}: was refused ({reason}); correct it"
+        problem = f"cannot be reached, or broke off ({one_line(error)})"
+        return InputError(endpoint, problem, f"check the network and HF_ENDPOINT; {AGAIN}")
+    return InputError(repository, f"was refused ({one_line(error)})", "correct it")
 
 
-def _describe_answer(error: HfHubHTTPError, repository: str, endpoint: str) -> str:
+def _explain_answer(error: HfHubHTTPError, repository: str, endpoint: str) -> InputError:
     status = error.response.status_code
     said = " ".join((error.server_message or "").split())[:200]
     if status == 401:
-        return f"token: {endpoint} does not know it, or it has expired; {LOG_IN}"
+        return InputError("token", f"{endpoint} does not know it, or it has expired", LOG_IN)
     if status == 403:
         reason = f" ({said})" if said else ""
-        return (
-            f"{repository}: your token has no right to write there{reason}; name a repository of your own, or {LOG_IN}"
-        )
+        problem = f"your token may not write there{reason}"
+        return InputError(repository, problem, f"name a repository of your own, or {LOG_IN}")
     if status == 402:
-        return f"{repository}: your account may not create it ({said or 'payment required'}); see {endpoint}/pricing"
+        problem = f"your account may not create it ({said or 'payment required'})"
+        return InputError(repository, problem, f"see {endpoint}/pricing")
     if isinstance(error, RepositoryNotFoundError) or status == 404:
-        return f"{repository}: does not exist for your token; check the id, or {LOG_IN}"
+        return InputError(repository, "does not exist for your token", f"check the id, or {LOG_IN}")
     if isinstance(error, BadRequestError) or status < 500:
-        return f"{repository}: {endpoint} refused it with {status} ({said or 'no reason given'}); correct it"
-    return f"{endpoint}: failed with {status} ({said or 'no reason given'}); try later, {AGAIN}"
+        problem = f"{endpoint} refused it with {status} ({said or 'no reason given'})"
+        return InputError(repository, problem, "correct it")
+    return InputError(endpoint, f"failed with {status} ({said or 'no reason given'})", f"try later, {AGAIN}")

@@ -15,9 +15,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
 from ..configuration_lung_srad import LungSradConfig
+from ..errors import InputError, one_line
 from ..feature_extraction_lung_srad import LungSradFeatureExtractor
 from ..modeling_lung_srad import NUM_DIRECTIONS, LungSradForAudioClassification
-from .source import ConversionError, read_config, read_weights, rename
+from .source import read_config, read_weights, rename
 
 logger = logging.get_logger(__name__)
 
@@ -43,7 +44,7 @@ def convert_checkpoint(
         [`LungSradForAudioClassification`]: in evaluation mode, float32.
 
     Raises:
-        ConversionError: where the file is missing, unreadable or has weights that do not fit, which it names.
+        InputError: where the file is missing, unreadable or has weights that do not fit, which it names.
 
     Example (not run):
 
@@ -72,14 +73,14 @@ def convert_checkpoint(
     try:
         model = LungSradForAudioClassification(LungSradConfig(**(settings | config)))
     except (StrictDataclassError, KeyError) as error:
-        raise ConversionError(f"{source}: {' '.join(str(error).split())}") from error
+        raise InputError(source, one_line(error)) from error
     _load(source, model, weights)
     return model.eval()
 
 
 def convert_feature_extractor(source: str | os.PathLike) -> LungSradFeatureExtractor:
     """The feature extractor that goes with a converted checkpoint: the saved one where `source` is a folder of this
-    project's layout, otherwise that of the paper. Raises [`ConversionError`] as [`convert_checkpoint`]."""
+    project's layout, otherwise that of the paper. Raises [`InputError`] as [`convert_checkpoint`]."""
     source = Path(os.path.expanduser(source))
     _, own_settings = read_config(source)
     if own_settings and (source / "preprocessor_config.json").is_file():
@@ -92,9 +93,11 @@ def _infer_sizes(source: Path, weights: dict[str, torch.Tensor]) -> dict[str, An
     blocks = [re.match(r"lung_srad\.layers\.(\d+)\.blocks\.(\d+)\.op\.A_logs$", name) for name in weights]
     found = {(int(match[1]), int(match[2])) for match in blocks if match}
     if not found:
-        raise ConversionError(
-            f"{source}: has no layers.*.blocks.*.op.A_logs, so it is no VMamba network; its first weight is "
-            f"{next(iter(weights), 'none').removeprefix('lung_srad.')}. Name a checkpoint of DASS, VMamba or Lung-SRAD"
+        raise InputError(
+            source,
+            "lacks layers.*.blocks.*.op.A_logs, so it is not a VMamba network",
+            f"its first weight is {next(iter(weights), 'none').removeprefix('lung_srad.')}. Name a checkpoint "
+            "of DASS, VMamba or Lung-SRAD",
         )
     num_stages = 1 + max(stage for stage, _ in found)
     depths = [1 + max((block for at, block in found if at == stage), default=-1) for stage in range(num_stages)]
@@ -103,9 +106,9 @@ def _infer_sizes(source: Path, weights: dict[str, torch.Tensor]) -> dict[str, An
         short_name = f"layers.{stage}.blocks.0.{name}"
         weight = weights.get(f"lung_srad.{short_name}")
         if weight is None:
-            raise ConversionError(f"{source}: lacks {short_name}; download it again")
+            raise InputError(source, f"lacks {short_name}", "download it again")
         if weight.ndim < num_axes or not weight.numel():
-            raise ConversionError(f"{source}: {short_name} has shape {tuple(weight.shape)}; download it again")
+            raise InputError(source, f"{short_name} has shape {tuple(weight.shape)}", "download it again")
         return weight.shape
 
     dims = [shape(stage, "norm.weight", 1)[0] for stage in range(num_stages)]
@@ -127,8 +130,8 @@ def _load(source: Path, model: LungSradForAudioClassification, weights: dict[str
     for what, names in (("lacks", missing), ("has unknown", unexpected)):
         if names:
             shown = ", ".join(name.removeprefix("lung_srad.") for name in names[:3])
-            raise ConversionError(
-                f"{source}: {what} {len(names)} weights, such as {shown}; the network must be VMamba of type v05_noz"
+            raise InputError(
+                source, f"{what} {len(names)} weights, such as {shown}", "the network must be VMamba of type v05_noz"
             )
     fitted = {}
     for name, tensor in weights.items():
@@ -136,11 +139,12 @@ def _load(source: Path, model: LungSradForAudioClassification, weights: dict[str
         # Stacked projections come as (4, rows, columns), their bias also flat, linear weights also as (out, in, 1, 1).
         rows_fit = tensor.ndim == 1 or (tensor.ndim > 1 and tensor.shape[-1] in (1, shape[-1]))
         if tensor.numel() != shape.numel() or not rows_fit:
-            raise ConversionError(
-                f"{source}: {name.removeprefix('lung_srad.')} has shape {tuple(tensor.shape)} where {tuple(shape)} is "
-                "needed; the network must be VMamba of type v05_noz"
+            raise InputError(
+                source,
+                f"{name.removeprefix('lung_srad.')} has shape {tuple(tensor.shape)} where {tuple(shape)} is needed",
+                "the network must be VMamba of type v05_noz",
             )
         if not torch.isfinite(tensor).all():
-            raise ConversionError(f"{source}: {name.removeprefix('lung_srad.')} has NaN or infinite values")
+            raise InputError(source, f"{name.removeprefix('lung_srad.')} has NaN or infinite values")
         fitted[name] = tensor.reshape(shape)
     model.load_state_dict(fitted, strict=False)

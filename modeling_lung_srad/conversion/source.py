@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedConfig
 
 from ..configuration_lung_srad import LungSradConfig
+from ..errors import InputError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 OWN_SETTINGS = {item.name for item in fields(LungSradConfig)} - {item.name for item in fields(PreTrainedConfig)}
@@ -36,22 +37,18 @@ RENAMES = (
 )
 
 
-class ConversionError(ValueError):
-    """A checkpoint that cannot be converted. The message is one line: `source: what does not fit; remedy`."""
-
-
 def read_config(source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Label maps of a folder's `config.json`, and its settings where it is a [`LungSradConfig`]; empty for a file."""
     if not source.is_dir():
         return {}, {}
     config_file = source / "config.json"
     if not config_file.is_file():
-        raise ConversionError(f"{config_file}: no such file; a folder in Hub layout has it beside the weights")
+        raise InputError(config_file, "no such file", "a folder in Hub layout has it beside the weights")
     try:
         content = json.loads(config_file.read_text(encoding="utf-8"))
         id2label = {int(index): name for index, name in (content.get("id2label") or {}).items()}
     except (AttributeError, ValueError) as error:
-        raise ConversionError(f"{config_file}: is not a JSON configuration ({error}); download it again") from error
+        raise InputError(config_file, f"is not a JSON configuration ({error})", "download it again") from error
     own = content if content.get("model_type") == LungSradConfig.model_type else {}
     labels = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
     return labels, {name: value for name, value in own.items() if name in OWN_SETTINGS}
@@ -62,7 +59,7 @@ def read_weights(source: Path) -> dict[str, torch.Tensor]:
     if source.is_dir():
         source = next((source / name for name in WEIGHT_FILES if (source / name).is_file()), source / WEIGHT_FILES[0])
     if not source.is_file():
-        raise ConversionError(f"{source}: no such file; name a .pth or .safetensors file, or a folder in Hub layout")
+        raise InputError(source, "no such file", "name a .pth or .safetensors file, or a folder in Hub layout")
     content: Any
     try:
         if source.suffix == ".safetensors":
@@ -72,9 +69,10 @@ def read_weights(source: Path) -> dict[str, torch.Tensor]:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ConversionError(
-            f"{source}: holds more than weights or is no checkpoint, and pickled code is never run; "
-            "save its state dict alone"
+        raise InputError(
+            source,
+            "holds more than weights or is not a checkpoint, and pickled code is never run",
+            "save its state dict alone",
         ) from error
     # The unpickler fails in many ways on a file that is something else.
     except (SafetensorError, ArithmeticError, AttributeError, EOFError, LookupError, OSError) as error:
@@ -85,13 +83,13 @@ def read_weights(source: Path) -> dict[str, torch.Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(map(_is_weight, content.items())):
-        raise ConversionError(f"{source}: holds no state dict; name a checkpoint of DASS, VMamba or Lung-SRAD")
+        raise InputError(source, "contains no state dict", "name a checkpoint of DASS, VMamba or Lung-SRAD")
     return content
 
 
-def _unreadable(source: Path, error: Exception) -> ConversionError:
+def _unreadable(source: Path, error: Exception) -> InputError:
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return ConversionError(f"{source}: cannot be read as a checkpoint ({reason}); check the file or download it again")
+    return InputError(source, f"cannot be read as a checkpoint ({reason})", "check the file or download it again")
 
 
 def _is_weight(entry: tuple[Any, Any]) -> bool:

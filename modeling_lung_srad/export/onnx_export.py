@@ -23,8 +23,8 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
+from ..errors import InputError
 from ..feature_extraction_lung_srad import LungSradFeatureExtractor
-from ..files.output_files import OutputError
 from ..modeling_lung_srad import LungSradForAudioClassification
 from .onnx_scan import expand_scans, with_exported_scans
 
@@ -38,10 +38,6 @@ MIN_FRAMES = 32
 MAX_FRAMES = 2**16
 LARGEST_DIFFERENCE = 1e-3
 CHECKED_BATCHES = (1, 3)
-
-
-class ExportError(ValueError):
-    """An export that cannot be made or is not kept. The message is one line: `what: what is wrong; remedy`."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +69,24 @@ def check_destination(destination: str | os.PathLike, force: bool = False) -> No
     Checks before any work is done that an export can be written.
 
     Raises:
-        OutputError: where the folder holds something and `force` is not set, holds a checkpoint, is a file or lies in
+        InputError: where the folder holds something and `force` is not set, holds a checkpoint, is a file or lies in
             one, or cannot be written to.
     """
     destination = Path(destination)
     existing = _existing_path(destination)
     if not existing.is_dir():
         place = "is" if existing == Path(os.path.realpath(destination)) else f"{existing} is"
-        raise OutputError(f"{destination}: {place} a file; name a new folder")
+        raise InputError(destination, f"{place} a file", "name a new folder")
     if destination.is_dir():
         # A killed export can leave a hidden folder.
         names = [path.name for path in destination.iterdir() if not path.name.startswith(".")]
         if names and not force:
-            raise OutputError(f"{destination}: holds something already; name a new folder, or replace it by --force")
+            raise InputError(destination, "holds something already", "name a new folder, or replace it by --force")
         of_another = MODEL_FILE not in names and any(name in names for name in CONFIG_FILES)
         if of_another or any(name.endswith(".safetensors") for name in names):
-            raise OutputError(f"{destination}: holds a checkpoint, which --force does not replace; name a new one")
+            raise InputError(destination, "holds a checkpoint, which --force does not replace", "name a new one")
     if not os.access(existing, os.W_OK):
-        raise OutputError(f"{destination}: {existing} is not writable; choose another folder")
+        raise InputError(destination, f"{existing} is not writable", "choose another folder")
 
 
 def export_onnx(
@@ -125,17 +121,17 @@ def export_onnx(
         [`OnnxExport`]
 
     Raises:
-        ExportError: where `num_frames` is too small or too large, or the logits differ from those of torch by more
-            than 1e-3.
-        OutputError: as [`check_destination`].
+        InputError: where `num_frames` is too small or too large, or the logits differ from those of torch by more
+            than 1e-3;
+            as [`check_destination`].
     """
     destination = Path(destination)
     check_destination(destination, force)
     num_frames = feature_extractor.num_frames if num_frames is None else num_frames
     if num_frames < MIN_FRAMES:
-        raise ExportError(f"frames: {num_frames} is too few for four stages; give {MIN_FRAMES} or more")
+        raise InputError("frames", f"{num_frames} is too few for four stages", f"give {MIN_FRAMES} or more")
     if num_frames > MAX_FRAMES:
-        raise ExportError(f"frames: {num_frames} is too many; give {MAX_FRAMES} or fewer")
+        raise InputError("frames", f"{num_frames} is too many", f"give {MAX_FRAMES} or fewer")
     feature_extractor = copy.deepcopy(feature_extractor)
     feature_extractor.num_frames = num_frames
     input_values = feature_extractor(
@@ -154,9 +150,11 @@ def export_onnx(
         onnx.save(onnx_model, temporary / MODEL_FILE)
         difference = largest_difference(temporary / MODEL_FILE, model, input_values)
         if not difference <= LARGEST_DIFFERENCE:
-            raise ExportError(
-                f"{destination}: not written, as its logits differ from those of torch by {difference:.2g}, more than "
-                f"{LARGEST_DIFFERENCE:g}; report this with the versions of torch, onnx and onnxruntime"
+            raise InputError(
+                destination,
+                f"not written, as its logits differ from those of torch by {difference:.2g}, more than "
+                f"{LARGEST_DIFFERENCE:g}",
+                "report this with the versions of torch, onnx and onnxruntime",
             )
         int8_difference = None
         if int8:

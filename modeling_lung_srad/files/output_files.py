@@ -6,9 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
-class OutputError(ValueError):
-    """A path that cannot be written to. The message is one line: `path: what is wrong; remedy`."""
+from ..errors import InputError
 
 
 def check_output(path: str | os.PathLike, inputs: Iterable[Path] = ()) -> None:
@@ -20,19 +18,19 @@ def check_output(path: str | os.PathLike, inputs: Iterable[Path] = ()) -> None:
         inputs (iterable of `Path`): files that must not be overwritten.
 
     Raises:
-        OutputError: where the path is a folder, is one of `inputs`, or its folder is missing or not writable.
+        InputError: where the path is a folder, is one of `inputs`, or its folder is missing or not writable.
     """
     path = Path(path)
     if path.is_dir():
-        raise OutputError(f"{path}: is a folder; name a file in it")
+        raise InputError(path, "is a folder", "name a file in it")
     if path.exists() and not path.is_file():
         return
     if not path.parent.is_dir():
-        raise OutputError(f"{path}: its folder {path.parent} does not exist; make it first")
+        raise InputError(path, f"its folder {path.parent} does not exist", "make it first")
     if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: its folder {path.parent} is not writable; choose another one")
+        raise InputError(path, f"its folder {path.parent} is not writable", "choose another one")
     if os.path.realpath(path) in map(os.path.realpath, inputs):
-        raise OutputError(f"{path}: is one of the inputs; choose another name")
+        raise InputError(path, "is one of the inputs", "choose another name")
 
 
 @contextmanager
@@ -40,7 +38,7 @@ def replaced_when_complete(path: str | os.PathLike) -> Iterator[Path]:
     """
     Gives the path of a temporary file beside `path`, which takes its place when the block ends without an error.
 
-    Where `path` is no regular file, such as a pipe or `/dev/null`, it is given itself.
+    Where `path` is not a regular file, such as a pipe or `/dev/null`, it is given itself.
 
     Args:
         path (`str` or `os.PathLike`): the file to write or to replace.

@@ -15,11 +15,11 @@ from matplotlib.ticker import MaxNLocator
 
 from ..audio import SAMPLING_RATE
 from ..configuration_lung_srad import CLASS_NAMES
+from ..errors import InputError, printable
 from ..feature_extraction_lung_srad import FRAME_SECONDS, HOP_SECONDS, LOWEST_FREQUENCY, kaldi_fbank
 from ..timeline import QualityReport, RecordingResult, Segment, mean_probabilities
-from .output_files import OutputError, check_output, replaced_when_complete
+from .output_files import check_output, replaced_when_complete
 from .recording_files import ArchivedRecording
-from .result_formats import printable
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 # The hues stay apart for all common kinds of colour blindness, and the lightness falls from class to class.
@@ -99,7 +99,7 @@ def plot_paths(target: str | os.PathLike, recordings: Sequence[Path | ArchivedRe
         `list[Path]`: one path a recording, all different.
 
     Raises:
-        OutputError: where the suffix is another one, or the plots cannot be written there.
+        InputError: where the suffix is another one, or the plots cannot be written there.
     """
     path = Path(target)
     if path.is_dir() or not path.suffix:
@@ -107,7 +107,7 @@ def plot_paths(target: str | os.PathLike, recordings: Sequence[Path | ArchivedRe
         path.mkdir(exist_ok=True)
         return _numbered([path / f"{recording.stem}.png" for recording in recordings])
     if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise OutputError(f"{path}: plots are written as {', '.join(PLOT_SUFFIXES)}; give one of these suffixes")
+        raise InputError(path, f"plots are written as {', '.join(PLOT_SUFFIXES)}", "give one of these suffixes")
     check_output(path)
     if len(recordings) == 1:
         return [path]

@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import soundfile
 
-from ..audio import AudioError, memory_checked
+from ..audio import memory_checked
+from ..errors import InputError, one_line
 
 # A recording inside a zip is decompressed in memory; 24 hours at 4 kHz and 16 bit are 0.7 GB.
 LARGEST_ARCHIVED_BYTES = 10**9
@@ -22,10 +23,6 @@ BOUNDED_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 # An mp3 file begins with ID3, or else with the eleven set bits of its first frame.
 AUDIO_SIGNATURES = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3")
-
-
-class RecordingsError(ValueError):
-    """Paths that lead to no recording or do not go together. The message: `path: what is wrong; remedy`."""
 
 
 @dataclass(frozen=True)
@@ -51,35 +48,38 @@ class ArchivedRecording:
         The content of the recording.
 
         Raises:
-            RecordingsError: where the zip or its member is damaged, encrypted, too large, empty, no audio or
-                compressed by anything but deflate.
-            AudioError: where it does not fit into memory.
+            InputError: where the zip or its member is damaged, encrypted, too large, empty, no audio or
+                compressed by anything but deflate;
+                where it does not fit into memory.
         """
         try:
             with memory_checked(self), zipfile.ZipFile(self.archive) as archive:
                 return self._read_member(archive)
-        except (RecordingsError, AudioError):
+        except InputError:
             raise
         except (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
-            problem = " ".join(str(error).split())[:200] or type(error).__name__
-            raise RecordingsError(f"{self}: cannot be read ({problem}); unpack the zip and name its folder") from error
+            raise InputError(
+                self, f"cannot be read ({one_line(error)})", "unpack the zip and name its folder"
+            ) from error
 
     def _read_member(self, archive: zipfile.ZipFile) -> bytes:
         member = archive.getinfo(self.member)
         if member.compress_type not in BOUNDED_COMPRESSIONS:
-            raise RecordingsError(f"{self}: is not compressed by deflate; unpack the zip and name its folder")
+            raise InputError(self, "is not compressed by deflate", "unpack the zip and name its folder")
         # No more than this size is read, even where it is a lie.
         if member.file_size > LARGEST_ARCHIVED_BYTES:
-            raise RecordingsError(
-                f"{self}: is larger than {LARGEST_ARCHIVED_BYTES / 1e9:g} GB; unpack the zip and name its folder"
+            raise InputError(
+                self,
+                f"is larger than {LARGEST_ARCHIVED_BYTES / 1e9:g} GB",
+                "unpack the zip and name its folder",
             )
         if not member.file_size:
-            raise RecordingsError(f"{self}: is empty (0 bytes); record or export it again")
+            raise InputError(self, "is empty (0 bytes)", "record or export it again")
         content = io.BytesIO()
         with archive.open(member) as file:
             content.write(file.read(4))
             if not _begins_like_audio(content.getvalue()):
-                raise RecordingsError(f"{self}: is not readable audio; convert it to wav, flac, ogg or mp3")
+                raise InputError(self, "is not readable audio", "convert it to wav, flac, ogg or mp3")
             shutil.copyfileobj(file, content)
         return content.getvalue()
 
@@ -116,11 +116,11 @@ def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecord
     Hidden files are left out. Any other path is returned as it is, whatever its name.
 
     Raises:
-        RecordingsError: where a folder or zip holds no recording or cannot be read, or a recording in a zip has an
+        InputError: where a folder or zip holds no recording or cannot be read, or a recording in a zip has an
             absolute name, one with `..` or that of another.
     """
     if not str(path):
-        raise RecordingsError("the path of a recording is empty; name a file or a folder")
+        raise InputError("recording", "the path is empty", "name a file or a folder")
     path = Path(path)
     if path.suffix.lower() == ".zip" and path.is_file():
         return _find_archived(path)
@@ -131,9 +131,9 @@ def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecord
     for folder, _, names in os.walk(path, onerror=unreadable.append):
         recordings.extend(Path(folder, name) for name in names if _is_audio_name(name))
     if unreadable:
-        raise RecordingsError(f"{unreadable[0].filename}: cannot be read ({unreadable[0].strerror}); allow reading it")
+        raise InputError(unreadable[0].filename, f"cannot be read ({unreadable[0].strerror})", "allow reading it")
     if not recordings:
-        raise RecordingsError(f"{path}: holds no {', '.join(AUDIO_SUFFIXES)} file; check the path")
+        raise InputError(path, f"contains no {', '.join(AUDIO_SUFFIXES)} file", "check the path")
     return sorted(recordings)
 
 
@@ -142,16 +142,16 @@ def _find_archived(path: Path) -> list[ArchivedRecording]:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-        raise RecordingsError(f"{path}: is no readable zip ({error}); copy or download it again") from error
+        raise InputError(path, f"is not a readable zip ({error})", "copy or download it again") from error
     # The names of folders end in a slash.
     names = sorted(name for name in members if name[-1:] != "/" and _is_audio_name(PurePosixPath(name).name))
     if not names:
-        raise RecordingsError(f"{path}: holds no {', '.join(AUDIO_SUFFIXES)} file; check the path")
+        raise InputError(path, f"contains no {', '.join(AUDIO_SUFFIXES)} file", "check the path")
     for name, count in Counter(names).items():
         if _leads_outside(name):
-            raise RecordingsError(f"{path}/{name}: leads out of the zip; pack it again with names inside one folder")
+            raise InputError(f"{path}/{name}", "leads out of the zip", "pack it again with names inside one folder")
         if count > 1:
-            raise RecordingsError(f"{path}/{name}: is in the zip {count} times; pack it again with different names")
+            raise InputError(f"{path}/{name}", f"is in the zip {count} times", "pack it again with different names")
     return [ArchivedRecording(path, name) for name in names]
 
 
@@ -182,14 +182,15 @@ def find_annotations(path: str | os.PathLike, recordings: Sequence[Path | Archiv
         `list[Path]`: one a recording.
 
     Raises:
-        RecordingsError: where one file is given for several recordings, or a name does not tell which file it is.
+        InputError: where one file is given for several recordings, or a name does not tell which file it is.
     """
     if Path(path).is_dir():
         return _find_by_name(Path(path), recordings)
     if len(recordings) > 1:
-        raise RecordingsError(
-            f"{path}: is one annotation file for {len(recordings)} recordings; "
-            "name the folder that has a .txt for each of them"
+        raise InputError(
+            path,
+            f"is one annotation file for {len(recordings)} recordings",
+            "name the folder that has a .txt for each of them",
         )
     return [Path(path)] * len(recordings)
 
@@ -206,9 +207,10 @@ def _find_by_name(folder: Path, recordings: Sequence[Path | ArchivedRecording]) 
         own_folder = Path(recording).parent.resolve()
         beside = [file for file in candidates if file.parent.resolve() == own_folder]
         if not beside and (len(candidates) > 1 or (candidates and num_recordings[recording.stem] > 1)):
-            raise RecordingsError(
-                f"{recording}: several recordings or annotation files have this name; "
-                "put each .txt beside its recording"
+            raise InputError(
+                recording,
+                "several recordings or annotation files have this name",
+                "put each .txt beside its recording",
             )
         annotations.append((beside or candidates or [folder / f"{recording.stem}.txt"])[0])
     return annotations

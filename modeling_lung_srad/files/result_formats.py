@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration_lung_srad import CLASS_NAMES
+from ..errors import printable
 from ..timeline import RecordingResult
 
 COLUMNS = ("file", "start", "end", "label", *CLASS_NAMES, "abstained", "flags")
@@ -16,11 +17,6 @@ SECONDS_DIGITS = 6
 PROBABILITY_DIGITS = 6
 FLAG_SEPARATOR = ";"
 FORMULA_SIGNS = ("=", "+", "-", "@")
-
-
-def printable(name: str) -> str:
-    """A file name with what controls a terminal or breaks a line, and bytes that are no text, written escaped."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
 
 
 def shown_file(result: RecordingResult) -> str | None:

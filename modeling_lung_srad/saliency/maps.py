@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from ..errors import InputError
 from ..feature_extraction_lung_srad import HOP_SECONDS, LungSradFeatureExtractor, Waveform
 from .evaluation_mode import evaluation_mode
 
@@ -39,10 +40,6 @@ WINDOWS = ((0.5, 1.0), (0.25, 0.25), (0.125, 0.125))
 REFINED_WINDOWS = 2
 # Of normalised log-mel values; rounding alone is below.
 LEAST_EXCESS = 1e-3
-
-
-class SaliencyError(ValueError):
-    """A clip or class that cannot be explained; the message is one line: what is wrong; remedy."""
 
 
 class Window(NamedTuple):
@@ -133,7 +130,7 @@ def saliency_map(
         [`SaliencyMap`]
 
     Raises:
-        SaliencyError: if a class or the method is unknown, or the clip is too long, silent or unusable otherwise.
+        InputError: if a class or the method is unknown, or the clip is too long, silent or unusable otherwise.
 
     Example:
 
@@ -151,7 +148,7 @@ def saliency_map(
 
     ```"""
     if method not in METHODS:
-        raise SaliencyError(f"method: {method!r} is not one; give {' or '.join(map(repr, METHODS))}")
+        raise InputError("method", f"{method!r} is not one", f"give {' or '.join(map(repr, METHODS))}")
     target = (target,) if isinstance(target, str) else tuple(target)
     columns = _columns(model, target)
     input_values, duration = _features(feature_extractor, waveform, sampling_rate)
@@ -161,7 +158,7 @@ def saliency_map(
     # Padding is no background, and repeats add nothing to it.
     background = torch.minimum(input_values, input_values[:num_own_frames].median(dim=0).values)
     if (input_values - background).max() < LEAST_EXCESS:
-        raise SaliencyError("clip: no sound stands out of its background; choose a moment with sound")
+        raise InputError("clip", "no sound stands out of its background", "choose a moment with sound")
     with evaluation_mode(model):
         log_odds, background_log_odds = _log_odds(model, torch.stack([input_values, background]), columns).tolist()
         if method == "gradient":
@@ -203,10 +200,10 @@ def _columns(model: PreTrainedModel, target: tuple[str, ...]) -> list[int]:
     labels = [name for _, name in sorted((model.config.id2label or {}).items())]
     for name in target:
         if name not in labels:
-            raise SaliencyError(f"target: {name!r} is not a class of this model; give one of {', '.join(labels)}")
+            raise InputError("target", f"{name!r} is not a class of this model", f"give one of {', '.join(labels)}")
     if not target or len(set(target)) != len(target) or len(target) == len(labels):
-        raise SaliencyError(
-            f"target: {target} is not a choice of classes; name some of {', '.join(labels)}, once each"
+        raise InputError(
+            "target", f"{target} is not a choice of classes", f"name some of {', '.join(labels)}, once each"
         )
     return [labels.index(name) for name in target]
 
@@ -217,18 +214,19 @@ def _features(
     """Input of the model `(frames, mel bins)` and the clip's length in seconds."""
     try:
         features = feature_extractor(waveform, sampling_rate=sampling_rate, return_tensors="pt")["input_values"]
-    except ValueError as error:
-        raise SaliencyError(f"clip: cannot be explained; {error}") from error
+    except InputError as error:
+        raise error.within("clip") from error
     if len(features) != 1:
-        raise SaliencyError(f"clip: there are {len(features)}; explain one at a time")
+        raise InputError("clip", f"there are {len(features)}", "explain one at a time")
     samples = torch.as_tensor(waveform)
     if not samples.any():
-        raise SaliencyError("clip: is silent (all samples are zero); choose a moment with sound")
+        raise InputError("clip", "is silent (all samples are zero)", "choose a moment with sound")
     duration = samples.numel() / sampling_rate
     if duration > feature_extractor.cycle_seconds + HOP_SECONDS:
-        raise SaliencyError(
-            f"clip: lasts {duration:.2f} s, of which the model hears {feature_extractor.cycle_seconds:g} s; "
-            "cut it into windows and explain one at a time"
+        raise InputError(
+            "clip",
+            f"lasts {duration:.2f} s, and the model hears {feature_extractor.cycle_seconds:g} s",
+            "cut it into windows and explain one at a time",
         )
     return features[0], duration
 

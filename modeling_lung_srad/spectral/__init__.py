@@ -2,7 +2,6 @@
 
 from .attention import (
     DEFINITIONS,
-    SpectralError,
     SpectralSummary,
     check_matrix_size,
     directional_attention,
@@ -16,7 +15,6 @@ from .attention import (
 
 __all__ = [
     "DEFINITIONS",
-    "SpectralError",
     "SpectralSummary",
     "check_matrix_size",
     "directional_attention",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..errors import InputError
+
 NUM_DIRECTIONS = 4
 DEFINITIONS = ("published", "exact")
 LARGEST_MATRIX_BYTES = 2**29
@@ -21,10 +23,6 @@ ELEMENTS_AT_ONCE = 2**20
 # Of the largest magnitude: smaller differences are rounding.
 FLAT = 1e-12
 HALF_NYQUIST = 0.25
-
-
-class SpectralError(ValueError):
-    """What cannot be analysed. The message is one line: `what: what is wrong; remedy`."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def effective_attention(
         `mel * columns + time`.
 
     Raises:
-        SpectralError: where shapes do not fit, or the matrix would be too large.
+        InputError: where shapes do not fit, or the matrix would be too large.
 
     Example:
 
@@ -139,7 +137,7 @@ def directional_attention(
         `torch.Tensor` of shape `(batch, 4, positions, positions)` in float64, at row-major positions.
 
     Raises:
-        SpectralError: where shapes do not fit, or a matrix would be too large.
+        InputError: where shapes do not fit, or a matrix would be too large.
     """
     _check_shapes(delta, A, B, C, grid, delta_bias, definition)
     check_matrix_size(delta.shape[2], f"a grid of {grid[0]} x {grid[1]}", copies=NUM_DIRECTIONS * len(delta))
@@ -183,7 +181,7 @@ def spectral_response(matrix: torch.Tensor, num_frequencies: int) -> tuple[torch
         such as the identity, has magnitude 1 everywhere.
 
     Raises:
-        SpectralError: where the matrix is not square or not finite, or has fewer positions than frequencies are asked
+        InputError: where the matrix is not square or not finite, or has fewer positions than frequencies are asked
             for.
 
     Example:
@@ -200,9 +198,10 @@ def spectral_response(matrix: torch.Tensor, num_frequencies: int) -> tuple[torch
     magnitudes = response_magnitudes(matrix)
     positions, highest = len(matrix), num_frequencies // 2
     if not 0 < highest < positions:
-        raise SpectralError(
-            f"num_frequencies: {num_frequencies} does not go with a matrix of {positions} positions; give a number "
-            f"from 2 to {2 * positions - 1}, of which {positions} gives the true frequencies"
+        raise InputError(
+            "num_frequencies",
+            f"{num_frequencies} does not go with a matrix of {positions} positions",
+            f"give a number from 2 to {2 * positions - 1}; {positions} gives the true frequencies",
         )
     order = torch.arange(highest + 1)
     # The transform of a real matrix is symmetric, so that frequencies beyond half the positions are there already.
@@ -222,12 +221,12 @@ def response_magnitudes(matrix: torch.Tensor) -> torch.Tensor:
         `torch.Tensor` of shape `(positions // 2 + 1,)` in float64: magnitude at the frequencies `k / positions`.
 
     Raises:
-        SpectralError: where the matrix is not square or not finite.
+        InputError: where the matrix is not square or not finite.
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
-        raise SpectralError(f"matrix: has shape {tuple(matrix.shape)}; give a square one of at least 2 positions")
+        raise InputError("matrix", f"has shape {tuple(matrix.shape)}", "give a square one of at least 2 positions")
     if not torch.isfinite(matrix).all():
-        raise SpectralError("matrix: has NaN or infinite entries; check the weights and the input that it is made of")
+        raise InputError("matrix", "has NaN or infinite entries", "check the weights and the input that it is made of")
     matrix, at_once = matrix.detach().cpu().double(), max(1, ELEMENTS_AT_ONCE // len(matrix))
     over_rows = torch.empty(len(matrix) // 2 + 1, len(matrix), dtype=torch.complex128)
     for columns, transformed in zip(matrix.split(at_once, dim=1), over_rows.split(at_once, dim=1), strict=True):
@@ -252,13 +251,13 @@ def summarize_response(magnitudes: torch.Tensor, positions: int) -> SpectralSumm
         positions (`int`): of the matrix.
 
     Raises:
-        SpectralError: where there are fewer than 4 positions, which have no frequency above half Nyquist, or where the
+        InputError: where there are fewer than 4 positions, which have no frequency above half Nyquist, or where the
             response is zero.
     """
     if positions < 4:
-        raise SpectralError(f"matrix: has {positions} positions; at least 4 are needed to compare high and low")
+        raise InputError("matrix", f"has {positions} positions", "at least 4 are needed to compare high and low")
     if not magnitudes.any():
-        raise SpectralError("matrix: is zero, so that there is no response; check the weights")
+        raise InputError("matrix", "is zero, so that there is no response", "check the weights")
     frequency = torch.arange(len(magnitudes), dtype=torch.float64) / positions
     is_high = frequency > HALF_NYQUIST
     passed = frequency[magnitudes >= magnitudes.max() / 2**0.5]
@@ -280,13 +279,15 @@ def check_matrix_size(positions: int, what: str, copies: int = 1) -> None:
         copies (`int`, *optional*, defaults to 1): matrices that are kept at once.
 
     Raises:
-        SpectralError: naming the size that it would take.
+        InputError: naming the size that it would take.
     """
     size = positions**2 * BYTES_PER_ENTRY
     if size * copies > LARGEST_MATRIX_BYTES:
-        raise SpectralError(
-            f"{what}: {positions} positions make a dense matrix of {size * copies / 2**30:,.1f} GiB, more than the "
-            f"{LARGEST_MATRIX_BYTES / 2**30:.1f} GiB that are allowed; give a shorter input or take a later stage"
+        raise InputError(
+            what,
+            f"{positions} positions make a dense matrix of {size * copies / 2**30:,.1f} GiB, more than the "
+            f"{LARGEST_MATRIX_BYTES / 2**30:.1f} GiB that are allowed",
+            "give a shorter input or take a later stage",
         )
 
 
@@ -373,18 +374,20 @@ def _views(by_rows: torch.Tensor, by_columns: torch.Tensor, grid: tuple[int, int
 
 def _check_shapes(delta, A, B, C, grid, delta_bias, definition: str) -> None:
     if definition not in DEFINITIONS:
-        raise SpectralError(f"definition: {definition!r} is not one of {', '.join(DEFINITIONS)}; give one of them")
+        raise InputError("definition", f"{definition!r} is not one of {', '.join(DEFINITIONS)}", "give one of them")
     if delta.ndim != 3 or delta.shape[1] % NUM_DIRECTIONS or 0 in delta.shape:
-        raise SpectralError(
-            f"delta: has shape {tuple(delta.shape)}; give (batch, {NUM_DIRECTIONS} * channels, positions)"
+        raise InputError(
+            "delta", f"has shape {tuple(delta.shape)}", f"give (batch, {NUM_DIRECTIONS} * channels, positions)"
         )
     batch, width, positions = delta.shape
     if grid[0] * grid[1] != positions or min(grid) < 1:
-        raise SpectralError(f"grid: {grid[0]} x {grid[1]} does not have the {positions} positions of delta; give both")
+        raise InputError(
+            "grid", f"{grid[0]} x {grid[1]} does not have the {positions} positions of delta", "give both"
+        )
     if A.ndim != 2 or len(A) != width or 0 in A.shape:
-        raise SpectralError(f"A: has shape {tuple(A.shape)}; give ({width}, state_size), as delta has {width} rows")
+        raise InputError("A", f"has shape {tuple(A.shape)}", f"give ({width}, state_size), as delta has {width} rows")
     weights = (batch, NUM_DIRECTIONS, A.shape[1], positions)
     expected = {"B": (B, weights), "C": (C, weights), "delta_bias": (delta_bias, (width,))}
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tuple(tensor.shape) != shape:
-            raise SpectralError(f"{name}: has shape {tuple(tensor.shape)}; give {shape}, to fit delta and A")
+            raise InputError(name, f"has shape {tuple(tensor.shape)}", f"give {shape}, to fit delta and A")

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..errors import InputError
 from ..saliency.evaluation_mode import evaluation_mode
-from .attention import NUM_DIRECTIONS, SpectralError, check_matrix_size, effective_attention
+from .attention import NUM_DIRECTIONS, check_matrix_size, effective_attention
 
 LUNG_SRAD, AST = "lung_srad", "audio-spectrogram-transformer"
 # CLS and distillation token, which stand before the patches.
@@ -58,16 +59,17 @@ def list_layers(model: PreTrainedModel) -> list[MixingLayer]:
     All layers of a model that have a token-mixing matrix, in the order of the network.
 
     Raises:
-        SpectralError: where it is neither a Lung-SRAD model nor an AST.
+        InputError: where it is neither a Lung-SRAD model nor an AST.
     """
     if model.config.model_type == LUNG_SRAD:
         depths = enumerate(model.config.depths)
         return [MixingLayer(stage, block) for stage, depth in depths for block in range(depth)]
     if model.config.model_type == AST:
         return [MixingLayer(None, layer) for layer in range(model.config.num_hidden_layers)]
-    raise SpectralError(
-        f"model: is of type {model.config.model_type!r}, which has neither SS2D blocks nor the attention of AST; "
-        "give a Lung-SRAD model or an ASTForAudioClassification"
+    raise InputError(
+        "model",
+        f"is of type {model.config.model_type!r}, which has neither SS2D blocks nor the attention of AST",
+        "give a Lung-SRAD model or an ASTForAudioClassification",
     )
 
 
@@ -76,7 +78,7 @@ def check_layers(model: PreTrainedModel, layers: Sequence[MixingLayer]) -> None:
     Checks that a model has layers.
 
     Raises:
-        SpectralError: naming the first one that it does not have, and those that it has.
+        InputError: naming the first one that it does not have, and those that it has.
     """
     existing = list_layers(model)
     for layer in layers:
@@ -110,7 +112,7 @@ def layer_matrices(
         iterator over [`LayerMatrix`].
 
     Raises:
-        SpectralError: for another kind of model, a layer that it does not have, an unknown choice, or a grid too large
+        InputError: for another kind of model, a layer that it does not have, an unknown choice, or a grid too large
             for a dense matrix, at the latest when that matrix is asked for.
         ValueError: where the model refuses the input.
 
@@ -130,7 +132,7 @@ def layer_matrices(
     layers = list_layers(model) if layers is None else list(layers)
     check_layers(model, layers)
     if gaussian not in GAUSSIAN_CHOICES:
-        raise SpectralError(f"gaussian: {gaussian!r} is not one of {', '.join(GAUSSIAN_CHOICES)}; give one of them")
+        raise InputError("gaussian", f"{gaussian!r} is not one of {', '.join(GAUSSIAN_CHOICES)}", "give one of them")
     if model.config.model_type == AST:
         return _ast_matrices(model, input_values, layers)
     return _ss2d_matrices(model, input_values, layers, definition, gaussian)
@@ -199,8 +201,8 @@ def _blur_rows(blur: nn.Module, matrix: torch.Tensor, grid: tuple[int, int]) -> 
 def _ast_matrices(model: Any, input_values: torch.Tensor, layers) -> Iterator[LayerMatrix]:
     frames, mel_bins = model.config.max_length, model.config.num_mel_bins
     if input_values.ndim != 3 or tuple(input_values.shape[1:]) != (frames, mel_bins):
-        raise SpectralError(
-            f"input_values: have shape {tuple(input_values.shape)}; this AST takes (batch, {frames}, {mel_bins})"
+        raise InputError(
+            "input_values", f"have shape {tuple(input_values.shape)}", f"this AST takes (batch, {frames}, {mel_bins})"
         )
     grid = model.base_model.embeddings.get_shape(model.config)
     attentions = {layer: model.base_model.layers[layer.block].attention for layer in layers}
@@ -256,9 +258,9 @@ def _check_exists(layer: MixingLayer, existing: Sequence[MixingLayer]) -> None:
     if layer in existing:
         return
     if existing[0].stage is None:
-        raise SpectralError(f"{layer}: does not exist; AST has layers 0 to {existing[-1].block} here, and no stages")
+        raise InputError(layer, "does not exist", f"AST has layers 0 to {existing[-1].block} here, and no stages")
     blocks = {}
     for stage, block in existing:
         blocks[stage] = block
     shown = ", ".join(f"stage {stage} has blocks 0 to {last}" for stage, last in blocks.items())
-    raise SpectralError(f"{layer}: does not exist; {shown}")
+    raise InputError(layer, "does not exist", shown)

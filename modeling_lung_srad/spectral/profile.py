@@ -6,15 +6,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from transformers import PreTrainedModel
 
+from ..errors import InputError
 from ..feature_extraction_lung_srad import LungSradFeatureExtractor
-from .attention import (
-    SpectralError,
-    SpectralSummary,
-    min_max_normalize,
-    normalize_response,
-    response_magnitudes,
-    summarize_response,
-)
+from .attention import SpectralSummary, min_max_normalize, normalize_response, response_magnitudes, summarize_response
 from .layers import AST, LayerMatrix, MixingLayer, layer_matrices
 
 FIGURES = (*(field.name for field in fields(SpectralSummary)), "high_share_above_zero")
@@ -71,7 +65,7 @@ def profile_layers(
         `list[LayerProfile]`: in the order of `layers`; empty where there is no recording.
 
     Raises:
-        SpectralError: as for [`layer_matrices`].
+        InputError: as for [`layer_matrices`].
     """
     is_normalized = definition == "published" and model.config.model_type != AST
     found: dict[MixingLayer, list[list[_Measured]]] = {}
@@ -101,8 +95,8 @@ def _measure(found: LayerMatrix, is_normalized: bool) -> _Measured:
     try:
         magnitudes = response_magnitudes(matrix)
         summary = summarize_response(magnitudes, len(matrix))
-    except SpectralError as error:
-        raise SpectralError(f"{found.layer}: {error}") from error
+    except InputError as error:
+        raise error.within(found.layer) from error
     return _Measured(
         normalized=normalize_response(magnitudes).numpy(),
         relative=(magnitudes / magnitudes.max()).numpy(),

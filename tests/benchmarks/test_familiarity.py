@@ -62,4 +62,4 @@ def test_every_candidate_is_higher_far_away():
 
 def test_checkpoint_without_validation_patients_is_named(tmp_path, capsys):
     assert main([str(tmp_path), "--checkpoint", str(tmp_path)]) == 2
-    assert f"familiarity: {tmp_path}: has no validation patients" in capsys.readouterr().err
+    assert f"lung-srad: error: {tmp_path}: lacks validation patients" in capsys.readouterr().err

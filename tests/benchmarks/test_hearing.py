@@ -19,7 +19,7 @@ def checkpoint(tmp_path):
 def test_checkpoint_without_a_summary_is_one_line(checkpoint, simulated_folder, capsys):
     assert hearing.main([str(checkpoint), "--icbhi", str(simulated_folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"hearing: {checkpoint}: has no training_summary.json")
+    assert line.startswith(f"lung-srad: error: {checkpoint}: lacks a training_summary.json")
 
 
 def test_validation_patients_of_the_summary_are_heard(checkpoint, simulated_folder, capsys, monkeypatch):

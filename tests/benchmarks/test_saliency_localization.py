@@ -104,14 +104,24 @@ def test_command_measures_a_checkpoint_and_the_same_network_untrained(tmp_path, 
     assert "| small | gradient |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--recordings", "1"], ["--level", "0"], ["--seconds", "9"], ["--checkpoint", "/nowhere/model"]]
-)
+@pytest.mark.parametrize("arguments", [["--recordings", "1"], ["--level", "0"], ["--seconds", "9"]])
 def test_wrong_arguments_end_with_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         saliency_localization.main(["--recordings", "2", *arguments])
     assert stopped.value.code == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_checkpoint_that_is_missing_is_one_line_and_a_bug_keeps_its_traceback(capsys, monkeypatch):
+    assert saliency_localization.main(["--recordings", "2", "--checkpoint", "/nowhere/model"]) == 2
+    assert capsys.readouterr().err == "lung-srad: error: /nowhere/model: no such folder; check the path\n"
+
+    def stumble(*arguments):
+        raise ValueError("shapes do not match")
+
+    monkeypatch.setattr(saliency_localization, "simulate_recordings", stumble)
+    with pytest.raises(ValueError, match="shapes do not match"):
+        saliency_localization.main(["--recordings", "2"])
 
 
 def test_training_example_is_a_recording_with_and_without_its_event():

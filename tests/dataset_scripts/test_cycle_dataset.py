@@ -8,9 +8,10 @@ import soundfile
 import torch
 
 from dataset_scripts import cycle_dataset
-from dataset_scripts.cycle_dataset import CycleAudio, DataFolderError, encode_cycle, load_cycles
+from dataset_scripts.cycle_dataset import CycleAudio, encode_cycle, load_cycles
 from dataset_scripts.cycles import decode_cycle
 from dataset_scripts.icbhi import load_icbhi
+from modeling_lung_srad.errors import InputError
 
 
 def test_audio_is_decoded_only_when_its_array_is_asked_for(simulated_folder, cache_dir, monkeypatch):
@@ -77,9 +78,9 @@ def test_table_is_as_new_as_its_files(tmp_path, simulated_folder):
 
 
 def test_missing_folders_are_errors(tmp_path):
-    with pytest.raises(DataFolderError, match=r"has no data/.*parquet; make the folder with `lung-srad prepare`"):
+    with pytest.raises(InputError, match=r"lacks data/.*parquet; make the folder with `lung-srad prepare`"):
         load_cycles(tmp_path)
-    with pytest.raises(DataFolderError, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder"):
         load_icbhi(tmp_path / "missing")
 
 

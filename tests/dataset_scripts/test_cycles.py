@@ -7,16 +7,8 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file
 
-from dataset_scripts.cycles import (
-    CLASS_NAMES,
-    AnnotationError,
-    Cycle,
-    class_label,
-    decode_cycle,
-    read_annotations,
-    write_annotations,
-)
-from modeling_lung_srad.audio import AudioError
+from dataset_scripts.cycles import CLASS_NAMES, Cycle, class_label, decode_cycle, read_annotations, write_annotations
+from modeling_lung_srad.errors import InputError
 from tests.conftest import shared_path
 
 GOOD = "0.036\t0.579\t0\t0\n0.579\t2.45\t1\t0\n2.45\t3.893\t0\t1\n3.893\t5.793\t1\t1\n"
@@ -57,8 +49,8 @@ def test_labels_are_named_by_what_is_heard():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no cycles"),
-        (" \n\n", "has no cycles"),
+        ("", "contains no cycles"),
+        (" \n\n", "contains no cycles"),
         (GOOD + "6.0\t5.9\t0\t0\n", "line 5: end 5.9 s is not after start 6 s; correct"),
         ("0.5\t1.0\t0\t0\n\n0.5\t1.0\t1\t0\n", "line 3: has the times of line 1; remove one of the two"),
         ("1.0\t1.0\t0\t0\n", "line 1: end 1 s is not after start 1 s"),
@@ -80,7 +72,7 @@ def test_labels_are_named_by_what_is_heard():
 )
 def test_bad_annotation_names_file_line_and_remedy(tmp_path, text, message):
     path = write(tmp_path / "a.txt", text)
-    with pytest.raises(AnnotationError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         read_annotations(path, duration=20.0)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
@@ -88,11 +80,11 @@ def test_bad_annotation_names_file_line_and_remedy(tmp_path, text, message):
 
 def test_file_that_is_no_text_file_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe0\x00\xe9")
-    with pytest.raises(AnnotationError, match="is not UTF-8 text"):
+    with pytest.raises(InputError, match="is not UTF-8 text"):
         read_annotations(tmp_path / "a.txt")
-    with pytest.raises(AnnotationError, match="no such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_annotations(tmp_path / "b.txt")
-    with pytest.raises(AnnotationError, match="is a folder"):
+    with pytest.raises(InputError, match="is a folder"):
         read_annotations(tmp_path)
 
 
@@ -117,9 +109,9 @@ def test_decoded_cycle_is_resampled_and_faded_with_its_recording(tmp_path):
     assert first.shape == second.shape == (4000,)
     assert first[0] == 0
     np.testing.assert_allclose(second, 0.5, atol=2e-3)
-    with pytest.raises(AnnotationError, match=r"a.wav: no audio between 3.0 s and 4.0 s of a recording of 1.000 s"):
+    with pytest.raises(InputError, match=r"a.wav: no audio between 3.0 s and 4.0 s of a recording of 1.000 s"):
         decode_cycle(tmp_path / "a.wav", 3.0, 4.0)
-    with pytest.raises(AudioError, match="no such file"):
+    with pytest.raises(InputError, match="no such file"):
         decode_cycle(tmp_path / "b.wav", 0.0, 1.0)
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from dataset_scripts import icbhi_files
 from dataset_scripts.cycle_dataset import load_cycles
-from dataset_scripts.cycles import AnnotationError, DataFolderError, SettingError
 from dataset_scripts.icbhi import count_cycles, load_icbhi
 from dataset_scripts.sprsound import load_sprsound
-from modeling_lung_srad.audio import AudioError, audio_duration
+from modeling_lung_srad.audio import audio_duration
+from modeling_lung_srad.errors import InputError
 from tests.conftest import shared_path
 
 COLUMNS = ["audio", "label", "recording", "patient", "device", "location", "acquisition_mode", "start", "end"]
@@ -101,7 +101,7 @@ def test_files_may_lie_deeper_and_the_split_file_above_them(copied_folder, tmp_p
 
 def test_two_split_files_are_an_error(copied_folder):
     (copied_folder / "other_train_test.txt").write_text("101_1b1_Al_sc_Meditron\ttrain\n")
-    with pytest.raises(DataFolderError, match="more than one split file; keep one"):
+    with pytest.raises(InputError, match="more than one split file; keep one"):
         load_icbhi(copied_folder)
 
 
@@ -118,7 +118,7 @@ def test_recordings_in_two_folders_are_an_error_that_names_both(copied_folder, m
     for file in (moved, moved.with_suffix(".txt")):
         file.rename(copied_folder / moved_to / file.name)
     message = rf"{copied_folder / moved_to}: has other recordings than {copied_folder}; put all into one folder"
-    with pytest.raises(DataFolderError, match=message):
+    with pytest.raises(InputError, match=message):
         load_icbhi(copied_folder)
     shutil.copytree(copied_folder / moved_to, copied_folder, dirs_exist_ok=True)
     assert count_cycles(copied_folder)["train"]["cycles"] == 48
@@ -165,15 +165,15 @@ def test_bad_files_are_named(copied_folder, tmp_path):
     annotation = copied_folder / "101_1b1_Tc_sc_Simulated.txt"
     good = annotation.read_text()
     annotation.write_text("1.0\t0.5\t0\t0\n" + good)
-    with pytest.raises(AnnotationError, match=rf"{annotation}: line 1: end 0\.5 s is not after"):
+    with pytest.raises(InputError, match=rf"{annotation}: line 1: end 0\.5 s is not after"):
         load_icbhi(copied_folder, cache_dir=tmp_path / "cache")
     annotation.write_text(good + "60.0\t61.0\t0\t0\n")
-    with pytest.raises(AnnotationError, match=r"line 5: end 61 s is beyond the recording"):
+    with pytest.raises(InputError, match=r"line 5: end 61 s is beyond the recording"):
         load_icbhi(copied_folder, cache_dir=tmp_path / "cache")
     annotation.write_text(good)
     audio = annotation.with_suffix(".wav")
     audio.write_text("no audio")
-    with pytest.raises(AudioError, match=f"{audio}: is not readable audio"):
+    with pytest.raises(InputError, match=f"{audio}: is not readable audio"):
         load_icbhi(copied_folder, cache_dir=tmp_path / "cache")
 
 
@@ -187,33 +187,33 @@ def test_published_annotation_may_end_a_little_beyond_its_recording(copied_folde
 
 
 def test_wrong_arguments_and_folders_are_errors(tmp_path, simulated_folder):
-    with pytest.raises(SettingError, match="split: 'best' is not known"):
+    with pytest.raises(InputError, match="split: 'best' is not known"):
         load_icbhi(simulated_folder, split="best")
-    with pytest.raises(SettingError, match=r"validation: 1\.0 is not a fraction"):
+    with pytest.raises(InputError, match=r"validation: 1\.0 is not a fraction"):
         load_icbhi(simulated_folder, validation=1.0)
-    with pytest.raises(DataFolderError, match="has no ICBHI recordings"):
+    with pytest.raises(InputError, match="contains no ICBHI recordings"):
         load_icbhi(tmp_path)
-    with pytest.raises(DataFolderError, match="no such folder; check the path, or pass download=True"):
+    with pytest.raises(InputError, match="no such folder; check the path, or pass download=True"):
         load_icbhi(tmp_path / "missing")
     (tmp_path / "101_1b1_Al_sc_Meditron.txt").write_text("0.0\t1.0\t0\t0\n")
-    with pytest.raises(DataFolderError, match="1 annotations but no audio to them"):
+    with pytest.raises(InputError, match="1 annotations but no audio to them"):
         load_icbhi(tmp_path)
     (tmp_path / "101_1b1_Al_sc_Meditron.txt").rename(tmp_path / "101_1b1_Al_sc_Meditron.wav")
-    with pytest.raises(DataFolderError, match=r"1 audio files but no annotations to them; add the \.txt files"):
+    with pytest.raises(InputError, match=r"1 audio files but no annotations to them; add the \.txt files"):
         load_icbhi(tmp_path)
 
 
 def test_empty_path_is_not_the_current_folder(copied_folder, monkeypatch):
     monkeypatch.chdir(copied_folder)
     for load in (load_icbhi, load_sprsound, load_cycles, count_cycles):
-        with pytest.raises(DataFolderError, match="data_dir: is empty; name a folder"):
+        with pytest.raises(InputError, match="data_dir: is empty; name a folder"):
             load("")
 
 
 def test_cycle_too_short_for_the_features_is_named(copied_folder):
     annotation = copied_folder / "101_1b1_Tc_sc_Simulated.txt"
     annotation.write_text("1.0\t1.025\t0\t0\n1.1\t1.124\t0\t0\n")
-    with pytest.raises(AnnotationError, match=rf"{annotation}: line 2: 24 ms .* too short; at least 25 ms"):
+    with pytest.raises(InputError, match=rf"{annotation}: line 2: 24 ms .* too short; at least 25 ms"):
         load_icbhi(copied_folder)
 
 
@@ -237,7 +237,7 @@ def test_zip_without_recordings_is_named_itself(tmp_path):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as opened:
         opened.writestr("notes.txt", "nothing")
     for load in (load_icbhi, count_cycles):
-        with pytest.raises(DataFolderError, match=rf"^{tmp_path / 'other.zip'}: has no ICBHI recordings"):
+        with pytest.raises(InputError, match=rf"^{tmp_path / 'other.zip'}: contains no ICBHI recordings"):
             load(tmp_path / "other.zip", cache_dir=tmp_path / "cache")
 
 
@@ -251,7 +251,7 @@ def test_zip_that_cannot_be_unpacked_is_named_and_leaves_nothing(tmp_path):
         damaged = bytearray(content)
         damaged[entry + offset] = damaged[local_offset] = value
         (tmp_path / f"{name}.zip").write_bytes(damaged)
-        with pytest.raises(DataFolderError, match=rf"{name}\.zip: .*; unpack the archive by hand and name the folder"):
+        with pytest.raises(InputError, match=rf"{name}\.zip: .*; unpack the archive by hand and name the folder"):
             load_icbhi(tmp_path / f"{name}.zip", cache_dir=tmp_path / "cache")
     assert not list(tmp_path.rglob("*.unpacking"))
 
@@ -261,7 +261,7 @@ def test_zip_that_leads_out_of_its_folder_is_an_error(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
         opened.writestr("101_1b1_Al_sc_Meditron.txt", "0.0\t1.0\t0\t0\n")
         opened.writestr(name, "x")
-    with pytest.raises(DataFolderError, match=r"a\.zip: member .* leads out of the folder; do not use") as error:
+    with pytest.raises(InputError, match=r"a\.zip: member .* leads out of the folder; do not use") as error:
         load_icbhi(tmp_path / "a.zip", cache_dir=tmp_path / "cache" / "inner")
     assert repr(name) in str(error.value)
     assert [path.name for path in tmp_path.rglob("*.[tz]*") if path.is_file()] == ["a.zip"]
@@ -272,7 +272,7 @@ def test_zip_of_a_compression_without_bound_is_an_error(tmp_path, compression):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", compression) as opened:
         opened.writestr("101_1b1_Al_sc_Meditron.txt", "0.0\t1.0\t0\t0\n")
     message = r"a\.zip: member '101_1b1_Al_sc_Meditron\.txt' is not compressed by deflate; unpack the archive by hand"
-    with pytest.raises(DataFolderError, match=message):
+    with pytest.raises(InputError, match=message):
         load_icbhi(tmp_path / "a.zip", cache_dir=tmp_path / "cache")
 
 
@@ -281,8 +281,8 @@ def test_zip_with_a_link_and_broken_zips_are_errors(tmp_path):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "link.zip", "w") as opened:
         opened.writestr(link, "/etc/hostname")
-    with pytest.raises(DataFolderError, match="is a link"):
+    with pytest.raises(InputError, match="is a link"):
         load_icbhi(tmp_path / "link.zip", cache_dir=tmp_path / "cache")
     (tmp_path / "broken.zip").write_bytes((tmp_path / "link.zip").read_bytes()[:-30])
-    with pytest.raises(DataFolderError, match=r"is not a whole zip archive .*; delete it"):
+    with pytest.raises(InputError, match=r"is not a whole zip archive .*; delete it"):
         load_icbhi(tmp_path / "broken.zip", cache_dir=tmp_path / "cache")

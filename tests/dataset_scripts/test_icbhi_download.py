@@ -7,9 +7,9 @@ import zipfile
 import pytest
 
 from dataset_scripts import icbhi_download
-from dataset_scripts.cycles import DataFolderError
 from dataset_scripts.icbhi import load_icbhi
-from dataset_scripts.icbhi_download import DownloadError, download_file, download_icbhi, extract_zip
+from dataset_scripts.icbhi_download import download_file, download_icbhi, extract_zip
+from modeling_lung_srad.errors import InputError
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -90,7 +90,7 @@ def test_dropped_connections_are_continued_where_they_ended(tmp_path):
 def test_interrupted_download_is_kept_and_resumed_by_the_next_call(tmp_path):
     with Server(CONTENT, drop_after=0, drops=100) as server:
         (tmp_path / "a.zip.part").write_bytes(CONTENT[:12345])
-        with pytest.raises(DownloadError, match=r"are kept in .*a.zip.part, run it again to continue"):
+        with pytest.raises(InputError, match=r"are kept in .*a.zip.part, run it again to continue"):
             download_file(server.url, tmp_path / "a.zip")
         assert (tmp_path / "a.zip.part").read_bytes() == CONTENT[:12345]
         assert not (tmp_path / "a.zip").exists()
@@ -124,12 +124,12 @@ def test_part_longer_than_the_file_is_fetched_again(tmp_path):
 
 def test_refusals_are_named(tmp_path):
     with Server(CONTENT) as server:
-        with pytest.raises(DownloadError, match=r"/missing: the server answered 404 .*; check the address"):
+        with pytest.raises(InputError, match=r"/missing: the server answered 404 .*; check the address"):
             download_file(server.url.replace("/file", "/missing"), tmp_path / "a.zip")
         closed = server.url
-    with pytest.raises(DownloadError, match="check the connection"):
+    with pytest.raises(InputError, match="check the connection"):
         download_file(closed, tmp_path / "a.zip")
-    with pytest.raises(DownloadError, match="is not an http or https address"):
+    with pytest.raises(InputError, match="is not an http or https address"):
         download_file("file:///etc/hostname", tmp_path / "a.zip")
 
 
@@ -154,21 +154,21 @@ def test_load_with_download_fetches_resumes_checks_and_unpacks(tmp_path, archive
 
 
 def test_unexpected_content_is_an_error_and_unpacks_nothing(tmp_path, archive):
-    with Server(archive) as server, pytest.raises(DataFolderError, match="has 20 of 920 recordings; delete it"):
+    with Server(archive) as server, pytest.raises(InputError, match="has 20 of 920 recordings; delete it"):
         download_icbhi(tmp_path, server.url)
     assert [path.name for path in tmp_path.iterdir()] == ["ICBHI_final_database.zip"]
-    with pytest.raises(DataFolderError, match="has 80 of 81 cycles"):
+    with pytest.raises(InputError, match="has 80 of 81 cycles"):
         download_icbhi(tmp_path, "http://127.0.0.1:9/file", expected_recordings=20, expected_cycles=81)
 
 
 def test_page_in_place_of_the_archive_is_an_error(tmp_path):
-    with Server(b"<html>moved</html>") as server, pytest.raises(DataFolderError, match="is not a whole zip archive"):
+    with Server(b"<html>moved</html>") as server, pytest.raises(InputError, match="is not a whole zip archive"):
         download_icbhi(tmp_path, server.url)
 
 
 def test_folder_with_other_recordings_is_left_alone(tmp_path, archive):
     (tmp_path / "101_1b1_Al_sc_Meditron.txt").write_text("0.0\t1.0\t0\t0\n")
-    with pytest.raises(DataFolderError, match="has 0 of 920 recordings; name an empty folder for the download"):
+    with pytest.raises(InputError, match="has 0 of 920 recordings; name an empty folder for the download"):
         download_icbhi(tmp_path, "http://127.0.0.1:9/file")
     assert [path.name for path in tmp_path.iterdir()] == ["101_1b1_Al_sc_Meditron.txt"]
 
@@ -177,19 +177,19 @@ def test_nothing_is_fetched_to_recordings_in_two_folders(tmp_path):
     for name in ("a/101_1b1_Al_sc_Meditron.txt", "b/102_1b1_Ar_sc_Meditron.txt"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("0.0\t1.0\t0\t0\n")
-    with pytest.raises(DataFolderError, match="has other recordings than"):
+    with pytest.raises(InputError, match="has other recordings than"):
         download_icbhi(tmp_path, "http://127.0.0.1:9/file")
 
 
 def test_file_in_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"")
-    with pytest.raises(DataFolderError, match="is a file; name a folder for the download"):
+    with pytest.raises(InputError, match="is a file; name a folder for the download"):
         load_icbhi(tmp_path / "a.zip", download=True)
 
 
 def test_archive_that_unpacks_to_too_much_is_an_error(tmp_path, archive, monkeypatch):
     (tmp_path / "a.zip").write_bytes(archive)
     monkeypatch.setattr(icbhi_download, "MAX_UNPACKED_BYTES", 1000)
-    with pytest.raises(DataFolderError, match=r"unpacks to .* more than ICBHI 2017 has"):
+    with pytest.raises(InputError, match=r"unpacks to .* more than ICBHI 2017 has"):
         extract_zip(tmp_path / "a.zip", tmp_path / "unpacked")
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]

@@ -2,7 +2,6 @@
 
 import pytest
 
-from dataset_scripts.cycles import DataFolderError, SettingError
 from dataset_scripts.icbhi_splits import (
     FOLD_PATIENTS,
     LEAKED_RECORDINGS,
@@ -14,6 +13,7 @@ from dataset_scripts.icbhi_splits import (
     published_counts,
     read_split_file,
 )
+from modeling_lung_srad.errors import InputError
 from tests.conftest import shared_path
 
 
@@ -77,13 +77,13 @@ def test_split_file_wins_over_the_known_split(tmp_path):
 )
 def test_bad_split_file_names_file_and_line(tmp_path, text, message):
     (tmp_path / "a.txt").write_text(text)
-    with pytest.raises(DataFolderError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         assign_parts(["101_1b1_Al_sc_Meditron"], "official", tmp_path / "a.txt")
     assert str(error.value).startswith(f"{tmp_path / 'a.txt'}: ")
 
 
 def test_unknown_split_or_patient_is_an_error():
-    with pytest.raises(SettingError, match="split: 'fold5' is not known; choose one of official, leak_free, fold0"):
+    with pytest.raises(InputError, match="split: 'fold5' is not known; choose one of official, leak_free, fold0"):
         assign_parts([], "fold5")
-    with pytest.raises(DataFolderError, match="patient 300 is in no fold"):
+    with pytest.raises(InputError, match="patient 300 is in no fold"):
         assign_parts(["300_1b1_Al_sc_Meditron"], "fold0")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dataset_scripts.cycle_dataset import Recording
-from dataset_scripts.cycles import Cycle, SettingError
+from dataset_scripts.cycles import Cycle
 from dataset_scripts.patient_split import choose_validation_patients, split_validation
+from modeling_lung_srad.errors import InputError
 
 
 def make_recordings(patients=40, seed=0):
@@ -69,7 +70,7 @@ def test_no_validation_leaves_everything_in_train():
 
 
 def test_what_cannot_be_divided_is_an_error():
-    with pytest.raises(SettingError, match=r"1 patient\(s\) cannot be divided"):
+    with pytest.raises(InputError, match=r"1 patient\(s\) cannot be divided"):
         split_validation(make_recordings(patients=1), 0.2)
-    with pytest.raises(SettingError, match=r"validation: 1\.5 is not a fraction"):
+    with pytest.raises(InputError, match=r"validation: 1\.5 is not a fraction"):
         choose_validation_patients(["a", "b"], ["d", "d"], [0, 1], 1.5)

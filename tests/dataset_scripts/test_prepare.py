@@ -11,9 +11,9 @@ import soundfile
 
 from dataset_scripts import prepare
 from dataset_scripts.cycle_dataset import load_cycles
-from dataset_scripts.cycles import DataFolderError
 from dataset_scripts.icbhi import load_icbhi
 from dataset_scripts.prepare import count_prepared, prepare_icbhi, prepare_simulated, prepare_sprsound
+from modeling_lung_srad.errors import InputError
 from tests.dataset_scripts.test_sprsound import TYPES, write_recording
 
 
@@ -54,7 +54,7 @@ def test_validation_part_of_a_prepared_folder_can_be_chosen_anew(prepared, simul
     chosen = load_icbhi(prepared, validation=0.5, seed=3, cache_dir=cache_dir)["validation"]
     expected = load_icbhi(simulated_folder, validation=0.5, seed=3, cache_dir=cache_dir)["validation"]
     assert set(chosen["recording"]) == set(expected["recording"])
-    with pytest.raises(DataFolderError, match="was prepared with the split 'official'; pass that, or prepare"):
+    with pytest.raises(InputError, match="was prepared with the split 'official'; pass that, or prepare"):
         load_icbhi(prepared, "fold0", cache_dir=cache_dir)
 
 
@@ -62,14 +62,14 @@ def test_validation_part_of_a_prepared_folder_can_be_chosen_anew(prepared, simul
 def test_settings_that_cannot_be_read_are_named(prepared, tmp_path, content):
     folder = shutil.copytree(prepared, tmp_path / "copied")
     (folder / "prepared.json").write_text(content)
-    with pytest.raises(DataFolderError, match=r"prepared\.json: is not a JSON object of settings"):
+    with pytest.raises(InputError, match=r"prepared\.json: is not a JSON object of settings"):
         load_icbhi(folder)
 
 
 def test_the_current_folder_is_no_destination_and_nothing_is_loaded_for_it(simulated_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(prepare, "load_icbhi", None)
-    with pytest.raises(DataFolderError, match=r"^\.: is the folder that you are in; name a new folder$"):
+    with pytest.raises(InputError, match=r"^\.: is the folder that you are in; name a new folder$"):
         prepare_icbhi(simulated_folder, ".")
 
 
@@ -82,10 +82,10 @@ def test_parquet_that_is_damaged_or_foreign_is_named(prepared, tmp_path, cache_d
     folder = shutil.copytree(prepared, tmp_path / "copied")
     (file,) = folder.glob("data/test-*.parquet")
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(DataFolderError, match=rf"{file.name}: is not a whole Parquet file .*; make the folder again"):
+    with pytest.raises(InputError, match=rf"{file.name}: is not a whole Parquet file .*; make the folder again"):
         load_icbhi(folder, cache_dir=cache_dir)
     pyarrow.parquet.write_table(pyarrow.table({"audio": ["a"], "text": ["b"]}), file)
-    with pytest.raises(DataFolderError, match=rf"{file.name}: has no column audio of type .*; take it out"):
+    with pytest.raises(InputError, match=rf"{file.name}: lacks the column audio of type .*; take it out"):
         load_cycles(folder, cache_dir)
 
 
@@ -121,7 +121,7 @@ def test_large_parts_are_written_as_several_files(simulated_folder, cache_dir, t
 
 def test_folder_that_holds_something_is_left_alone(simulated_folder, cache_dir, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DataFolderError, match="holds something already; name a new folder"):
+    with pytest.raises(InputError, match="holds something already; name a new folder"):
         prepare_icbhi(simulated_folder, tmp_path, cache_dir=cache_dir)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from dataset_scripts.cycles import CLASS_NAMES, DataFolderError, SettingError, read_annotations
+from dataset_scripts.cycles import CLASS_NAMES, read_annotations
 from dataset_scripts.simulated import load_simulated, simulate_cycle, simulate_recording, write_simulated
+from modeling_lung_srad.errors import InputError
 
 
 def spectrum(waveform, sampling_rate=8000, frame=512):
@@ -91,7 +92,7 @@ def test_more_patients_leave_the_others_as_they_are(simulated_folder, tmp_path):
 
 def test_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DataFolderError, match="is not empty; name a new folder"):
+    with pytest.raises(InputError, match="is not empty; name a new folder"):
         write_simulated(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -108,9 +109,9 @@ def test_loaded_parts_share_no_patient_and_hold_every_class(cache_dir):
 
 
 def test_wrong_arguments_are_errors(tmp_path):
-    with pytest.raises(SettingError, match="label: 4 is not a class"):
+    with pytest.raises(InputError, match="label: 4 is not a class"):
         simulate_cycle(4, 2.0)
-    with pytest.raises(SettingError, match=r"0\.2 s at 8000 Hz: a cycle lasts at least"):
+    with pytest.raises(InputError, match=r"0\.2 s at 8000 Hz: a cycle lasts at least"):
         simulate_cycle(0, 0.2)
-    with pytest.raises(SettingError, match="give at least 2 patients"):
+    with pytest.raises(InputError, match="give at least 2 patients"):
         write_simulated(tmp_path, patients=1)

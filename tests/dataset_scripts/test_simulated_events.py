@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dataset_scripts.cycles import CLASS_NAMES, SettingError
+from dataset_scripts.cycles import CLASS_NAMES
 from dataset_scripts.simulated_events import simulate_event
+from modeling_lung_srad.errors import InputError
 
 RATE = 8000
 CRACKLE, WHEEZE = CLASS_NAMES.index("crackle"), CLASS_NAMES.index("wheeze")
@@ -67,9 +68,9 @@ def test_level_is_a_factor_on_the_event_alone():
 
 
 def test_wrong_arguments_are_errors():
-    with pytest.raises(SettingError, match=r"label: 0 is not an event; give one of 1 \(crackle\) and 2 \(wheeze\)"):
+    with pytest.raises(InputError, match=r"label: 0 is not an event; give one of 1 \(crackle\) and 2 \(wheeze\)"):
         simulate_event(0)
-    with pytest.raises(SettingError, match=r"0\.5 s at 8000 Hz: a recording with an event lasts at least 1 s"):
+    with pytest.raises(InputError, match=r"0\.5 s at 8000 Hz: a recording with an event lasts at least 1 s"):
         simulate_event(CRACKLE, 0.5)
-    with pytest.raises(SettingError, match="level: 0 is no loudness"):
+    with pytest.raises(InputError, match="level: 0 is no loudness"):
         simulate_event(CRACKLE, level=0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from dataset_scripts.cycles import AnnotationError, Cycle, DataFolderError, SettingError
+from dataset_scripts.cycles import Cycle
 from dataset_scripts.sprsound import (
     RECORD_LABELS,
     load_sprsound,
@@ -17,7 +17,7 @@ from dataset_scripts.sprsound import (
     read_events,
     read_recordings,
 )
-from modeling_lung_srad.audio import AudioError
+from modeling_lung_srad.errors import InputError
 from tests.conftest import shared_path
 
 TYPES = ("Normal", "Fine Crackle", "Coarse Crackle", "Wheeze", "Rhonchi", "Stridor", "Wheeze+Crackle")
@@ -124,7 +124,7 @@ def test_whole_recordings_have_the_events_of_the_cycles(release):
 def test_bad_label_of_a_recording_names_file_and_field(tmp_path, content, message):
     path = write_recording(tmp_path, "train", 41000000, 1, TYPES)
     path.write_text(json.dumps(content))
-    with pytest.raises(AnnotationError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_sprsound_recordings(tmp_path)
     assert str(error.value).startswith(f"{path}: ")
 
@@ -178,7 +178,7 @@ def event(**changes):
 def test_bad_annotation_names_file_and_field(tmp_path, content, message):
     path = tmp_path / "a.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(AnnotationError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         read_events(path, duration=2.0)
     assert str(error.value).startswith(f"{path}: ")
 
@@ -189,21 +189,21 @@ def test_event_that_ends_with_the_recording_is_cut_there(tmp_path):
 
 
 def test_bad_folders_and_files_are_errors(tmp_path, release):
-    with pytest.raises(DataFolderError, match="has no SPRSound recordings"):
+    with pytest.raises(InputError, match="contains no SPRSound recordings"):
         read_recordings(tmp_path)
-    with pytest.raises(DataFolderError, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder"):
         load_sprsound(tmp_path / "missing")
-    with pytest.raises(DataFolderError, match="has no SPRSound recordings"):
+    with pytest.raises(InputError, match="contains no SPRSound recordings"):
         load_sprsound_recordings(tmp_path / "missing")
-    with pytest.raises(DataFolderError, match="data_dir: is empty"):
+    with pytest.raises(InputError, match="data_dir: is empty"):
         load_sprsound_recordings("")
-    with pytest.raises(SettingError, match=r"validation: -0\.1 is not a fraction"):
+    with pytest.raises(InputError, match=r"validation: -0\.1 is not a fraction"):
         load_sprsound(release, validation=-0.1)
     shutil.copytree(release, tmp_path / "BioCAS2022")
     shutil.copytree(release, tmp_path / "BioCAS2023")
-    with pytest.raises(DataFolderError, match="is in two folders; name the folder of one release"):
+    with pytest.raises(InputError, match="is in two folders; name the folder of one release"):
         read_recordings(tmp_path)
     audio = next((tmp_path / "BioCAS2022" / "train2022_wav").glob("*.wav"))
     audio.write_bytes(b"")
-    with pytest.raises(AudioError, match=f"{audio}: is empty"):
+    with pytest.raises(InputError, match=f"{audio}: is empty"):
         read_recordings(tmp_path / "BioCAS2022")

@@ -1,11 +1,13 @@
 import errno
 import json
+import re
 import shutil
 
 import pytest
 
 from lung_srad_cli.evaluate_command import compare, evaluate, recompute
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.errors import InputError
 from tests.conftest import tiny_config
 from training.report.files import REPORT_FILES
 
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("own_caches")
 def report_folder(own_caches, checkpoint, simulated_folder, tmp_path_factory):
     """The written report of the random checkpoint; read only."""
     folder = tmp_path_factory.mktemp("evaluation") / "new" / "report"
-    assert evaluate([str(checkpoint)], str(simulated_folder), output=str(folder)) == 0
+    evaluate([str(checkpoint)], str(simulated_folder), output=str(folder))
     return folder
 
 
@@ -26,7 +28,7 @@ def read_json(folder, name="evaluation.json"):
 
 def test_report_is_printed_and_written(checkpoint, simulated_folder, report_folder, capsys):
     assert sorted(path.name for path in report_folder.iterdir()) == sorted(REPORT_FILES)
-    assert evaluate([str(checkpoint)], str(simulated_folder)) == 0
+    evaluate([str(checkpoint)], str(simulated_folder))
     text = capsys.readouterr().out
     assert "| Score (4-class) |" in text
     assert "Simulated sounds" in text
@@ -48,7 +50,7 @@ def test_report_is_the_same_from_its_predictions_without_audio_or_model(report_f
     for name in ("evaluate_checkpoint", "load_classifier"):
         monkeypatch.setattr(f"lung_srad_cli.evaluate_command.{name}", pytest.fail)
     folder = shutil.copytree(report_folder, tmp_path / "moved")
-    assert recompute(str(folder), output=str(tmp_path / "again")) == 0
+    recompute(str(folder), output=str(tmp_path / "again"))
     assert read_json(tmp_path / "again") == read_json(report_folder)
     for name in ("predictions.csv", "evaluation.md", "patients.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (report_folder / name).read_bytes()
@@ -61,18 +63,17 @@ def test_predictions_are_left_alone_when_their_own_folder_is_the_output(report_f
     lines = predictions.read_text(encoding="utf-8").splitlines()
     marked = "\n".join([f"{lines[0]},remark", *(f"{line},mine" for line in lines[1:])])
     predictions.write_text(marked, encoding="utf-8")
-    assert recompute(str(predictions), output=str(folder)) == 0
+    recompute(str(predictions), output=str(folder))
     assert predictions.read_text(encoding="utf-8") == marked
     assert read_json(folder) == read_json(report_folder)
 
 
-def test_predictions_without_abnormal_cycles_are_one_line(report_folder, tmp_path, capsys):
+def test_predictions_without_abnormal_cycles_are_named(report_folder, tmp_path):
     lines = (report_folder / "predictions.csv").read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if ",label," in line or line.split(",")[3] == "normal"]
     (tmp_path / "predictions.csv").write_text("\n".join(kept), encoding="utf-8")
-    assert recompute(str(tmp_path)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"lung-srad evaluate: {tmp_path / 'predictions.csv'}: the test part has no abnormal cycle")
+    with pytest.raises(InputError, match=r"predictions\.csv: the test part contains no abnormal cycle"):
+        recompute(str(tmp_path))
 
 
 def test_several_checkpoints_make_one_table_and_a_report_each(checkpoint, simulated_folder, tmp_path, capsys):
@@ -81,7 +82,7 @@ def test_several_checkpoints_make_one_table_and_a_report_each(checkpoint, simula
     model.head.weight.data *= -1
     model.save_pretrained(other)
     output = tmp_path / "seeds"
-    assert evaluate([str(checkpoint), str(other)], str(simulated_folder), output=str(output)) == 0
+    evaluate([str(checkpoint), str(other)], str(simulated_folder), output=str(output))
     printed = capsys.readouterr().out
     assert (output / "seeds.md").read_text(encoding="utf-8").strip() in printed
     scores = [read_json(output / name)["score"] for name in ("random", "other")]
@@ -89,7 +90,7 @@ def test_several_checkpoints_make_one_table_and_a_report_each(checkpoint, simula
     assert summary["mean"]["score"] == pytest.approx(sum(scores) / 2)
     assert summary["std"]["score"] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
     assert "Simulated sounds" in printed
-    assert compare(str(output / "random"), str(output / "other"), output=str(tmp_path / "comparison")) == 0
+    compare(str(output / "random"), str(output / "other"), output=str(tmp_path / "comparison"))
     comparison = read_json(tmp_path / "comparison", "comparison.json")
     assert comparison["measures"]["score"]["difference"] == pytest.approx(scores[1] - scores[0])
     text = (tmp_path / "comparison" / "comparison.md").read_text(encoding="utf-8")
@@ -97,11 +98,11 @@ def test_several_checkpoints_make_one_table_and_a_report_each(checkpoint, simula
     assert "Simulated sounds" in text
 
 
-def test_mistake_in_the_last_checkpoint_is_found_first(checkpoint, simulated_folder, tmp_path, capsys, monkeypatch):
+def test_mistake_in_the_last_checkpoint_is_found_first(checkpoint, simulated_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("lung_srad_cli.evaluate_command.evaluate_checkpoint", pytest.fail)
     nowhere = tmp_path / "nowhere"
-    assert evaluate([str(checkpoint), str(nowhere)], str(simulated_folder), output=str(tmp_path / "seeds")) == 2
-    assert str(nowhere) in capsys.readouterr().err
+    with pytest.raises(InputError, match=re.escape(str(nowhere))):
+        evaluate([str(checkpoint), str(nowhere)], str(simulated_folder), output=str(tmp_path / "seeds"))
     assert not (tmp_path / "seeds").exists()
 
 
@@ -144,14 +145,15 @@ def change_the_sampling_rate(folder):
     ],
 )
 def test_checkpoint_that_cannot_be_used_is_one_line(
-    checkpoint, simulated_folder, tmp_path, capsys, monkeypatch, damage, message
+    checkpoint, simulated_folder, tmp_path, run, monkeypatch, damage, message
 ):
     monkeypatch.setattr("training.prediction.evaluate_checkpoint.predict", pytest.fail)
     folder = shutil.copytree(checkpoint, tmp_path / "damaged")
     damage(folder)
-    assert evaluate([str(folder)], str(simulated_folder), output=str(tmp_path / "report")) == 2
-    (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert line.startswith("lung-srad evaluate: ")
+    outcome = run("evaluate", folder, simulated_folder, "--output", tmp_path / "report")
+    assert outcome.exit_code == 2
+    line = outcome.errors[-1]
+    assert line.startswith("lung-srad: error: ")
     assert str(folder) in line
     assert message in line
     assert not (tmp_path / "report").exists()
@@ -168,15 +170,13 @@ def test_checkpoint_that_cannot_be_used_is_one_line(
         ({"output": __file__}, "is a file"),
     ],
 )
-def test_other_mistakes_are_one_line(checkpoint, simulated_folder, capsys, arguments, message):
-    assert evaluate(**({"checkpoints": [str(checkpoint)], "data": str(simulated_folder)} | arguments)) == 2
-    (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert message in line
+def test_other_mistakes_are_named(checkpoint, simulated_folder, arguments, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(**({"checkpoints": [str(checkpoint)], "data": str(simulated_folder)} | arguments))
 
 
-def test_missing_reports_are_one_line(report_folder, tmp_path, capsys):
-    assert recompute(str(tmp_path)) == 2
-    assert compare(str(report_folder), str(tmp_path / "nowhere")) == 2
-    first, second = capsys.readouterr().err.splitlines()
-    assert f"{tmp_path / 'predictions.csv'}: no such file; name a report folder" in first
-    assert f"{tmp_path / 'nowhere'}: no such file; name a report folder" in second
+def test_missing_reports_are_named(report_folder, tmp_path):
+    with pytest.raises(InputError, match=r"predictions\.csv: no such file; name a report folder"):
+        recompute(str(tmp_path))
+    with pytest.raises(InputError, match="nowhere: no such file; name a report folder"):
+        compare(str(report_folder), str(tmp_path / "nowhere"))

@@ -163,7 +163,7 @@ def test_a_folder_in_use_is_refused_before_the_work(run, checkpoint, exported):
 def test_a_checkpoint_that_is_none_is_named(run, tmp_path):
     outcome = run("export", tmp_path, tmp_path / "onnx")
     assert outcome.exit_code == 2
-    assert "has no config.json" in outcome.errors[0]
+    assert "lacks config.json" in outcome.errors[0]
 
 
 def test_a_missing_package_is_named_with_its_extra(run, checkpoint, tmp_path, monkeypatch):

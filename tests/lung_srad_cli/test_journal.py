@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lung_srad_cli.journal import Journal
-from modeling_lung_srad.files.output_files import OutputError
+from modeling_lung_srad.errors import InputError
 
 SETTINGS = {"window": 8.0, "pair": (1, 2)}
 
@@ -64,7 +64,7 @@ def test_processes_have_files_of_their_own_and_see_all_results(output):
 def test_results_of_other_settings_are_refused(output):
     with Journal(output, SETTINGS) as journal:
         journal.add("a", 1)
-    with pytest.raises(OutputError, match=r"out \[1\].csv.partial: holds the results .*; remove it"):
+    with pytest.raises(InputError, match=r"out \[1\].csv.partial: holds the results .*; remove it"):
         Journal(output, {"window": 4.0})
     assert journal.path.exists()
 
@@ -92,7 +92,7 @@ def test_damaged_lines_are_left_out_and_the_others_kept(output):
 def test_a_file_that_is_no_journal_is_refused_and_kept(output, content):
     path = output.with_name(f"{output.name}.partial")
     path.write_bytes(content)
-    with pytest.raises(OutputError, match="is no journal of lung-srad; move it"):
+    with pytest.raises(InputError, match="is not a journal of lung-srad; move it"):
         Journal(output, SETTINGS)
     assert path.read_bytes() == content
     assert list(output.parent.iterdir()) == [path]
@@ -116,7 +116,7 @@ def test_a_lock_that_cannot_be_removed_while_it_is_open_stops_nothing(output, mo
 def test_a_second_run_on_the_same_output_is_refused(output):
     with Journal(output, SETTINGS) as journal:
         journal.add("a", 1)
-        with pytest.raises(OutputError, match="another run is writing there; wait"):
+        with pytest.raises(InputError, match="another run is writing there; wait"):
             Journal(output, SETTINGS)
         journal.add("b", 2)
         assert list(journal.results("ab")) == [1, 2]

@@ -6,8 +6,8 @@ import datasets
 import pytest
 
 from dataset_scripts.simulated import write_simulated
-from modeling_lung_srad.audio import AudioError
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
+from modeling_lung_srad.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +35,14 @@ def convert_raises(monkeypatch, run):
 
 
 def test_an_error_about_the_input_is_one_line_and_exit_code_2(convert_raises):
-    outcome = convert_raises(AudioError("a\nb.wav", "is silent", "record again"))
+    outcome = convert_raises(InputError("a\nb.wav", "is silent", "record again"))
     assert outcome == (2, "", ["lung-srad: error: a b.wav: is silent; record again"])
-    assert convert_raises(PermissionError(13, "Permission denied", "a")).exit_code == 2
+    outcome = convert_raises(PermissionError(13, "Permission denied", "a"))
+    assert outcome == (
+        2,
+        "",
+        ["lung-srad: error: a: Permission denied; check the path, its permissions and the space on its disk"],
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError("shapes do not match"), KeyError("weight"), TypeError("not a number")])
@@ -76,7 +81,7 @@ def test_a_missing_extra_is_named_with_its_command(monkeypatch, run, arguments, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
     outcome = run(*arguments)
     assert outcome.exit_code == 2
-    assert outcome.errors == [f'lung-srad: error: {missing} not installed; run pip install "lung-srad[train]"']
+    assert outcome.errors == [f'lung-srad: error: {missing}: not installed; run pip install "lung-srad[train]"']
 
 
 def test_convert_writes_a_checkpoint_that_loads(run, checkpoint, tmp_path):

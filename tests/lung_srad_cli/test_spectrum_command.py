@@ -148,7 +148,7 @@ def test_checkpoint_without_convolution_has_no_regularization_to_show(run, model
     outcome = run("spectrum", models / "plain", write_recording("a.wav"), "--regularization")
     assert outcome.exit_code == 2
     assert "--regularization: " in outcome.errors[0]
-    assert "has no Gaussian convolution that acts at inference" in outcome.errors[0]
+    assert "lacks a Gaussian convolution that acts at inference" in outcome.errors[0]
 
 
 def test_checkpoint_of_another_kind_is_named(run, write_recording, tmp_path):

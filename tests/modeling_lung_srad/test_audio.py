@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file
 
-from modeling_lung_srad.audio import AudioError, audio_duration, decode_audio, read_audio, resample
+from modeling_lung_srad.audio import audio_duration, decode_audio, read_audio, resample
+from modeling_lung_srad.errors import InputError
 from tests.conftest import shared_path
 
 
@@ -105,7 +106,7 @@ def test_native_recordings_of_16_24_and_32_bit_are_read():
 def test_content_in_memory_is_decoded_like_the_file(tmp_path):
     soundfile.write(tmp_path / "a.flac", tone(8000), 8000)
     np.testing.assert_array_equal(decode_audio((tmp_path / "a.flac").read_bytes()), read_audio(tmp_path / "a.flac"))
-    with pytest.raises(AudioError, match="the clip: is empty"):
+    with pytest.raises(InputError, match="the clip: is empty"):
         decode_audio(b"", "the clip")
 
 
@@ -183,7 +184,7 @@ def make_bad_file(kind, path):
 def test_bad_file_gets_one_line_naming_file_and_remedy(tmp_path, kind, message):
     path = tmp_path / "bad.wav"
     make_bad_file(kind, path)
-    with pytest.raises(AudioError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         read_audio(path)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
@@ -195,7 +196,7 @@ def test_truncated_compressed_file_is_an_error(tmp_path, suffix):
     noise = 0.1 * np.random.default_rng(0).standard_normal(48000)
     soundfile.write(path, noise, 16000)
     truncated(path, path.stat().st_size // 2)
-    with pytest.raises(AudioError, match="truncated"):
+    with pytest.raises(InputError, match="truncated"):
         read_audio(path)
 
 
@@ -219,20 +220,20 @@ def test_file_whose_length_cannot_be_known_is_an_error(tmp_path, suffix, first, 
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, tone(), 16000)
     replaced(path, first, values)
-    with pytest.raises(AudioError, match=r"does not state how long its audio is; save it again .* `ffmpeg -i"):
+    with pytest.raises(InputError, match=r"does not state how long its audio is; save it again .* `ffmpeg -i"):
         read_audio(path)
 
 
 def test_duration_that_a_header_does_not_state_is_an_error(tmp_path):
     soundfile.write(tmp_path / "a.flac", tone(), 16000)
     replaced(tmp_path / "a.flac", 21, b"\xf0" + bytes(4))
-    with pytest.raises(AudioError, match="does not state how long its audio is"):
+    with pytest.raises(InputError, match="does not state how long its audio is"):
         audio_duration(tmp_path / "a.flac")
 
 
 @pytest.mark.parametrize("name", ["a\0b.wav", "\ud800.wav"])
 def test_a_name_that_no_file_can_have_is_an_error(name):
-    with pytest.raises(AudioError, match=r"is no name of a file .*; check the path"):
+    with pytest.raises(InputError, match=r"is no name of a file .*; check the path"):
         read_audio(name)
 
 
@@ -244,7 +245,7 @@ def test_a_recording_that_does_not_fit_into_memory_is_an_error(monkeypatch, tmp_
 
     write_wav(tmp_path / "a.wav", tone())
     monkeypatch.setattr(f"modeling_lung_srad.audio.{step}", exhaust_memory)
-    with pytest.raises(AudioError, match=r"a\.wav: does not fit into memory; cut it into shorter files"):
+    with pytest.raises(InputError, match=r"a\.wav: does not fit into memory; cut it into shorter files"):
         read(tmp_path / "a.wav")
 
 
@@ -258,7 +259,7 @@ def test_duration_comes_from_the_header(tmp_path):
         file.setparams((1, 2, 4000, 0, "NONE", ""))
         file.writeframes(bytes(2 * 5000))
     assert audio_duration(tmp_path / "a.wav") == 1.25
-    with pytest.raises(AudioError, match="no such file"):
+    with pytest.raises(InputError, match="no such file"):
         audio_duration(tmp_path / "b.wav")
 
 
@@ -274,7 +275,7 @@ def test_samples_far_beyond_full_scale_are_an_error(tmp_path, channels):
     samples = np.full((8000, channels), 0.1, dtype=np.float32)
     samples[100] = 3e38
     soundfile.write(tmp_path / "garbage.wav", samples, 8000, subtype="FLOAT")
-    with pytest.raises(AudioError, match=r"garbage.wav: has samples of up to 3e\+38"):
+    with pytest.raises(InputError, match=r"garbage.wav: has samples of up to 3e\+38"):
         read_audio(tmp_path / "garbage.wav")
 
 
@@ -283,14 +284,14 @@ def test_a_truncated_rf64_file_is_an_error(tmp_path):
     content = (tmp_path / "long.wav").read_bytes()
     assert read_audio(tmp_path / "long.wav").shape == (32000,)
     (tmp_path / "long.wav").write_bytes(content[: len(content) // 2])
-    with pytest.raises(AudioError, match="truncated"):
+    with pytest.raises(InputError, match="truncated"):
         read_audio(tmp_path / "long.wav")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_named_pipe_is_an_error_instead_of_a_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
-    with pytest.raises(AudioError, match="no regular file"):
+    with pytest.raises(InputError, match="no regular file"):
         read_audio(tmp_path / "pipe.wav")
 
 

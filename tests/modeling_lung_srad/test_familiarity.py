@@ -13,13 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
-from modeling_lung_srad.familiarity import (
-    FAMILIARITY_FILE,
-    FamiliarityError,
-    fit_familiarity,
-    load_familiarity,
-    log_mel_statistics,
-)
+from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.familiarity import FAMILIARITY_FILE, fit_familiarity, load_familiarity, log_mel_statistics
 
 NUM_MEL_BINS = 16
 PATIENTS = [f"patient {index % 12}" for index in range(240)]
@@ -154,7 +149,7 @@ class Executed:
 def test_damaged_file_is_named_in_one_line(content, tmp_path):
     (tmp_path / FAMILIARITY_FILE).write_bytes(content)
 
-    with pytest.raises(FamiliarityError) as error:
+    with pytest.raisesInputError as error:
         load_familiarity(tmp_path)
 
     assert str(error.value).startswith(str(tmp_path / FAMILIARITY_FILE))
@@ -179,12 +174,12 @@ def test_file_whose_values_do_not_fit_is_refused(changes, familiarity, tmp_path)
     tensors = {name: tensor for name, tensor in (load_file(path) | changes).items() if tensor is not None}
     save_file(tensors, path)
 
-    with pytest.raises(FamiliarityError, match="fit it again"):
+    with pytest.raises(InputError, match="fit it again"):
         load_familiarity(tmp_path)
 
 
 def test_other_number_of_mel_bins_is_refused(familiarity):
-    with pytest.raises(FamiliarityError, match="32 mel bins have 16"):
+    with pytest.raises(InputError, match="32 mel bins have 16"):
         familiarity.distance(torch.zeros(1, 20, 32))
 
 

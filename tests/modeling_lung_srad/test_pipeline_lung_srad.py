@@ -11,13 +11,13 @@ import torch
 from transformers import pipeline
 
 from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor, LungSradForAudioClassification
-from modeling_lung_srad.audio import AudioError, resample
-from modeling_lung_srad.checkpoint_loading import CheckpointError
-from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES, LabelError
+from modeling_lung_srad.audio import resample
+from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.familiarity import FAMILIARITY_FILE, fit_familiarity, log_mel_statistics
-from modeling_lung_srad.pipeline_lung_srad import TASK, SettingError, choose_class
+from modeling_lung_srad.pipeline_lung_srad import TASK, choose_class
 from modeling_lung_srad.recording import fade_recording
-from modeling_lung_srad.timeline import WindowError, summarize
+from modeling_lung_srad.timeline import summarize
 from tests.conftest import tiny_config
 
 RATE = 16000
@@ -174,7 +174,7 @@ def test_numbers_of_numpy_and_cycles_of_a_generator_are_taken(lung_sounds):
 def test_a_model_that_gives_no_numbers_is_named(model, feature_extractor):
     broken = LungSradForAudioClassification(tiny_config()).eval()
     torch.nn.init.constant_(broken.head.bias, float("nan"))
-    with pytest.raises(SettingError, match="NaN or infinite logits; "):
+    with pytest.raises(InputError, match="NaN or infinite logits; "):
         LungSoundPipeline(model=broken, feature_extractor=feature_extractor)(noise(2))
 
 
@@ -247,16 +247,16 @@ def test_familiarity_that_the_weights_do_not_state_is_ignored_with_a_warning(
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"window": 9}, WindowError, "a window of 9 s is not possible; give"),
-        ({"window": 2, "hop": 3}, WindowError, "a hop of 3 s is not possible; give"),
-        ({"cycles": [(1, 9)]}, WindowError, "does not lie in the recording"),
-        ({"min_confidence": 1.5}, SettingError, "min_confidence: 1.5 is no probability; give 0 to 1"),
-        ({"batch_size": 0}, SettingError, "batch_size: 0 is no number of windows; give 1 or more"),
-        ({"windows": 2}, SettingError, "windows: is no setting of this pipeline; known are window, hop"),
-        ({"window": "8"}, SettingError, "window: '8' is no number; give one"),
-        ({"min_confidence": "a"}, SettingError, "min_confidence: 'a' is no number"),
-        ({"batch_size": 2.5}, SettingError, "batch_size: 2.5 is no number of windows; give 1 or more"),
-        ({"cycles": 5}, SettingError, "cycles: 5 is no list of cycles; give"),
+        ({"window": 9}, InputError, "window: 9 s is not possible; give"),
+        ({"window": 2, "hop": 3}, InputError, "hop: 3 s is not possible; give"),
+        ({"cycles": [(1, 9)]}, InputError, "does not lie in the recording"),
+        ({"min_confidence": 1.5}, InputError, "min_confidence: 1.5 is not a probability; give 0 to 1"),
+        ({"batch_size": 0}, InputError, "batch_size: 0 is not a number of windows; give 1 or more"),
+        ({"windows": 2}, InputError, "windows: unknown setting; known are window, hop"),
+        ({"window": "8"}, InputError, "window: '8' is not a number; give one"),
+        ({"min_confidence": "a"}, InputError, "min_confidence: 'a' is not a number"),
+        ({"batch_size": 2.5}, InputError, "batch_size: 2.5 is not a number of windows; give 1 or more"),
+        ({"cycles": 5}, InputError, "cycles: 5 is not a list of cycles; give"),
     ],
 )
 def test_settings_out_of_range_are_named_with_the_remedy(lung_sounds, settings, error, said):
@@ -267,13 +267,13 @@ def test_settings_out_of_range_are_named_with_the_remedy(lung_sounds, settings, 
 def test_bad_recordings_are_named(lung_sounds, tmp_path):
     (tmp_path / "a.wav").write_text("patient 101")
     for source in (tmp_path / "a.wav", np.zeros(RATE), b"no audio"):
-        with pytest.raises(AudioError, match="; "):
+        with pytest.raises(InputError, match="; "):
             lung_sounds(source)
 
 
 def test_a_model_for_other_classes_is_refused(feature_extractor):
     model = LungSradForAudioClassification(tiny_config(num_labels=2))
-    with pytest.raises(LabelError, match="model: has 2 labels"):
+    with pytest.raises(InputError, match="model: has 2 labels"):
         LungSoundPipeline(model=model, feature_extractor=feature_extractor)
 
 
@@ -296,7 +296,7 @@ def test_a_checkpoint_is_loaded_in_one_call(model, feature_extractor, lung_sound
     feature_extractor.save_pretrained(tmp_path)
     loaded = LungSoundPipeline.from_checkpoint(tmp_path, window=1.0)
     assert rows(loaded(noise(2))) == rows(lung_sounds(noise(2), window=1.0))
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder"):
         LungSoundPipeline.from_checkpoint(tmp_path / "missing")
 
 
@@ -317,7 +317,7 @@ def test_a_recording_that_does_not_fit_into_memory_is_an_error(monkeypatch, lung
         raise MemoryError
 
     monkeypatch.setattr(f"modeling_lung_srad.pipeline_lung_srad.{step}", exhaust_memory)
-    with pytest.raises(AudioError, match=r"^audio: does not fit into memory; cut it into shorter files$"):
+    with pytest.raises(InputError, match=r"^audio: does not fit into memory; cut it into shorter files$"):
         lung_sounds(noise(1.0))
 
 

@@ -6,7 +6,8 @@ import pytest
 import soundfile
 import torch
 
-from modeling_lung_srad.audio import AudioError, read_audio
+from modeling_lung_srad.audio import read_audio
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.recording import cut_cycle, fade_recording, load_recording
 
 
@@ -119,12 +120,12 @@ def test_a_recording_is_returned_as_it_is():
     ],
 )
 def test_what_cannot_be_used_is_named_with_the_remedy(source, said):
-    with pytest.raises(AudioError, match=f"{said}.*; "):
+    with pytest.raises(InputError, match=f"{said}.*; "):
         load_recording(source)
 
 
 def test_empty_bytes_are_no_reason_to_read_the_path(wav_file):
-    with pytest.raises(AudioError, match=r"a\.wav: is empty \(0 bytes\)"):
+    with pytest.raises(InputError, match=r"a\.wav: is empty \(0 bytes\)"):
         load_recording({"bytes": b"", "path": str(wav_file)})
 
 
@@ -133,7 +134,7 @@ def test_a_recording_that_does_not_fit_into_memory_is_named(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("modeling_lung_srad.recording.resample", exhaust_memory)
-    with pytest.raises(AudioError, match=r"^b\.wav: does not fit into memory; cut it into shorter files$"):
+    with pytest.raises(InputError, match=r"^b\.wav: does not fit into memory; cut it into shorter files$"):
         load_recording({"raw": waveform_of(), "sampling_rate": 4000, "path": "b.wav"})
 
 

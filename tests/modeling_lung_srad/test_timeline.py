@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.timeline import (
-    WindowError,
     check_cycles,
     check_window,
     mean_probabilities,
@@ -45,7 +45,7 @@ def test_windows_leave_no_gap_and_do_not_leave_the_recording():
 
 @pytest.mark.parametrize(("window", "hop"), [(0.0, 1.0), (-1.0, 1.0), (8.1, 1.0), (2.0, 0.0), (2.0, 2.1), (2.0, -1.0)])
 def test_window_and_hop_are_checked(window, hop):
-    with pytest.raises(WindowError, match="is not possible; give"):
+    with pytest.raises(InputError, match="is not possible; give"):
         check_window(window, hop, longest=8.0)
 
 
@@ -72,7 +72,7 @@ def test_cycles_are_returned_as_pairs_of_floats():
     ],
 )
 def test_cycles_that_do_not_fit_are_named_with_the_remedy(cycle, said):
-    with pytest.raises(WindowError, match=f"a.wav: .*{said}.*; (correct|at least|give)"):
+    with pytest.raises(InputError, match=f"a.wav: .*{said}.*; (correct|at least|give)"):
         check_cycles([(0.0, 1.0), cycle], 2.0, "a.wav")
 
 

@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.timeline import summarize
 from space_demo.analysis import answer_html, figure_text, summary_sentences
-from space_demo.parts import Part, PartError, choices, parse
+from space_demo.parts import Part, choices, parse
 from space_demo.texts import error_html
 
 EVIL = "<img src=x onerror=alert(1)>\"'&.wav"
@@ -156,7 +157,7 @@ def test_strongest_part_is_offered_first_and_parts_come_back(result):
     "value", [None, "", "1 2", "a b crackle", "0 8 stridor", "8 0 crackle", "-1 8 crackle", "nan 1 both"]
 )
 def test_other_parts_are_refused(value):
-    with pytest.raises(PartError, match="none was chosen"):
+    with pytest.raises(InputError, match="none was chosen"):
         parse(value)
 
 

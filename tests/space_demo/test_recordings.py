@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_lung_srad.audio import AudioError
-from space_demo.recordings import UploadError, check_length, load_upload, shown_name
+from modeling_lung_srad.errors import InputError
+from space_demo.recordings import check_length, load_upload, shown_name
 from tests.space_demo.conftest import breath
 
 
@@ -34,7 +34,7 @@ def test_recording_is_read_at_both_rates(folder, file_format):
 
 
 def test_nothing_is_refused(folder):
-    with pytest.raises(UploadError, match="there is no recording yet"):
+    with pytest.raises(InputError, match="there is no recording yet"):
         load_upload(None, folder)
 
 
@@ -43,12 +43,12 @@ def test_what_is_no_upload_is_refused(folder, path):
     outside = folder.parent / "outside.wav"
     outside.write_bytes(content(breath(1), 8000, "WAV"))
     (folder / "link.wav").symlink_to(outside)
-    with pytest.raises(UploadError, match="is no upload of this page"):
+    with pytest.raises(InputError, match="is not an upload of this page"):
         load_upload(path.format(folder=folder), folder)
 
 
 def test_upload_that_is_gone_is_refused(folder):
-    with pytest.raises(UploadError, match=r"^left\.wav: is no longer here"):
+    with pytest.raises(InputError, match=r"^left\.wav: was removed"):
         load_upload(str(folder / "left.wav"), folder)
 
 
@@ -56,25 +56,25 @@ def test_large_file_is_refused_unread(folder):
     path = folder / "large.wav"
     with path.open("wb") as file:
         file.truncate(50_000_001)
-    with pytest.raises(UploadError, match=r"^large\.wav: is larger than 50 MB"):
+    with pytest.raises(InputError, match=r"^large\.wav: is larger than 50 MB"):
         load_upload(str(path), folder)
 
 
 def test_error_names_the_file_without_its_folder(folder):
     path = folder / "notes.wav"
     path.write_text("no audio")
-    with pytest.raises(AudioError, match=r"^notes\.wav: is not readable audio"):
+    with pytest.raises(InputError, match=r"^notes\.wav: is not readable audio"):
         load_upload(str(path), folder)
 
 
 def test_ten_minutes_are_taken_and_a_second_more_is_not():
     check_length(content(np.zeros(600 * 2000), 2000, "FLAC"), "ten.flac")
-    with pytest.raises(UploadError, match="longer than 10 minutes"):
+    with pytest.raises(InputError, match="longer than 10 minutes"):
         check_length(content(np.zeros(601 * 2000), 2000, "FLAC"), "more.flac")
 
 
 def test_more_samples_than_memory_is_meant_for_are_refused():
-    with pytest.raises(UploadError, match="more than 28 million; export it at 48 kHz or less"):
+    with pytest.raises(InputError, match="more than 28 million; export it at 48 kHz or less"):
         check_length(content(np.zeros(160 * 192000, dtype=np.int16), 192000, "FLAC"), "fine.flac")
 
 

@@ -141,7 +141,7 @@ def test_upload_that_was_answered_is_gone_and_that_is_said(space, sound):
     path = upload(space.address, "once.wav", sound)
     classify(space.address, path)
     assert httpx.get(f"{space.address}/gradio_api/file={path}", timeout=60).status_code == 403
-    assert "once.wav: is no longer here" in classify(space.address, path)
+    assert "once.wav: was removed" in classify(space.address, path)
 
 
 def test_settings_that_do_not_fit_are_said(space, sound):

@@ -2,9 +2,9 @@ import pytest
 import torch
 from transformers import ASTConfig, ASTForAudioClassification
 
+from modeling_lung_srad.errors import InputError
 from training.arguments import ModelArguments
 from training.ast_baseline import AST_SETTINGS, build_ast
-from training.configuration import ConfigurationError
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "max_length": 64}
 CLASSES = {0: "normal", 1: "crackle", 2: "wheeze", 3: "both"}
@@ -45,22 +45,20 @@ def test_head_for_other_classes_is_replaced_and_the_rest_is_kept(audioset_folder
 )
 def test_checkpoint_of_another_size_is_refused_and_not_initialised_at_random(audioset_folder, config):
     arguments = ModelArguments(architecture="ast", checkpoint=str(audioset_folder), config=config)
-    with pytest.raises(ConfigurationError, match=r"weights of .* are missing, of another size .*audio_spectrogram"):
+    with pytest.raises(InputError, match=r"weights of .* are missing, of another size .*audio_spectrogram"):
         build_ast(arguments)
 
 
 def test_checkpoint_with_weights_that_the_network_lacks_is_refused(audioset_folder):
     ASTForAudioClassification(ASTConfig(**SIZE | {"num_hidden_layers": 2})).save_pretrained(audioset_folder)
     arguments = ModelArguments(architecture="ast", checkpoint=str(audioset_folder), config={"num_hidden_layers": 1})
-    with pytest.raises(ConfigurationError, match=r"weights of .* not known"):
+    with pytest.raises(InputError, match=r"weights of .* not known"):
         build_ast(arguments)
 
 
 def test_weights_as_a_pickle_are_not_read(audioset_folder):
     (audioset_folder / "model.safetensors").rename(audioset_folder / "pytorch_model.bin")
-    with pytest.raises(
-        ConfigurationError, match=r"cannot be loaded as AST \(.*name a folder with config.json and model"
-    ):
+    with pytest.raises(InputError, match=r"cannot be loaded as AST \(.*name a folder with config.json and model"):
         build_ast(ModelArguments(architecture="ast", checkpoint=str(audioset_folder)))
 
 
@@ -72,5 +70,5 @@ def test_weights_as_a_pickle_are_not_read(audioset_folder):
     ],
 )
 def test_what_cannot_be_built_is_named(arguments, message):
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(InputError, match=message):
         build_ast(ModelArguments(architecture="ast", **arguments))

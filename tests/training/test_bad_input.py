@@ -10,12 +10,13 @@ import sys
 import pytest
 
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
-from training.configuration import CONFIGS, ConfigurationError, expand_seeds, read_configuration
+from modeling_lung_srad.errors import InputError
+from training.configuration import CONFIGS, expand_seeds, read_configuration
 from training.model_setup import build_model
 from training.prediction.evaluate_checkpoint import predict
 from training.record.training_record import read_training_record
 from training.report.files import read_report
-from training.report.predictions import COLUMNS, ReportError, read_predictions
+from training.report.predictions import COLUMNS, read_predictions
 from training.run_training import train
 
 SCRIPT = CONFIGS.parent / "examples" / "finetune_folder.py"
@@ -69,19 +70,19 @@ THREE_EPOCHS = ["num_train_epochs=3", "save_total_limit=3"]
 def test_configurations_that_would_be_ignored_or_fail_later_are_refused(tmp_path, text, overrides, message):
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=message) as raised:
+    with pytest.raises(InputError, match=message) as raised:
         read_configuration(path, overrides)
     assert "\n" not in str(raised.value)
 
 
 def test_endless_range_of_seeds_is_refused():
-    with pytest.raises(ConfigurationError, match="more than 1000 runs"):
+    with pytest.raises(InputError, match="more than 1000 runs"):
         expand_seeds(CONFIGS / "smoke.yaml", ["seed=1..99999999999999"])
 
 
 def test_key_that_is_no_text_is_named():
     arguments, _ = read_configuration(CONFIGS / "smoke.yaml", ["model.config={1: 2}"])
-    with pytest.raises(ConfigurationError, match=r"there is no key model\.config\.1"):
+    with pytest.raises(InputError, match=r"unknown key model\.config\.1"):
         build_model(arguments.model)
 
 
@@ -130,7 +131,7 @@ def _damage(path, content):
 
 
 def _last_line(capsys):
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lung-srad train: ")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lung-srad: error: ")]
     assert len(lines) == 1
     return lines[0]
 
@@ -153,7 +154,7 @@ def test_settings_that_only_the_trainer_can_check_are_named(tmp_path, capsys, ov
 def test_output_dir_below_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     assert train(str(CONFIGS / "smoke.yaml"), [f"output_dir={tmp_path / 'file' / 'run'}"]) == 2
-    assert "file is no writable folder; choose another output_dir" in _last_line(capsys)
+    assert "file is not a writable folder; choose another output_dir" in _last_line(capsys)
 
 
 def test_processes_that_would_each_train_by_themselves_are_refused(tmp_path, capsys, monkeypatch):
@@ -175,7 +176,7 @@ def test_predictions_that_would_count_wrongly_are_refused(tmp_path, rows, messag
     path = tmp_path / "predictions.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
-    with pytest.raises(ReportError, match=message):
+    with pytest.raises(InputError, match=message):
         read_predictions(path)
 
 
@@ -187,7 +188,7 @@ def test_evaluation_json_with_values_of_other_types_is_named(tmp_path, change):
     (tmp_path / "evaluation.json").write_text(json.dumps(about | change), encoding="utf-8")
     with open(tmp_path / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, ROW])
-    with pytest.raises(ReportError, match=rf"evaluation.json: is not a report \({next(iter(change))}: "):
+    with pytest.raises(InputError, match=rf"evaluation.json: is not a report \({next(iter(change))}: "):
         read_report(tmp_path)
 
 
@@ -219,3 +220,12 @@ def test_example_says_what_it_needs(tmp_path):
     assert done.returncode == 1
     assert "two classes or more (1 now)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_bug_in_a_training_keeps_its_traceback(tmp_path, monkeypatch):
+    def stumble(*arguments):
+        raise ValueError("shapes do not match")
+
+    monkeypatch.setattr("training.run_training.build_trainer", stumble)
+    with pytest.raises(ValueError, match="shapes do not match"):
+        train(str(CONFIGS / "smoke.yaml"), [*SMALLEST, f"output_dir={tmp_path / 'run'}"])

@@ -1,6 +1,7 @@
 import pytest
 
-from training.configuration import CONFIGS, ConfigurationError, expand_seeds, read_configuration
+from modeling_lung_srad.errors import InputError
+from training.configuration import CONFIGS, expand_seeds, read_configuration
 
 
 @pytest.fixture
@@ -95,13 +96,13 @@ def test_unquoted_no_is_a_strategy(write):
     ],
 )
 def test_what_cannot_be_used_is_named(write, text, overrides, message):
-    with pytest.raises(ConfigurationError, match=message) as raised:
+    with pytest.raises(InputError, match=message) as raised:
         read_configuration(write(text), overrides)
     assert "\n" not in str(raised.value)
 
 
 def test_missing_file_is_named_with_the_nearest_that_exists(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"lung_sard.yaml: no such .* the nearest is table1/lung_srad.yaml"):
+    with pytest.raises(InputError, match=r"lung_sard.yaml: no such .* the nearest is table1/lung_srad.yaml"):
         read_configuration(tmp_path / "lung_sard.yaml")
 
 
@@ -122,7 +123,7 @@ def test_range_of_seeds_becomes_a_run_for_each(write):
         (seed, f"runs/five/seed-{seed}", 0.5) for seed in (1, 2, 3)
     ]
     for text in ("3..1", "1..", "a..b"):
-        with pytest.raises(ConfigurationError, match="should be a range of whole numbers such as"):
+        with pytest.raises(InputError, match="should be a range of whole numbers such as"):
             expand_seeds(path, [f"seed={text}"])
 
 

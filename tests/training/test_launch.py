@@ -2,8 +2,9 @@
 
 import pytest
 
+from modeling_lung_srad.errors import InputError
 from training import launch
-from training.configuration import CONFIGS, ConfigurationError
+from training.configuration import CONFIGS
 from training.record.training_record import TRAINING_SUMMARY as SUMMARY
 from training.run_training import main, train
 from training.training_arguments import LungSradTrainingArguments
@@ -36,7 +37,7 @@ def test_processes_that_find_another_last_checkpoint_are_told(tmp_path, monkeypa
     if message is None:
         launch.check_same_folder(arguments, tmp_path / "checkpoint-12")
         return
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(InputError, match=message):
         launch.check_same_folder(arguments, tmp_path / "checkpoint-12")
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.errors import InputError
 from tests.conftest import tiny_config
 from training.arguments import AugmentationArguments, ModelArguments, ObjectiveArguments, RunArguments
-from training.configuration import ConfigurationError
 from training.model_setup import build_feature_extractor, build_model, check_fit
 from training.teachers.efficientat import EfficientATConfig, EfficientATForAudioClassification
 
@@ -41,7 +41,7 @@ def test_head_for_four_other_classes_is_refused(tmp_path):
     others = dict(enumerate(["normal", "wheeze", "crackle", "both"]))
     config = tiny_config(id2label=others, label2id={name: index for index, name in others.items()})
     LungSradForAudioClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(ConfigurationError, match="normal, wheeze, crackle, both"):
+    with pytest.raises(InputError, match="normal, wheeze, crackle, both"):
         build_model(ModelArguments(checkpoint=str(tmp_path)))
 
 
@@ -67,7 +67,7 @@ def test_efficientat_goes_on_with_the_features_of_its_folder(tmp_path):
 @pytest.mark.parametrize("mode", ["time", "mel", "dual", "2d"])
 def test_efficientat_lacks_patches_to_mix(mode):
     run = RunArguments(model=ModelArguments(architecture="efficientat"), objective=ObjectiveArguments(mode=mode))
-    with pytest.raises(ConfigurationError, match=f"objective.mode: '{mode}' mixes patches of a grid, .* use none"):
+    with pytest.raises(InputError, match=f"objective.mode: '{mode}' mixes patches of a grid, .* use none"):
         check_fit(EfficientATForAudioClassification(EfficientATConfig()), LungSradFeatureExtractor(), run)
 
 

@@ -217,7 +217,7 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
 def test_wrong_settings_are_one_line_and_write_nothing(overrides, tmp_path, capsys, more, message):
     assert main([SMOKE, *overrides(tmp_path / "run", *more)]) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert line.startswith("lung-srad train: ")
+    assert line.startswith("lung-srad: error: ")
     assert message in line
     assert not (tmp_path / "run").exists()
 
@@ -289,7 +289,7 @@ def test_loss_that_is_no_number_stops_the_run_and_names_the_batch(overrides, tmp
     settings = overrides(tmp_path, "num_train_epochs=3", "lr_scheduler_type=constant", "max_grad_norm=0")
     assert train(SMOKE, [*settings, "learning_rate=1e30"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("lung-srad train: step 2 (epoch 0.25): the loss is nan; the last checkpoint in")
+    assert line.startswith("lung-srad: error: step 2 (epoch 0.25): the loss is nan; the last checkpoint in")
     assert re.search(r"The batch: \d+_\w+ \d+\.\d\d to \d+\.\d\d s, ", line)
     assert "Lower learning_rate" in line
     assert not (tmp_path / SUMMARY).exists()

@@ -7,20 +7,14 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.errors import InputError
 from tests.conftest import tiny_config
 from training.arguments import ObjectiveArguments, TeacherArguments
 from training.data.log_mel_dataset import LogMelDataset, compute_log_mel
 from training.data.sampling import CycleDraw
 from training.teachers.efficientat import EfficientATConfig, EfficientATForAudioClassification
 from training.teachers.teachers import Teacher, Teachers
-from training.trainer import (
-    DISTILLATION_WEIGHTS,
-    PROJECTOR_WEIGHTS,
-    AverageWeights,
-    LungSradTrainer,
-    TrainingError,
-    cosine_per_epoch,
-)
+from training.trainer import DISTILLATION_WEIGHTS, PROJECTOR_WEIGHTS, AverageWeights, LungSradTrainer, cosine_per_epoch
 from training.training_arguments import LungSradTrainingArguments
 
 
@@ -246,7 +240,7 @@ def test_teacher_that_answers_with_no_numbers_stops_the_run_by_name(make_trainer
     broken = efficientat()
     broken.classifier[3].bias.data[1] = torch.nan
     trainer = make_trainer(teachers=teachers_of(efficientat(), broken))
-    with pytest.raises(TrainingError, match=r"step 1: the teacher teacher-1 answers with NaN or infinite values;"):
+    with pytest.raises(InputError, match=r"step 1: the teacher teacher-1 answers with NaN or infinite values;"):
         trainer.train()
 
 
@@ -254,7 +248,7 @@ def test_cycle_that_is_not_finite_is_named_also_where_a_teacher_sees_it(make_tra
     dataset = Inputs()
     dataset.input_values[5, 3, 7] = torch.nan
     trainer = make_trainer(dataset, teachers=teachers_of(efficientat()))
-    with pytest.raises(TrainingError, match=r"the loss is nan; .* The batch: cycle 5 \(its input is not finite\)\."):
+    with pytest.raises(InputError, match=r"the loss is nan; .* The batch: cycle 5 \(its input is not finite\)\."):
         trainer.train()
 
 
@@ -276,9 +270,7 @@ def test_cycle_whose_input_is_not_finite_is_named(make_trainer):
     dataset = Inputs()
     dataset.input_values[5, 3, 7] = torch.nan
     trainer = make_trainer(dataset, names=[f"recording_{index}" for index in range(8)], logging_steps=1)
-    with pytest.raises(
-        TrainingError, match=r"the loss is nan; .* The batch: recording_5 \(its input is not finite\)\."
-    ):
+    with pytest.raises(InputError, match=r"the loss is nan; .* The batch: recording_5 \(its input is not finite\)\."):
         trainer.train()
 
 
@@ -289,7 +281,7 @@ def test_weights_that_are_no_numbers_are_not_saved(make_trainer, tmp_path):
 
     trainer = make_trainer(max_steps=1)
     trainer.add_callback(Overflow())
-    with pytest.raises(TrainingError, match=r"step 1: classifier.head.bias has NaN or infinite values, so no check"):
+    with pytest.raises(InputError, match=r"step 1: classifier.head.bias has NaN or infinite values, so no check"):
         trainer.train()
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 

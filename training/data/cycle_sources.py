@@ -17,6 +17,7 @@ from dataset_scripts.icbhi_splits import published_counts
 from dataset_scripts.simulated import DEVICE as SIMULATED_DEVICE
 from dataset_scripts.simulated import load_simulated
 from dataset_scripts.sprsound import load_sprsound
+from modeling_lung_srad.errors import InputError
 from training.arguments import DataArguments
 
 PARTS = ("test", "validation", "train")
@@ -102,19 +103,22 @@ def load_training_sources(
             is drawn.
 
     Raises:
-        ValueError: no data to validate on or to train on, a class without training cycles, a part without normal or
+        InputError: no data to validate on or to train on, a class without training cycles, a part without normal or
             without abnormal cycles, a patient in the training and the validation part, or what `load_icbhi`,
             `load_sprsound` and `load_simulated` raise for data that they cannot read.
     """
     if not arguments.icbhi and not arguments.simulated:
-        raise ValueError("data: give data.icbhi=FOLDER (or data.simulated=12); validation patients come from there")
+        raise InputError(
+            "data", "give data.icbhi=FOLDER (or data.simulated=12)", "validation patients come from there"
+        )
     if not 0 <= arguments.validation < 1 or (selection == "validation" and arguments.validation == 0):
-        raise ValueError(
-            f"data.validation: {arguments.validation} is not a share of the patients between 0 and 1; 0, for none, "
-            "goes with selection=last or selection=test only"
+        raise InputError(
+            "data.validation",
+            f"{arguments.validation} is not a share of the patients between 0 and 1",
+            "0, for none, goes with selection=last or selection=test only",
         )
     if arguments.validation_seed < 0:
-        raise ValueError(f"data.validation_seed: {arguments.validation_seed} should be 0 or more")
+        raise InputError("data.validation_seed", f"{arguments.validation_seed} should be 0 or more")
     draw: dict[str, Any] = {"validation": arguments.validation, "seed": arguments.validation_seed}
     loaded: dict[str, datasets.DatasetDict] = {}
     if arguments.icbhi:
@@ -127,7 +131,9 @@ def load_training_sources(
         )
     training = [CycleSource(name, parts["train"]) for name, parts in loaded.items() if name not in left_out]
     if not training:
-        raise ValueError(f"sampling: the weight of {' and '.join(loaded)} is 0, so nothing is drawn; set one above 0")
+        raise InputError(
+            "sampling", f"the weight of {' and '.join(loaded)} is 0, so nothing is drawn", "set one above 0"
+        )
     for name in loaded:
         if name in left_out:
             logger.warning("%s: is not trained on, since sampling.%s is 0", name, name)
@@ -165,15 +171,15 @@ def load_evaluated_source(
         validation_seed (`int`, *optional*, defaults to 0): draw of those patients.
 
     Raises:
-        ValueError: unknown part, a part without cycles, or without normal or abnormal ones; or what `load_icbhi`
+        InputError: unknown part, a part without cycles, or without normal or abnormal ones; or what `load_icbhi`
             raises.
     """
     if part not in PARTS:
-        raise ValueError(f"part: {part!r} is not known; choose one of {', '.join(PARTS)}")
+        raise InputError("part", f"{part!r} is not known", f"choose one of {', '.join(PARTS)}")
     parts = load_icbhi(os.path.expanduser(data), split=split, validation=validation, seed=validation_seed)
     if part not in parts or len(parts[part]) == 0:
-        raise ValueError(
-            f"{data}: has no cycles in the {part} part of the split {split!r}; choose another part or split"
+        raise InputError(
+            data, f"contains no cycles in the {part} part of the split {split!r}", "choose another part or split"
         )
     source = CycleSource("icbhi", parts[part])
     _check_both_kinds(source.table["label"], f"{data}: the {part}")
@@ -199,22 +205,27 @@ def describe_limits(source: CycleSource, split: str, part: str) -> list[str]:
 def _check_both_kinds(labels: list[int], part: str) -> None:
     for kind, present in (("normal", 0 in labels), ("abnormal", any(label > 0 for label in labels))):
         if not present:
-            raise ValueError(f"{part} part has no {kind} cycle, so it cannot be scored; use more recordings")
+            raise InputError(
+                f"{part} part", f"contains no {kind} cycle, so it cannot be scored", "use more recordings"
+            )
 
 
 def _check_all_classes(labels: list[int]) -> None:
     for label, name in enumerate(CLASS_NAMES):
         if label not in labels:
-            raise ValueError(
-                f"the training part has no {name} cycle, so that class cannot be learnt; add recordings that have it, "
-                "or use another split"
+            raise InputError(
+                "training part",
+                f"contains no {name} cycle, so that class cannot be learnt",
+                "add recordings that have it, or use another split",
             )
 
 
 def _check_disjoint(training: CycleSource, validation: CycleSource) -> None:
     shared = sorted(set(training.table["patient"]) & set(validation.table["patient"]))
     if shared:
-        raise ValueError(
-            f"patient {shared[0]} is in the training and in the validation part ({len(shared)} in all), so that "
-            "validation would not be of unseen patients; prepare the data again, or correct its split file"
+        raise InputError(
+            f"patient {shared[0]}",
+            f"is in the training and in the validation part ({len(shared)} in all), so that validation would not be "
+            "of unseen patients",
+            "prepare the data again, or correct its split file",
         )

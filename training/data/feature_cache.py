@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from dataset_scripts import cycle_dataset, cycles
 from dataset_scripts.cycle_dataset import FRAGMENT, CycleAudio
 from modeling_lung_srad import LungSradFeatureExtractor, audio, feature_extraction_lung_srad
-from modeling_lung_srad.audio import AudioError
+from modeling_lung_srad.errors import InputError
 from training.data.cycle_sources import CycleSource
 from training.data.log_mel_dataset import iterate_log_mel, log_mel_shape
 from training.data.spectrogram_file import SECONDS_WITHOUT_PROGRESS_BAR, STORED_TYPE, SpectrogramFile
@@ -67,9 +67,9 @@ def cached_log_mel(
         `torch.Tensor` of shape `(cycles, frames, num_mel_bins)` and type float16.
 
     Raises:
-        FeatureCacheError: naming the folder, where it cannot be written to or its disk is full. Nothing that was there
-            is changed.
-        AudioError: naming the audio file, where it cannot be read, or changed while it was.
+        InputError: naming the folder, where it cannot be written to or its disk is full. Nothing that was there
+            is changed;
+            naming the audio file, where it cannot be read, or changed while it was.
     """
     folder = default_cache_dir() if cache_dir is None else Path(os.path.expanduser(cache_dir))
     frames_and_bins = log_mel_shape(feature_extractor)
@@ -166,8 +166,8 @@ def _file_state(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _unreadable(path: str, error: OSError) -> AudioError:
-    return AudioError(path, f"cannot be read ({error.strerror})", "check the path and its permissions")
+def _unreadable(path: str, error: OSError) -> InputError:
+    return InputError(path, f"cannot be read ({error.strerror})", "check the path and its permissions")
 
 
 def _compute(
@@ -180,7 +180,7 @@ def _compute(
     yield from iterate_log_mel([source], feature_extractor, description)
     for path, state in states.items():
         if _file_state(path) != state:
-            raise AudioError(path, "changed while its spectrograms were computed", "start again")
+            raise InputError(path, "changed while its spectrograms were computed", "start again")
 
 
 def _join(files: Sequence[SpectrogramFile], computations: Sequence[Iterable[torch.Tensor]]) -> Iterator[torch.Tensor]:

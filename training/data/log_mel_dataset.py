@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.audio import SAMPLING_RATE
+from modeling_lung_srad.errors import InputError
 from training.arguments import AugmentationArguments
 from training.data.augmentation import augment_log_mel, crop_frames, spec_augment
 from training.data.cycle_sources import CycleSource
@@ -20,11 +21,12 @@ CYCLES_PER_BATCH = 16
 
 
 def check_sampling_rate(feature_extractor: LungSradFeatureExtractor, where: str) -> None:
-    """Raises `ValueError`, beginning with `where`, for features of another rate than that of decoded cycles."""
+    """Raises `InputError`, beginning with `where`, for features of another rate than that of decoded cycles."""
     if feature_extractor.sampling_rate != SAMPLING_RATE:
-        raise ValueError(
-            f"{where}: {feature_extractor.sampling_rate} Hz is not the rate that cycles are decoded at; "
-            f"use a feature extractor for {SAMPLING_RATE} Hz"
+        raise InputError(
+            where,
+            f"{feature_extractor.sampling_rate} Hz is not the rate that cycles are decoded at",
+            f"use a feature extractor for {SAMPLING_RATE} Hz",
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from modeling_lung_srad.errors import InputError
 from training.arguments import SamplingArguments
 
 LARGEST_SEED = 2**63
@@ -36,13 +37,13 @@ def sampling_weights(
         patients (sequence of `str`, *optional*): patient of each cycle, for `patient_balance`.
 
     Raises:
-        ValueError: a negative weight, or no cycle with a weight above zero.
+        InputError: a negative weight, or no cycle with a weight above zero.
     """
     by_source = np.array([getattr(arguments, source) for source in sources], dtype=np.float64)
     if (by_source < 0).any() or not by_source.any():
-        raise ValueError("sampling: the weights of the sources must not be negative, and one must be above zero")
+        raise InputError("sampling", "the weights of the sources must not be negative, and one must be above zero")
     if arguments.cycles_per_epoch is not None and arguments.cycles_per_epoch < 1:
-        raise ValueError(f"sampling.cycles_per_epoch: {arguments.cycles_per_epoch} should be at least 1")
+        raise InputError("sampling.cycles_per_epoch", f"{arguments.cycles_per_epoch} should be at least 1")
     label_array = np.asarray(labels)
     share = np.bincount(label_array, weights=by_source)[label_array]
     weights = by_source * np.where(share > 0, share, 1.0) ** -arguments.class_balance
@@ -74,7 +75,7 @@ class CycleSampler(Sampler[CycleDraw]):
         draws (`int`, *optional*): cycles per epoch when drawn by weight, `num_cycles` when not given.
 
     Raises:
-        ValueError: fewer draws than a batch holds.
+        InputError: fewer draws than a batch holds.
     """
 
     def __init__(
@@ -89,9 +90,10 @@ class CycleSampler(Sampler[CycleDraw]):
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
         wanted = num_cycles if weights is None else draws or num_cycles
         if wanted < batch_size:
-            raise ValueError(
-                f"per_device_train_batch_size: a batch of all processes is {batch_size} cycles and an epoch only "
-                f"{wanted}; make it smaller"
+            raise InputError(
+                "per_device_train_batch_size",
+                f"a batch of all processes is {batch_size} cycles and an epoch only {wanted}",
+                "make it smaller",
             )
         self.draws = wanted - wanted % batch_size
         self.seed = seed

@@ -24,16 +24,14 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from modeling_lung_srad.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 STORED_TYPE = np.dtype(np.float16)
 PARTIAL = ".partial"
 BYTES_AT_ONCE = 2**26
 SECONDS_WITHOUT_PROGRESS_BAR = 2
-
-
-class FeatureCacheError(ValueError):
-    """A cache folder that cannot be used. The message is one line: `path: what is wrong; remedy`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class SpectrogramFile:
             it does not change the file.
 
         Raises:
-            FeatureCacheError: naming the folder, where it cannot be written to or its disk is full. What was there
+            InputError: naming the folder, where it cannot be written to or its disk is full. What was there
                 stays as it was.
         """
         spectrograms = self._read()
@@ -85,7 +83,7 @@ class SpectrogramFile:
                 self._write(batches)
                 spectrograms = self._read()
         if spectrograms is None:
-            raise FeatureCacheError(f"{self.path}: does not hold what was written to it; check its disk")
+            raise InputError(self.path, "does not hold what was written to it", "check its disk")
         return spectrograms
 
     @property
@@ -116,9 +114,10 @@ class SpectrogramFile:
     def _check_space(self) -> None:
         free = shutil.disk_usage(self.path.parent).free
         if free < self._size:
-            raise FeatureCacheError(
-                f"{self.path.parent}: its disk is too full for {self._size / 1e6:,.1f} MB of spectrograms "
-                f"({free / 1e6:,.1f} MB are left); free space, or set data.feature_cache=FOLDER to another one"
+            raise InputError(
+                self.path.parent,
+                f"its disk is too full for {self._size / 1e6:,.1f} MB of spectrograms ({free / 1e6:,.1f} MB are left)",
+                "free space, or set data.feature_cache=FOLDER to another one",
             )
 
     def _write(self, batches: Iterable[torch.Tensor]) -> None:
@@ -211,7 +210,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Turns errors of the file system into a [`FeatureCacheError`] that names the folder and the remedy."""
+    """Turns errors of the file system into a [`InputError`] that names the folder and the remedy."""
     try:
         yield
     except OSError as error:
@@ -219,7 +218,8 @@ def _explained(folder: Path) -> Iterator[None]:
             problem, remedy = "its disk is full", "free space"
         else:
             problem, remedy = f"cannot be written to ({error.strerror or error})", "make it a writable folder"
-        raise FeatureCacheError(
-            f"{folder}: {problem}, so that spectrograms cannot be kept there; {remedy}, or set "
-            "data.feature_cache=FOLDER to another one"
+        raise InputError(
+            folder,
+            f"{problem}, so that spectrograms cannot be kept there",
+            f"{remedy}, or set data.feature_cache=FOLDER to another one",
         ) from error

@@ -9,7 +9,8 @@ import torch
 from transformers import ASTForAudioClassification, PreTrainedModel
 
 from modeling_lung_srad import LungSradFeatureExtractor
-from modeling_lung_srad.checkpoint_loading import WEIGHT_FILES, CheckpointError, load_checkpoint, load_from_folder
+from modeling_lung_srad.checkpoint_loading import WEIGHT_FILES, load_checkpoint, load_from_folder
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.modeling_lung_srad import compose_classes
 from training.teachers.efficientat import EfficientATConfig, EfficientATForAudioClassification
 
@@ -28,7 +29,7 @@ def load_classifier(checkpoint: str | os.PathLike) -> tuple[PreTrainedModel, Lun
         `tuple[PreTrainedModel, LungSradFeatureExtractor]`: the model in float32 and in evaluation mode.
 
     Raises:
-        CheckpointError: where it is missing, incomplete, of another kind or for other classes.
+        InputError: where it is missing, incomplete, of another kind or for other classes.
     """
     folder = Path(os.path.expanduser(checkpoint))
     model_type = _read_json(folder / "config.json").get("model_type")
@@ -52,9 +53,11 @@ def _load_ast(folder: Path) -> tuple[ASTForAudioClassification, LungSradFeatureE
     _check_files(folder)
     model, feature_extractor = load_from_folder(ASTForAudioClassification, folder, folder)
     if model.config.max_length != feature_extractor.num_frames:
-        raise CheckpointError(
-            f"{folder}: max_length is {model.config.max_length} in config.json, but preprocessor_config.json makes "
-            f"inputs of {feature_extractor.num_frames} frames; save both again"
+        raise InputError(
+            folder,
+            f"max_length is {model.config.max_length} in config.json, but preprocessor_config.json makes "
+            f"inputs of {feature_extractor.num_frames} frames",
+            "save both again",
         )
     return model, feature_extractor
 
@@ -64,18 +67,19 @@ def _load_efficientat(folder: Path) -> tuple[EfficientATForAudioClassification, 
     model, feature_extractor = load_from_folder(EfficientATForAudioClassification, folder, folder)
     for name, statistic in model.named_buffers():
         if not torch.isfinite(statistic).all():
-            raise CheckpointError(f"{folder}: {name} has NaN or infinite values; train or download it again")
+            raise InputError(folder, f"{name} has NaN or infinite values", "train or download it again")
     return model, feature_extractor
 
 
 def _check_files(folder: Path) -> None:
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
-        raise CheckpointError(f"{folder}: has no model.safetensors; save the model with safetensors")
+        raise InputError(folder, "lacks model.safetensors", "save the model with safetensors")
     kind = _read_json(folder / "preprocessor_config.json").get("feature_extractor_type")
     if kind != LungSradFeatureExtractor.__name__:
-        raise CheckpointError(
-            f"{folder}: preprocessor_config.json has feature_extractor_type {kind!r} where LungSradFeatureExtractor "
-            "is needed; save the extractor that the model was trained with"
+        raise InputError(
+            folder,
+            f"preprocessor_config.json has feature_extractor_type {kind!r} where LungSradFeatureExtractor is needed",
+            "save the extractor that the model was trained with",
         )
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.configuration_lung_srad import class_columns
+from modeling_lung_srad.errors import InputError
 from training.data.cycle_sources import CycleSource, describe_limits
 from training.data.log_mel_dataset import LogMelDataset, check_sampling_rate, compute_log_mel
 from training.prediction.classifier_loading import load_classifier
@@ -46,11 +47,11 @@ def evaluate_checkpoint(
         `tuple[dict, CyclePredictions]`: the report of `build_report`, and the predictions that it follows from.
 
     Raises:
-        ValueError: a checkpoint that `load_classifier` refuses or that is for another sampling rate, data that
+        InputError: a checkpoint that `load_classifier` refuses or that is for another sampling rate, data that
             `load_evaluated_cycles` refuses, or a training summary that is none.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size: {batch_size} should be at least 1")
+        raise InputError("batch_size", f"{batch_size} should be at least 1")
     model, feature_extractor = load_classifier(checkpoint)
     check_sampling_rate(feature_extractor, f"{checkpoint}: sampling_rate")
     record = read_training_record(checkpoint)

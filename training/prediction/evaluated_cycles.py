@@ -4,6 +4,7 @@ import os
 from typing import NamedTuple
 
 from dataset_scripts.icbhi import load_icbhi
+from modeling_lung_srad.errors import InputError
 from training.data.cycle_sources import CycleSource, load_evaluated_source
 from training.record.training_record import TRAINING_SUMMARY, TrainingRecord
 
@@ -38,16 +39,16 @@ def load_evaluated_cycles(
         record (`TrainingRecord`, *optional*): of the checkpoint.
 
     Raises:
-        ValueError: what `load_evaluated_source` raises, or `part="validation"` where the validation patients are not
+        InputError: what `load_evaluated_source` raises, or `part="validation"` where the validation patients are not
             known or not in the data.
     """
     if part == "validation":
         source, missing = _load_validation(data, split, record)
         if source is None:
-            raise ValueError(f"{data}: the validation part cannot be evaluated: {missing}; choose another part")
+            raise InputError(data, f"the validation part cannot be evaluated: {missing}", "choose another part")
         for kind, present in (("normal", 0 in source.table["label"]), ("abnormal", any(source.table["label"]))):
             if not present:
-                raise ValueError(f"{data}: the validation part has no {kind} cycle, so it cannot be scored")
+                raise InputError(data, f"the validation part contains no {kind} cycle, so it cannot be scored")
         return EvaluatedCycles(source, source, source, None)
     whole = load_evaluated_source(data, split, part)
     source, missing = _load_validation(data, split, record)

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from training.configuration import ConfigurationError
+from modeling_lung_srad.errors import InputError
 from training.data.cycle_sources import RunSources
 from training.prediction.evaluated_cycles import are_training_patients_common
 from training.record.training_record import TrainingRecord, find_summary, read_training_record
@@ -31,7 +31,7 @@ def read_earlier_stages(checkpoint: str | os.PathLike | None) -> tuple[TrainingR
         keeps as `started_from`. Both are `None` where there is no summary.
 
     Raises:
-        ValueError: as `read_training_record`.
+        InputError: as `read_training_record`.
     """
     if checkpoint is None:
         return None, None
@@ -61,17 +61,19 @@ def check_earlier_stages(record: TrainingRecord | None, sources: RunSources, nam
         name (`str`, *optional*, defaults to `"model.checkpoint"`): what messages call the checkpoint.
 
     Raises:
-        ConfigurationError: naming patients; only where the summary of the earlier run has its training patients.
+        InputError: naming patients; only where the summary of the earlier run has its training patients.
     """
     own = {patient for source in sources.training for patient in source.table["patient"]}
     stages = [] if record is None else [record, *(stage for _, stage in _earlier_stages(record))]
     for stage in stages:
         seen = sorted((sources.held_out & _patients(stage, sources.held_out_kind)) - own)
         if seen:
-            raise ConfigurationError(
-                f"{name}: was trained on patients {', '.join(seen[:NAMED_PATIENTS])} ({len(seen)} in all) "
-                f"whom this run sets apart for validation or test; use its data.split={stage.split} and its "
-                "data.validation and data.validation_seed, or choose another checkpoint"
+            raise InputError(
+                name,
+                f"was trained on patients {', '.join(seen[:NAMED_PATIENTS])} ({len(seen)} in all) whom this "
+                "run sets apart for validation or test",
+                f"use its data.split={stage.split} and its data.validation and data.validation_seed, or choose "
+                "another checkpoint",
             )
 
 

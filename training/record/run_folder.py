@@ -9,8 +9,8 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from modeling_lung_srad.errors import InputError
 from training.arguments import RunArguments
-from training.configuration import ConfigurationError
 from training.training_arguments import LungSradTrainingArguments
 
 CONFIGURATION = "training_configuration.json"
@@ -25,7 +25,7 @@ def find_last_checkpoint(arguments: RunArguments, training_arguments: LungSradTr
     """The last complete checkpoint in `output_dir`, or `None` for a fresh start.
 
     Raises:
-        ConfigurationError: `output_dir` holds something else, or a run with other settings.
+        InputError: `output_dir` holds something else, or a run with other settings.
     """
     output_dir = Path(str(training_arguments.output_dir))
     # Of several processes the first one checks, since it may be writing there while another one looks.
@@ -59,15 +59,16 @@ def check_same_teachers(last_checkpoint: Path | None, sha256: list[str]) -> None
     """Checks that a run goes on with the teachers that it began with.
 
     Raises:
-        ConfigurationError: the weights of a teacher are other ones.
+        InputError: the weights of a teacher are other ones.
     """
     if last_checkpoint is None or not sha256:
         return
     file = last_checkpoint.parent / CONFIGURATION
     if read_json(file, "settings").get(TEACHER_WEIGHTS) != sha256:
-        raise ConfigurationError(
-            f"{file}: the run began with other weights of teacher.checkpoints; put them back, or choose another "
-            "output_dir"
+        raise InputError(
+            file,
+            "the run began with other weights of teacher.checkpoints",
+            "put them back, or choose another output_dir",
         )
 
 
@@ -75,15 +76,15 @@ def read_json(file: Path, content: str) -> dict[str, Any]:
     """A JSON object that a run wrote.
 
     Raises:
-        ConfigurationError: naming the file, where it is damaged.
+        InputError: naming the file, where it is damaged.
     """
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(read, dict):
             raise TypeError("no JSON object")
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigurationError(
-            f"{file}: does not hold the {content} of a run ({error}); put it back, or choose another output_dir"
+        raise InputError(
+            file, f"does not hold the {content} of a run ({error})", "put it back, or choose another output_dir"
         ) from error
     return read
 
@@ -104,15 +105,15 @@ def _step(checkpoint: Path) -> int:
 def _check_output_dir(output_dir: Path, shaping: dict[str, Any]) -> None:
     existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
     if existing == output_dir and not output_dir.is_dir():
-        raise ConfigurationError(f"{output_dir}: output_dir is a file; choose a folder")
+        raise InputError(output_dir, "output_dir is a file", "choose a folder")
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigurationError(f"{output_dir}: {existing} is no writable folder; choose another output_dir")
+        raise InputError(output_dir, f"{existing} is not a writable folder", "choose another output_dir")
     # A file being written has a hidden name, which is all that a process killed at its very start leaves.
     if not output_dir.exists() or all(path.name.startswith(".") for path in output_dir.iterdir()):
         return
     configuration = output_dir / CONFIGURATION
     if not configuration.exists():
-        raise ConfigurationError(f"{output_dir}: is not empty and not the folder of a run; choose another output_dir")
+        raise InputError(output_dir, "is not empty and not the folder of a run", "choose another output_dir")
     # A run that stopped before its first checkpoint has nothing to protect.
     if not any(output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")) and not any(output_dir.glob("*.safetensors")):
         return
@@ -121,7 +122,8 @@ def _check_output_dir(output_dir: Path, shaping: dict[str, Any]) -> None:
     now = json.loads(json.dumps(shaping))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
-        raise ConfigurationError(
-            f"{output_dir}: holds a run with another {', '.join(changed)}; use the same settings to go on, or choose "
-            "another output_dir"
+        raise InputError(
+            output_dir,
+            f"holds a run with another {', '.join(changed)}",
+            "use the same settings to go on, or choose another output_dir",
         )

@@ -9,6 +9,8 @@ from typing import Any
 
 import huggingface_hub
 
+from modeling_lung_srad.errors import InputError
+
 TRAINING_SUMMARY = "training_summary.json"
 SELECTIONS_BEFORE = {"best validation score": "validation", "last epoch": "last"}
 
@@ -51,7 +53,7 @@ def read_training_record(checkpoint: str | os.PathLike) -> TrainingRecord | None
     """The record of a checkpoint in a folder, or of one on the Hub that was loaded before; `None` without a summary.
 
     Raises:
-        ValueError: naming the file, where it is not a training summary.
+        InputError: naming the file, where it is not a training summary.
     """
     file = find_summary(checkpoint)
     if file is None:
@@ -59,7 +61,7 @@ def read_training_record(checkpoint: str | os.PathLike) -> TrainingRecord | None
     try:
         return record_of(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: is not a training summary ({error}); take the file out of the folder") from error
+        raise InputError(file, f"is not a training summary ({error})", "take the file out of the folder") from error
 
 
 def find_summary(checkpoint: str | os.PathLike) -> Path | None:

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from modeling_lung_srad.errors import InputError
 from training.evaluation import RATE_TITLES, resampled_counts
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES, confusion_counts, rates_from_counts
 from training.report.discrimination import MEASURES, TARGETS, areas, resampled_discrimination, target_scores
 from training.report.markdown import MEASURE_TITLES, RESEARCH_USE, epoch_kept
-from training.report.predictions import CyclePredictions, ReportError
+from training.report.predictions import CyclePredictions
 from training.report.resampling import DRAWS, PatientDraws, draw_patients
 from training.report.text import UNDEFINED, fraction, markdown_notes, markdown_table, percent, percent_interval
 
@@ -32,7 +33,7 @@ def compare_reports(
         which B is larger, equal ones counted half) and `p_value`; `None` where undefined.
 
     Raises:
-        ReportError: the evaluated cycles are not the same; the first one that differs is named.
+        InputError: the evaluated cycles are not the same; the first one that differs is named.
     """
     (first_cycles, first_about), (second_cycles, second_about) = first, second
     cycles = [_sorted(first_cycles.of_part(first_about["part"])), _sorted(second_cycles.of_part(second_about["part"]))]
@@ -116,14 +117,16 @@ def _check_same_cycles(first: CyclePredictions, second: CyclePredictions, names:
         known = set(there)
         for recording, start, end in here:
             if (recording, start, end) not in known:
-                raise ReportError(
-                    f"{other}: lacks the cycle {recording} {start} to {end} s of {where}; evaluate both on the same "
-                    "cycles"
+                raise InputError(
+                    other,
+                    f"lacks the cycle {recording} {start} to {end} s of {where}",
+                    "evaluate both on the same cycles",
                 )
     if len(first) != len(second):
-        raise ReportError(
-            f"{names[1]}: has {len(second)} cycles where {names[0]} has {len(first)}, so some are there more than "
-            "once; evaluate both again"
+        raise InputError(
+            names[1],
+            f"has {len(second)} cycles where {names[0]} has {len(first)}, so some are there more than once",
+            "evaluate both again",
         )
     for column in ("label", "patient"):
         different = np.flatnonzero(getattr(first, column) != getattr(second, column))
@@ -132,9 +135,10 @@ def _check_same_cycles(first: CyclePredictions, second: CyclePredictions, names:
             values = [getattr(one, column)[different[0]] for one in (first, second)]
             if column == "label":
                 values = [CLASS_NAMES[value] for value in values]
-            raise ReportError(
-                f"{names[1]}: {column}: the cycle {recording} {start} to {end} s is {values[1]}, but {values[0]} in "
-                f"{names[0]}; evaluate both on the same annotations"
+            raise InputError(
+                names[1],
+                f"{column}: the cycle {recording} {start} to {end} s is {values[1]}, but {values[0]} in {names[0]}",
+                "evaluate both on the same annotations",
             )
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dataset_scripts.simulated import DEVICE as SIMULATED_DEVICE
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.files.output_files import replaced_when_complete
 from modeling_lung_srad.files.plots import save_figure
 from training.metrics.icbhi_score.icbhi_measure import RATES
 from training.report.figures import ABOUT
 from training.report.markdown import markdown_report
 from training.report.plots import plot_report
-from training.report.predictions import CyclePredictions, ReportError, read_predictions, write_predictions
+from training.report.predictions import CyclePredictions, read_predictions, write_predictions
 from training.report.text import UNDEFINED
 
 REPORT_JSON, REPORT_MARKDOWN, REPORT_PLOT = "evaluation.json", "evaluation.md", "evaluation.png"
@@ -27,14 +28,14 @@ def check_output_folder(output: str | os.PathLike) -> None:
     """Checks before any work is done that a report can be written to a folder, which need not exist yet.
 
     Raises:
-        ReportError: it or a folder above it is a file, or not writable.
+        InputError: it or a folder above it is a file, or not writable.
     """
     folder = Path(os.path.expanduser(output))
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise ReportError(f"{output}: {existing} is a file; name a folder for the report")
+        raise InputError(output, f"{existing} is a file", "name a folder for the report")
     if not os.access(existing, os.W_OK):
-        raise ReportError(f"{output}: {existing} is not writable; name another folder for the report")
+        raise InputError(output, f"{existing} is not writable", "name another folder for the report")
 
 
 def make_output_folder(output: str | os.PathLike) -> Path:
@@ -51,7 +52,7 @@ def write_report(output: str | os.PathLike, report: dict[str, Any], cycles: Cycl
     Each file of an earlier report is replaced when the new one is complete.
 
     Raises:
-        ReportError: as `make_output_folder`, or a full disk.
+        InputError: as `make_output_folder`, or a full disk.
     """
     folder = make_output_folder(output)
     with _writing_to(folder):
@@ -78,7 +79,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes text; an existing file is replaced when it is done.
 
     Raises:
-        ReportError: naming the file, where it cannot be written, as on a full disk.
+        InputError: naming the file, where it cannot be written, as on a full disk.
     """
     with _writing_to(path), replaced_when_complete(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -86,13 +87,14 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def _writing_to(path: Path) -> Iterator[None]:
-    """Turns an `OSError`, which names no file where the disk is full, into a [`ReportError`] that names `path`."""
+    """Turns an `OSError`, which names no file where the disk is full, into a [`InputError`] that names `path`."""
     try:
         yield
     except OSError as error:
-        raise ReportError(
-            f"{path}: cannot be written ({error.strerror or error}); free space on its disk and start the same "
-            "command again"
+        raise InputError(
+            path,
+            f"cannot be written ({error.strerror or error})",
+            "free space on its disk and start the same command again",
         ) from error
 
 
@@ -113,7 +115,7 @@ def read_report(source: str | os.PathLike) -> tuple[CyclePredictions, dict[str, 
         `evaluation.json` the notes say that the origin is not known.
 
     Raises:
-        ReportError: as `read_predictions`, or an `evaluation.json` that is not one or is about another part.
+        InputError: as `read_predictions`, or an `evaluation.json` that is not one or is about another part.
     """
     file = predictions_file(source)
     cycles = read_predictions(file)
@@ -122,20 +124,23 @@ def read_report(source: str | os.PathLike) -> tuple[CyclePredictions, dict[str, 
         about = {**dict.fromkeys(ABOUT), "checkpoint": str(source), "part": _evaluated_part(cycles, file)}
         about["data_notes"] = _notes_of_predictions_alone(cycles)
     if not (cycles.part == about["part"]).any():
-        raise ReportError(
-            f"{file}: has no cycle of the {about['part']} part, which {REPORT_JSON} beside it is about; evaluate again"
+        raise InputError(
+            file,
+            f"contains no cycle of the {about['part']} part, which {REPORT_JSON} beside it is about",
+            "evaluate again",
         )
     return cycles, about
 
 
 def check_scorable(source: str | os.PathLike, cycles: CyclePredictions, part: str) -> None:
-    """Raises `ReportError`, naming the file of `source`, where a part lacks normal or abnormal cycles."""
+    """Raises `InputError`, naming the file of `source`, where a part lacks normal or abnormal cycles."""
     labels = cycles.of_part(part).label
     for kind, present in (("normal", (labels == 0).any()), ("abnormal", (labels > 0).any())):
         if not present:
-            raise ReportError(
-                f"{predictions_file(source)}: the {part} part has no {kind} cycle, so it cannot be scored; evaluate "
-                "more recordings"
+            raise InputError(
+                predictions_file(source),
+                f"the {part} part contains no {kind} cycle, so it cannot be scored",
+                "evaluate more recordings",
             )
 
 
@@ -147,7 +152,7 @@ def _read_about(file: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError) as error:
-        raise ReportError(f"{file}: is not a report ({error}); evaluate again, or remove the file") from error
+        raise InputError(file, f"is not a report ({error})", "evaluate again, or remove the file") from error
     return about
 
 
@@ -166,7 +171,7 @@ def _check_types(about: dict[str, Any]) -> None:
 def _evaluated_part(cycles: CyclePredictions, file: Path) -> str:
     parts = sorted(set(cycles.part.tolist()) - {"validation"})
     if len(parts) > 1:
-        raise ReportError(f"{file}: part: holds {' and '.join(parts)}; keep one of them, and validation")
+        raise InputError(file, f"part: holds {' and '.join(parts)}", "keep one of them, and validation")
     return parts[0] if parts else "validation"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.files.output_files import replaced_when_complete
 from training.data.cycle_sources import PARTS
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
@@ -18,10 +19,6 @@ COLUMNS = (*CYCLE_COLUMNS, *PATIENT_COLUMNS, "part")
 SIGNIFICANT_DIGITS = 9
 # Nine digits of each of four probabilities lose less than this of their sum.
 SUM_TOLERANCE = 1e-6
-
-
-class ReportError(ValueError):
-    """A file of a report that cannot be used. The message is one line: `file: what is wrong; remedy`."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def read_predictions(path: str | os.PathLike) -> CyclePredictions:
     """Reads `predictions.csv`. Further columns are ignored.
 
     Raises:
-        ReportError: naming file, line and field, where it is not such a file: a column is missing, a class or part is
+        InputError: naming file, line and field, where it is not such a file: a column is missing, a class or part is
             unknown, a number is none, probabilities do not add up to 1, the prediction is not the most probable
             class, times are not in order, or a cycle is there twice.
     """
@@ -121,9 +118,10 @@ def read_predictions(path: str | os.PathLike) -> CyclePredictions:
             reader = csv.DictReader(file)
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
-                raise ReportError(
-                    f"{path}: has no column {', '.join(missing)}; name the predictions.csv of `lung-srad evaluate`, "
-                    "or evaluate again"
+                raise InputError(
+                    path,
+                    f"lacks the column {', '.join(missing)}",
+                    "name the predictions.csv of `lung-srad evaluate`, or evaluate again",
                 )
             rows: list[dict[str, Any]] = []
             lines: dict[tuple[Any, ...], int] = {}
@@ -131,19 +129,20 @@ def read_predictions(path: str | os.PathLike) -> CyclePredictions:
                 rows.append(_read_row(row, f"{path}: line {reader.line_num}"))
                 cycle = tuple(rows[-1][name] for name in ("recording", "start", "end", "part"))
                 if cycle in lines:
-                    raise ReportError(
-                        f"{path}: line {reader.line_num}: is the cycle of line {lines[cycle]} once more; remove one, "
-                        "or evaluate again"
+                    raise InputError(
+                        path,
+                        f"line {reader.line_num}: is the cycle of line {lines[cycle]} once more",
+                        "remove one, or evaluate again",
                     )
                 lines[cycle] = reader.line_num
     except FileNotFoundError:
-        raise ReportError(f"{path}: no such file; name a report folder or its predictions.csv") from None
+        raise InputError(path, "no such file", "name a report folder or its predictions.csv") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ReportError(f"{path}: is not a CSV file in UTF-8 ({error}); evaluate again") from error
+        raise InputError(path, f"is not a CSV file in UTF-8 ({error})", "evaluate again") from error
     except OSError as error:
-        raise ReportError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+        raise InputError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
     if not rows:
-        raise ReportError(f"{path}: has no cycles; evaluate again")
+        raise InputError(path, "contains no cycles", "evaluate again")
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return CyclePredictions(**columns)
 
@@ -152,17 +151,18 @@ def _read_row(row: dict[str, str | None], where: str) -> dict[str, Any]:
     label, prediction = (_choice(row, column, CLASS_NAMES, where) for column in ("label", "prediction"))
     probabilities = [_number(row, name, where) for name in CLASS_NAMES]
     if abs(sum(probabilities) - 1) > SUM_TOLERANCE or min(probabilities) < 0:
-        raise ReportError(f"{where}: the probabilities {probabilities} do not add up to 1; evaluate again")
+        raise InputError(where, f"the probabilities {probabilities} do not add up to 1", "evaluate again")
     if prediction != probabilities.index(max(probabilities)):
-        raise ReportError(
-            f"{where}: prediction: {CLASS_NAMES[prediction]!r} is not the class of the largest probability; "
-            "evaluate again"
+        raise InputError(
+            where,
+            f"prediction: {CLASS_NAMES[prediction]!r} is not the class of the largest probability",
+            "evaluate again",
         )
     start, end = (_number(row, column, where) for column in ("start", "end"))
     if not 0 <= start < end:
-        raise ReportError(f"{where}: end: {end} s is not after start, {start} s, or start is below 0; evaluate again")
+        raise InputError(where, f"end: {end} s is not after start, {start} s, or start is below 0", "evaluate again")
     if not row["recording"]:
-        raise ReportError(f"{where}: recording: is empty; evaluate again")
+        raise InputError(where, "recording: is empty", "evaluate again")
     places = {column: row[column] or "unknown" for column in PATIENT_COLUMNS}
     texts = {"recording": row["recording"], **places}
     part = PARTS[_choice(row, "part", PARTS, where)]
@@ -172,7 +172,7 @@ def _read_row(row: dict[str, str | None], where: str) -> dict[str, Any]:
 
 def _choice(row: dict[str, str | None], column: str, choices: Sequence[str], where: str) -> int:
     if row[column] not in choices:
-        raise ReportError(f"{where}: {column}: {row[column]!r} is not one of {', '.join(choices)}; evaluate again")
+        raise InputError(where, f"{column}: {row[column]!r} is not one of {', '.join(choices)}", "evaluate again")
     return choices.index(str(row[column]))
 
 
@@ -182,8 +182,8 @@ def _number(row: dict[str, str | None], column: str, where: str) -> float:
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
-        raise ReportError(f"{where}: {column}: {row[column]!r} is not a finite number; evaluate again")
+        raise InputError(where, f"{column}: {row[column]!r} is not a finite number", "evaluate again")
     return value
 
 
-__all__ = ["COLUMNS", "CyclePredictions", "ReportError", "concatenate", "read_predictions", "write_predictions"]
+__all__ = ["COLUMNS", "CyclePredictions", "concatenate", "read_predictions", "write_predictions"]

@@ -18,6 +18,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention, ModelOutput
 
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.modeling_lung_srad import compose_classes
 
 NUM_SOUNDS = 2
@@ -76,14 +77,15 @@ class EfficientATConfig(PreTrainedConfig):
     def validate_network(self):
         """Checks mel bins and labels."""
         if self.num_mel_bins < 1 or NETWORK_MEL_BINS % self.num_mel_bins:
-            raise ValueError(
-                f"`num_mel_bins` must divide {NETWORK_MEL_BINS}, got {self.num_mel_bins}; use 128, 64 or 32"
+            raise InputError(
+                "num_mel_bins", f"must divide {NETWORK_MEL_BINS}, got {self.num_mel_bins}", "use 128, 64 or 32"
             )
         labels = [name for _, name in sorted((self.id2label or {}).items())]
         if self.head == "sounds" and labels != list(CLASS_NAMES):
-            raise ValueError(
-                f"`head` 'sounds' gives the labels {', '.join(CLASS_NAMES)}, got {', '.join(labels[:4])}; "
-                "use 'classes' for other ones"
+            raise InputError(
+                "head",
+                f"'sounds' gives the labels {', '.join(CLASS_NAMES)}, got {', '.join(labels[:4])}",
+                "use 'classes' for other ones",
             )
 
 

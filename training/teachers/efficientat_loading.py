@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from modeling_lung_srad.checkpoint_loading import CheckpointError
+from modeling_lung_srad.errors import InputError, one_line
 from training.arguments import ModelArguments
-from training.configuration import ConfigurationError
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 from training.prediction.classifier_loading import load_classifier
 from training.teachers.efficientat import NETWORK_MEL_BINS, EfficientATConfig, EfficientATForAudioClassification
@@ -46,9 +45,9 @@ def build_efficientat(arguments: ModelArguments, num_mel_bins: int) -> Efficient
         num_mel_bins (`int`): of the features.
 
     Raises:
-        ConfigurationError: a `config` value that `EfficientATConfig` refuses, or a checkpoint with another head or
-            with its classes in another order.
-        CheckpointError: a checkpoint that cannot be loaded.
+        InputError: a `config` value that `EfficientATConfig` refuses, or a checkpoint with another head or
+            with its classes in another order;
+            a checkpoint that cannot be loaded.
     """
     checkpoint = arguments.checkpoint
     if checkpoint is not None and Path(os.path.expanduser(checkpoint)).is_dir():
@@ -66,22 +65,24 @@ def _config(settings: dict[str, Any], name: str) -> EfficientATConfig:
     try:
         return EfficientATConfig(**settings)
     except StrictDataclassError as error:
-        raise ConfigurationError(f"{name}: {error.__cause__ or error}") from error
+        raise InputError(name, one_line(error.__cause__ or error)) from error
 
 
 def _from_folder(checkpoint: str, config: dict[str, Any]) -> EfficientATForAudioClassification:
     model, _ = load_classifier(checkpoint)
     labels = [name for _, name in sorted((model.config.id2label or {}).items())]
     if not isinstance(model, EfficientATForAudioClassification) or labels != list(CLASS_NAMES):
-        raise ConfigurationError(
-            f"model.checkpoint: {checkpoint} is of model_type {model.config.model_type!r} with the classes "
-            f"{', '.join(labels)}; name a folder that model.architecture=efficientat left, or the published file"
+        raise InputError(
+            "model.checkpoint",
+            f"{checkpoint} is of model_type {model.config.model_type!r} with the classes {', '.join(labels)}",
+            "name a folder that model.architecture=efficientat left, or the published file",
         )
     for name, value in config.items():
         if getattr(model.config, name) != value:
-            raise ConfigurationError(
-                f"model.config.{name}: {value!r} is not that of {checkpoint}, {getattr(model.config, name)!r}; "
-                "leave it out"
+            raise InputError(
+                f"model.config.{name}",
+                f"{value!r} is not that of {checkpoint}, {getattr(model.config, name)!r}",
+                "leave it out",
             )
     return model
 
@@ -97,9 +98,9 @@ def load_published(path: str | os.PathLike, num_mel_bins: int = NETWORK_MEL_BINS
         [`EfficientATForAudioClassification`]: in float32 and in evaluation mode.
 
     Raises:
-        CheckpointError: a missing or damaged file, pickled code, missing, unexpected or non-finite weights, or weights
-            of another shape; one line that names file and weight.
-        ConfigurationError: `num_mel_bins` that do not divide 128.
+        InputError: a missing or damaged file, pickled code, missing, unexpected or non-finite weights, or weights
+            of another shape; one line that names file and weight;
+            `num_mel_bins` that do not divide 128.
     """
     path = Path(os.path.expanduser(path))
     weights = _read_weights(path)
@@ -117,18 +118,17 @@ def _published_name(name: str) -> str:
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; fetch mn04_as_mAP_432.pt of EfficientAT, or check the path")
+        raise InputError(path, "no such file", "fetch mn04_as_mAP_432.pt of EfficientAT, or check the path")
     try:
         weights: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds pickled code or is not a file of weights, and code is never run; save its state dict alone"
+        raise InputError(
+            path, "holds pickled code or is not a file of weights, and code is never run", "save its state dict alone"
         ) from error
     except READING_ERRORS as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: cannot be read ({reason}); fetch or save it again") from error
+        raise InputError(path, f"cannot be read ({one_line(error)})", "fetch or save it again") from error
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise CheckpointError(f"{path}: is not a state dict of tensors; save model.state_dict() alone")
+        raise InputError(path, "is not a state dict of tensors", "save model.state_dict() alone")
     return weights
 
 
@@ -136,15 +136,17 @@ def _check_weights(path: Path, weights: dict[str, torch.Tensor], expected: dict[
     for problem, names in (("lacks", expected.keys() - weights.keys()), ("has", weights.keys() - expected.keys())):
         if names:
             unexpected = "" if problem == "lacks" else " unexpected"
-            raise CheckpointError(
-                f"{path}: {problem} {len(names)}{unexpected} weights, such as {min(map(str, names))}; "
-                "name the published file of mn04"
+            raise InputError(
+                path,
+                f"{problem} {len(names)}{unexpected} weights, such as {min(map(str, names))}",
+                "name the published file of mn04",
             )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensor.shape)} where {tuple(expected[name].shape)} is needed; "
-                "name the published file of mn04"
+            raise InputError(
+                path,
+                f"{name} has shape {tuple(tensor.shape)} where {tuple(expected[name].shape)} is needed",
+                "name the published file of mn04",
             )
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} has NaN or infinite values; train or fetch it again")
+            raise InputError(path, f"{name} has NaN or infinite values", "train or fetch it again")

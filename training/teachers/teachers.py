@@ -12,8 +12,8 @@ from transformers import ASTForAudioClassification, PreTrainedModel
 
 from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES, class_columns
+from modeling_lung_srad.errors import InputError
 from training.arguments import RunArguments, TeacherArguments
-from training.configuration import ConfigurationError
 from training.model_setup import feature_settings
 from training.prediction.classifier_loading import classify_pooled, load_classifier
 from training.record.earlier_stages import read_earlier_stages
@@ -113,7 +113,7 @@ def load_teachers(arguments: RunArguments, feature_extractor: LungSradFeatureExt
         feature_extractor (`LungSradFeatureExtractor`): of the network that learns.
 
     Raises:
-        ConfigurationError: naming the teacher: one that cannot be loaded, with other features or inputs than the run,
+        InputError: naming the teacher: one that cannot be loaded, with other features or inputs than the run,
             without lung classes where those are asked for, or with features of another width than the first one's.
     """
     teachers: list[Teacher] = []
@@ -121,52 +121,58 @@ def load_teachers(arguments: RunArguments, feature_extractor: LungSradFeatureExt
         name = f"teacher.checkpoints: {checkpoint}"
         teacher = load_teacher(checkpoint, feature_extractor)
         if teacher.columns is None and arguments.teacher.weight > 0:
-            raise ConfigurationError(
-                f"{name}: has the classes of AudioSet, not {', '.join(CLASS_NAMES)}; set teacher.weight=0 and "
-                "teacher.feature_weight to learn its features, or fine-tune it first by model.architecture=efficientat"
+            raise InputError(
+                name,
+                f"has the classes of AudioSet, not {', '.join(CLASS_NAMES)}",
+                "set teacher.weight=0 and teacher.feature_weight to learn its features, or fine-tune it first "
+                "by model.architecture=efficientat",
             )
         takes_all_frames = isinstance(teacher.classifier, ASTForAudioClassification)
         if takes_all_frames and arguments.augmentation.crop_frames is not None:
-            raise ConfigurationError(
-                f"{name}: is an AST, which takes all frames only; leave augmentation.crop_frames out, or choose "
-                "another teacher"
+            raise InputError(
+                name,
+                "is an AST, which takes all frames only",
+                "leave augmentation.crop_frames out, or choose another teacher",
             )
         is_cut = arguments.augmentation.stretch_frames not in (None, feature_extractor.num_frames)
         if takes_all_frames and (is_cut or arguments.teacher.features == "map"):
-            raise ConfigurationError(
-                f"{name}: is an AST, which takes all frames only and has its patches in a row; leave "
-                "augmentation.stretch_frames and teacher.features out, or choose another teacher"
+            raise InputError(
+                name,
+                "is an AST, which takes all frames only and has its patches in a row",
+                "leave augmentation.stretch_frames and teacher.features out, or choose another teacher",
             )
         width = teacher.classifier.config.hidden_size
         if teachers and arguments.teacher.feature_weight > 0 and width != teachers[0].classifier.config.hidden_size:
-            raise ConfigurationError(
-                f"{name}: has {width} pooled features and {teachers[0].checkpoint} has "
-                f"{teachers[0].classifier.config.hidden_size}, so they cannot be averaged; set "
-                "teacher.feature_weight=0, or choose teachers of one size"
+            raise InputError(
+                name,
+                f"has {width} pooled features and {teachers[0].checkpoint} has "
+                f"{teachers[0].classifier.config.hidden_size}, so they cannot be averaged",
+                "set teacher.feature_weight=0, or choose teachers of one size",
             )
         teachers.append(teacher)
     return teachers
 
 
 def load_teacher(checkpoint: str, feature_extractor: LungSradFeatureExtractor) -> Teacher:
-    """Loads one teacher; raises `ConfigurationError` as `load_teachers`."""
+    """Loads one teacher; raises `InputError` as `load_teachers`."""
     path = Path(os.path.expanduser(checkpoint))
     try:
         if path.suffix == ".pt" or path.is_file():
             return _load_published_teacher(path, checkpoint, feature_extractor)
         classifier, own_features = load_classifier(checkpoint)
         record, kept = read_earlier_stages(checkpoint)
-    except ValueError as error:
-        raise ConfigurationError(f"teacher.checkpoints: {error}") from error
+    except InputError as error:
+        raise error.within("teacher.checkpoints") from error
     differing = different_settings(own_features, feature_extractor)
     if differing:
         shown = ", ".join(
             f"{name} {getattr(own_features, name)} there and {getattr(feature_extractor, name)} here"
             for name in differing
         )
-        raise ConfigurationError(
-            f"teacher.checkpoints: {checkpoint}: has other features than this run ({shown}); set "
-            "model.feature_extractor to those of the teacher"
+        raise InputError(
+            "teacher.checkpoints",
+            f"{checkpoint}: has other features than this run ({shown})",
+            "set model.feature_extractor to those of the teacher",
         )
     columns = tuple(class_columns(classifier.config.id2label or {}, checkpoint))
     sha256 = _sha256(sorted(Path(str(classifier.name_or_path)).glob("model*.safetensors")))

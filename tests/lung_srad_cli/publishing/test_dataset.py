@@ -99,7 +99,7 @@ def test_what_is_no_database_is_named(publish, folder_of, tmp_path):
     parquet.write_bytes(parquet.read_bytes()[:-10])
     assert f"{parquet}: is not a whole Parquet file" in error_of(folder, *both)
     shutil.rmtree(folder / "data")
-    assert "has no data/*.parquet" in error_of(folder, *both)
+    assert "lacks data/*.parquet" in error_of(folder, *both)
     for database in ("music", ["icbhi"]):
         (folder / "prepared.json").write_text(json.dumps({"source": database}), encoding="utf-8")
         assert f"source {database!r} is not known" in error_of(folder, *both)
@@ -109,7 +109,7 @@ def test_a_card_that_cannot_be_read_or_is_a_link_to_elsewhere_is_refused(publish
     folder = folder_of("simulated")
     (folder / "README.md").write_bytes(b"\xff")
     (error,) = publish("dataset", folder, "user/sounds", "--dry-run").errors
-    assert f"{folder / 'README.md'}: is no UTF-8 text" in error
+    assert f"{folder / 'README.md'}: is not UTF-8 text" in error
     (folder / "README.md").write_text("---\ntags: 5\n---\n")
     (error,) = publish("dataset", folder, "user/sounds", "--dry-run").errors
     assert "README.md: its front matter cannot be read" in error

@@ -13,7 +13,7 @@ from lung_srad_cli.publishing.evaluation_results import (
     is_certainly_about,
     read_evaluation,
 )
-from lung_srad_cli.publishing.repository_files import PublishError
+from modeling_lung_srad.errors import InputError
 from training.prediction.evaluate_checkpoint import evaluate_checkpoint
 from training.report.files import write_report as write_whole_report
 
@@ -95,7 +95,7 @@ def test_a_report_about_other_weights_is_refused(report, write_report, checkpoin
     assert is_certainly_about(read_evaluation(write_report(report), checkpoint), checkpoint)
     with open(other / "model.safetensors", "ab") as file:
         file.write(b"\0")
-    with pytest.raises(PublishError, match=f"is about {other}, whose weights are others than those of {checkpoint}"):
+    with pytest.raises(InputError, match=f"is about {other}, whose weights are others than those of {checkpoint}"):
         read_evaluation(write_report(report), checkpoint)
 
 
@@ -125,7 +125,7 @@ def test_a_report_about_other_weights_is_refused(report, write_report, checkpoin
 )
 def test_a_field_of_another_kind_is_named(report, write_report, checkpoint, field, value):
     report[field] = value
-    with pytest.raises(PublishError, match=f"evaluation.json: {field}: is not .*; evaluate again"):
+    with pytest.raises(InputError, match=f"evaluation.json: {field}: is not .*; evaluate again"):
         read_evaluation(write_report(report), checkpoint)
 
 
@@ -143,13 +143,13 @@ def test_a_checkpoint_in_the_home_of_an_unknown_user_is_not_at_hand(report, writ
 
 
 def test_what_is_no_report_is_named(report, write_report, checkpoint, tmp_path):
-    with pytest.raises(PublishError, match=r"nowhere: has no evaluation.json; write one by `lung-srad evaluate"):
+    with pytest.raises(InputError, match=r"nowhere: has no evaluation.json; write one by `lung-srad evaluate"):
         read_evaluation(tmp_path / "nowhere", checkpoint)
     for content, problem in (("{", "cannot be read"), ("[]", "is not a mapping"), ("{}", "part: is missing")):
         (tmp_path / "evaluation.json").write_text(content, encoding="utf-8")
-        with pytest.raises(PublishError, match=problem):
+        with pytest.raises(InputError, match=problem):
             read_evaluation(tmp_path / "evaluation.json", checkpoint)
     del report["score"]
-    with pytest.raises(PublishError, match=r"evaluation.json: score: is missing; evaluate again"):
+    with pytest.raises(InputError, match=r"evaluation.json: score: is missing; evaluate again"):
         read_evaluation(write_report(report), checkpoint)
     assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["part"] == "test"

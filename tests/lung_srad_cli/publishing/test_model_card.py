@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 
 from lung_srad_cli.publishing.checkpoint_folder import CheckpointFolder
 from lung_srad_cli.publishing.model_card import build_card, with_id_for_folder
-from lung_srad_cli.publishing.repository_files import PublishError
 from lung_srad_cli.publishing.snippet import RECORDING, usage_snippet, write_recording
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.files.checkpoint_code import write_checkpoint_code
 
 SETTINGS = {"dims": [8, 16], "depths": [1, 2]}
@@ -94,7 +94,7 @@ def test_a_text_without_a_snippet_gets_one():
 
 @pytest.mark.parametrize("front_matter", ["- a\n- b", "tags:\n- [a]", "tags: 5", "datasets: 5"])
 def test_front_matter_of_another_kind_is_named(front_matter):
-    with pytest.raises(PublishError, match=r"README.md: its front matter cannot be read \(.*; correct it"):
+    with pytest.raises(InputError, match=r"README.md: its front matter cannot be read \(.*; correct it"):
         build(card=f"---\n{front_matter}\n---\n# My model\n")
 
 

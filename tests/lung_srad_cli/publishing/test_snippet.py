@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from lung_srad_cli.publishing.repository_files import PublishError
 from lung_srad_cli.publishing.snippet import run_snippet, usage_snippet
+from modeling_lung_srad.errors import InputError
 
 LOAD = 'checkpoint = "user/sounds"\n'
 
@@ -28,7 +28,7 @@ def test_this_package_the_network_and_the_token_are_out_of_reach(tmp_path, monke
         ("import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')", "tried without network"),
         ("import socket; socket.create_connection(('localhost', 9))", "tried without network"),
     ):
-        with pytest.raises(PublishError, match=problem):
+        with pytest.raises(InputError, match=problem):
             run_snippet(LOAD + line, "user/sounds", tmp_path)
     code = LOAD + "import huggingface_hub, os; print(huggingface_hub.get_token(), os.environ.get('HF_TOKEN'))"
     assert run_snippet(code, "user/sounds", tmp_path).split() == ["None", "None"]
@@ -45,5 +45,5 @@ def test_this_package_the_network_and_the_token_are_out_of_reach(tmp_path, monke
     ],
 )
 def test_a_snippet_that_shows_nothing_is_refused(tmp_path, code, problem):
-    with pytest.raises(PublishError, match=problem):
+    with pytest.raises(InputError, match=problem):
         run_snippet(code, "user/sounds", tmp_path)

@@ -12,8 +12,9 @@ import time
 import pytest
 from huggingface_hub import constants
 
-from lung_srad_cli.publishing.repository_files import PublishError, RepositoryFile
+from lung_srad_cli.publishing.repository_files import RepositoryFile
 from lung_srad_cli.publishing.upload import require_model, upload_files
+from modeling_lung_srad.errors import InputError
 from tests.local_hub import Fault
 
 CARD = RepositoryFile("README.md", b"---\nlicense: mit\n---\n\n# A\n")
@@ -89,7 +90,7 @@ def test_an_upload_that_fails_says_so_in_one_line_and_goes_on_with_the_same_comm
     hub, quick_retries, fault, problem
 ):
     hub.faults = [fault]
-    with pytest.raises(PublishError) as raised:
+    with pytest.raisesInputError as raised:
         upload_files([CARD, SOUNDS], "user/sounds", "dataset")
     assert problem in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -139,7 +140,7 @@ def test_a_killed_upload_goes_on_with_the_file_that_it_had_not_sent(
 
 def test_a_public_repository_gets_nothing_that_should_be_private(hub):
     upload_files([CARD], "user/sounds", "dataset", public=True)
-    with pytest.raises(PublishError, match="exists already and is public; give --public"):
+    with pytest.raises(InputError, match="exists already and is public; give --public"):
         upload_files([SOUNDS], "user/sounds", "dataset")
     assert contents(hub) == {"README.md": CARD.source}
 
@@ -151,29 +152,29 @@ def test_a_private_repository_stays_private(hub):
 
 
 def test_refusals_name_the_repository_and_the_remedy(hub, monkeypatch):
-    with pytest.raises(PublishError, match="dataset other/sounds: your token has no right to write there"):
+    with pytest.raises(InputError, match="dataset other/sounds: your token has no right to write there"):
         upload_files([CARD], "other/sounds", "dataset")
-    with pytest.raises(PublishError, match="model user/none: does not exist for your token; check the id"):
+    with pytest.raises(InputError, match="model user/none: does not exist for your token; check the id"):
         require_model("user/none")
-    with pytest.raises(PublishError, match=r"user/sounds: was refused \(Invalid metadata in README.md. - empty"):
+    with pytest.raises(InputError, match=r"user/sounds: was refused \(Invalid metadata in README.md. - empty"):
         upload_files([RepositoryFile("README.md", b"# No front matter")], "user/sounds", "dataset")
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
-    with pytest.raises(PublishError, match=r"token: .* does not know it, or it has expired; log in by") as raised:
+    with pytest.raises(InputError, match=r"token: .* does not know it, or it has expired; log in by") as raised:
         upload_files([CARD], "user/sounds", "dataset")
     assert "hf_unknown" not in str(raised.value)
 
 
 def test_no_network_and_servers_that_are_no_hub(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(PublishError, match="HF_HUB_OFFLINE: is set"):
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE: is set"):
         upload_files([CARD], "user/sounds", "dataset")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        with pytest.raises(PublishError, match=f"{address}: cannot be reached, or broke off .*; check the network"):
+        with pytest.raises(InputError, match=f"{address}: cannot be reached, or broke off .*; check the network"):
             upload_files([CARD], "user/sounds", "dataset")
     monkeypatch.setattr(constants, "ENDPOINT", f"{hub.url}/elsewhere")
-    with pytest.raises(PublishError, match="does not exist for your token"):
+    with pytest.raises(InputError, match="does not exist for your token"):
         upload_files([CARD], "user/sounds", "dataset")

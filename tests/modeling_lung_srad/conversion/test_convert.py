@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
-from modeling_lung_srad.conversion import ConversionError, convert_checkpoint, convert_feature_extractor
+from modeling_lung_srad.conversion import convert_checkpoint, convert_feature_extractor
+from modeling_lung_srad.errors import InputError
 from tests.conftest import FIXTURES, tiny_config
 
 
@@ -152,7 +153,7 @@ def weights():
 
 
 def expect_error(path, message):
-    with pytest.raises(ConversionError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         convert_checkpoint(path)
     assert "\n" not in str(error.value)
 
@@ -232,7 +233,7 @@ def test_weights_that_are_not_finite_are_named(weights, tmp_path):
 )
 def test_a_pickle_that_is_no_state_dict_is_an_error(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
-    expect_error(tmp_path / "weights.pth", "holds no state dict")
+    expect_error(tmp_path / "weights.pth", "contains no state dict")
 
 
 @pytest.mark.parametrize("content", [b"hello world\n", b"RIFF\x24\x00\x00\x00WAVEfmt ", b"(lp0\n."])

@@ -12,7 +12,7 @@ from dataset_scripts.simulated import simulate_cycle
 from examples import numpy_features
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
-from modeling_lung_srad.files.output_files import OutputError
+from modeling_lung_srad.errors import InputError
 from tests.conftest import tiny_config
 
 pytest.importorskip("onnxscript", reason="needs the extra `export`")
@@ -123,10 +123,10 @@ def test_int8_weights_are_smaller_and_near(exported):
 def test_a_network_whose_logits_are_off_is_not_kept(tmp_path, built):
     other = _classifier()
     other.head.bias.data += 0.01
-    with pytest.raises(onnx_export.ExportError, match=r"not written, as its logits differ .* by 0\.01"):
+    with pytest.raises(onnx_export.InputError, match=r"not written, as its logits differ .* by 0\.01"):
         _export(tmp_path / "out", 32, other)
     other.head.bias.data *= float("nan")
-    with pytest.raises(onnx_export.ExportError, match="by nan"):
+    with pytest.raises(onnx_export.InputError, match="by nan"):
         _export(tmp_path / "out", 32, other)
     assert list(tmp_path.iterdir()) == []
 
@@ -139,13 +139,13 @@ def test_a_difference_that_is_no_number_for_one_sound_alone_counts(tmp_path, net
 
 
 def test_too_few_frames_are_refused(tmp_path):
-    with pytest.raises(onnx_export.ExportError, match=r"frames: 31 is too few.*32 or more"):
+    with pytest.raises(onnx_export.InputError, match=r"frames: 31 is too few.*32 or more"):
         _export(tmp_path / "out", 31)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_many_frames_are_refused(tmp_path):
-    with pytest.raises(onnx_export.ExportError, match=r"frames: 65537 is too many.*65536 or fewer"):
+    with pytest.raises(onnx_export.InputError, match=r"frames: 65537 is too many.*65536 or fewer"):
         _export(tmp_path / "out", 2**16 + 1)
 
 
@@ -153,14 +153,14 @@ def test_too_many_frames_are_refused(tmp_path):
 def test_a_checkpoint_is_not_overwritten_even_if_forced(tmp_path, names):
     for name in names:
         (tmp_path / name).write_text("mine")
-    with pytest.raises(OutputError, match="holds a checkpoint"):
+    with pytest.raises(InputError, match="holds a checkpoint"):
         _export(tmp_path, 32, force=True)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "mine")
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"notes\.txt is a file; name a new folder"):
+    with pytest.raises(InputError, match=r"notes\.txt is a file; name a new folder"):
         onnx_export.check_destination(tmp_path / "notes.txt" / "out")
 
 
@@ -203,7 +203,7 @@ def test_a_folder_with_something_in_it_is_refused_unless_forced(tmp_path, built)
     folder.mkdir()
     (folder / "model_quantized.onnx").write_text("of an earlier export")
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"holds something already.*--force"):
+    with pytest.raises(InputError, match=r"holds something already.*--force"):
         _export(folder, 32)
     assert (folder / "model_quantized.onnx").read_text() == "of an earlier export"
     _export(folder, 32, force=True)

@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from modeling_lung_srad.files.output_files import OutputError, check_output, replaced_when_complete
+from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.files.output_files import check_output, replaced_when_complete
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path):
@@ -67,7 +68,7 @@ def test_outputs_that_cannot_be_written_are_named(tmp_path):
         (tmp_path / "nowhere" / ".." / "a.wav", "does not exist"),
         (recording, "is one of the inputs"),
     ):
-        with pytest.raises(OutputError, match=said):
+        with pytest.raises(InputError, match=said):
             check_output(path, inputs=[recording])
     check_output(recording)
     check_output(tmp_path / "results.csv", inputs=[recording])

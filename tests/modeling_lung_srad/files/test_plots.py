@@ -7,8 +7,8 @@ import torch
 from matplotlib.colors import to_rgb
 
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.feature_extraction_lung_srad import kaldi_fbank
-from modeling_lung_srad.files.output_files import OutputError
 from modeling_lung_srad.files.plots import (
     CLASS_COLORS,
     log_mel_decibels,
@@ -165,5 +165,5 @@ def test_plot_paths_of_one_and_of_several_recordings(tmp_path):
         tmp_path / "plots" / f"{name}.png" for name in ("a", "b", "a_2")
     ]
     assert (tmp_path / "plots").is_dir()
-    with pytest.raises(OutputError, match=r"\.png, \.svg, \.pdf"):
+    with pytest.raises(InputError, match=r"\.png, \.svg, \.pdf"):
         plot_paths(tmp_path / "plot.bmp", several)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_lung_srad.audio import AudioError
-from modeling_lung_srad.files.recording_files import RecordingsError, find_annotations, find_recordings, sum_durations
+from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.files.recording_files import find_annotations, find_recordings, sum_durations
 
 
 def test_a_folder_is_searched_with_the_folders_in_it_and_sorted(tmp_path):
@@ -25,7 +25,7 @@ def test_a_file_is_taken_whatever_its_name():
 
 
 def test_a_folder_without_recordings_is_an_error(tmp_path):
-    with pytest.raises(RecordingsError, match=r"holds no \.wav, \.flac, \.ogg, \.mp3 file; check the path"):
+    with pytest.raises(InputError, match=r"holds no \.wav, \.flac, \.ogg, \.mp3 file; check the path"):
         find_recordings(tmp_path)
 
 
@@ -33,7 +33,7 @@ def test_annotations_are_found_by_name_or_given_for_the_only_recording(tmp_path)
     recordings = [Path("x/a.wav"), Path("b.flac")]
     assert find_annotations(tmp_path, recordings) == [tmp_path / "a.txt", tmp_path / "b.txt"]
     assert find_annotations("some.txt", recordings[:1]) == [Path("some.txt")]
-    with pytest.raises(RecordingsError, match="one annotation file for 2 recordings"):
+    with pytest.raises(InputError, match="one annotation file for 2 recordings"):
         find_annotations("some.txt", recordings)
 
 
@@ -45,7 +45,7 @@ def test_annotations_beside_recordings_of_the_same_name_are_kept_apart(tmp_path)
             (tmp_path / folder / f"one{suffix}").touch()
         recordings.append(tmp_path / folder / "one.wav")
     assert find_annotations(tmp_path, recordings) == [path.with_suffix(".txt") for path in recordings]
-    with pytest.raises(RecordingsError, match=r"put each \.txt beside its recording"):
+    with pytest.raises(InputError, match=r"put each \.txt beside its recording"):
         find_annotations(tmp_path / "a", recordings)
 
 
@@ -68,7 +68,7 @@ def test_annotations_are_found_in_folders_inside(tmp_path):
 
 
 def test_an_empty_path_is_an_error():
-    with pytest.raises(RecordingsError, match="empty"):
+    with pytest.raises(InputError, match="empty"):
         find_recordings("")
 
 
@@ -103,7 +103,7 @@ def test_an_mp3_with_a_tag_is_read(tmp_path):
 def test_what_is_no_audio_is_refused_before_it_is_decompressed(tmp_path):
     (recording,) = find_recordings(write_zip(tmp_path / "a.zip", ("a.wav", bytes(2 * 10**7))))
     tracemalloc.start()
-    with pytest.raises(RecordingsError, match=r"a\.zip/a\.wav: is not readable audio; convert it"):
+    with pytest.raises(InputError, match=r"a\.zip/a\.wav: is not readable audio; convert it"):
         recording.read()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -122,14 +122,14 @@ def test_the_content_of_a_long_recording_is_in_memory_once(tmp_path):
 
 def test_an_empty_recording_in_a_zip_is_named(tmp_path):
     (recording,) = find_recordings(write_zip(tmp_path / "a.zip", ("a.wav", b"")))
-    with pytest.raises(RecordingsError, match=r"a\.zip/a\.wav: is empty \(0 bytes\)"):
+    with pytest.raises(InputError, match=r"a\.zip/a\.wav: is empty \(0 bytes\)"):
         recording.read()
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compression_without_a_bound_is_refused(tmp_path, compression):
     path = write_zip(tmp_path / "a.zip", ("a.wav", audio_content()), compression=compression)
-    with pytest.raises(RecordingsError, match=r"a\.zip/a\.wav: is not compressed by deflate; unpack the zip"):
+    with pytest.raises(InputError, match=r"a\.zip/a\.wav: is not compressed by deflate; unpack the zip"):
         find_recordings(path)[0].read()
 
 
@@ -139,7 +139,7 @@ def test_a_size_that_is_a_lie_is_an_error(tmp_path):
     entry = content.rfind(b"PK\1\2")
     content[entry + 24 : entry + 28] = struct.pack("<I", 1000)
     path.write_bytes(content)
-    with pytest.raises(RecordingsError, match=r"a\.wav: cannot be read \(Bad CRC-32"):
+    with pytest.raises(InputError, match=r"a\.wav: cannot be read \(Bad CRC-32"):
         find_recordings(path)[0].read()
 
 
@@ -160,14 +160,14 @@ def test_a_damaged_zip_is_read_or_named(tmp_path, seed):
         try:
             for recording in find_recordings(path):
                 recording.read()
-        except RecordingsError as error:
+        except InputError as error:
             assert str(error).startswith(f"{path}")  # noqa: PT017
 
 
 @pytest.mark.parametrize("name", ["../a.wav", "deep/../../a.wav", "/a.wav", "deep\\..\\a.wav", "C:\\a.wav"])
 def test_a_name_that_leads_out_of_the_zip_is_refused(tmp_path, name):
     path = write_zip(tmp_path / "a.zip", ("good.wav", audio_content()), (name, audio_content()))
-    with pytest.raises(RecordingsError, match="leads out of the zip") as error:
+    with pytest.raises(InputError, match="leads out of the zip") as error:
         find_recordings(path)
     assert str(error.value).startswith(f"{path}/{name}: ")
 
@@ -175,7 +175,7 @@ def test_a_name_that_leads_out_of_the_zip_is_refused(tmp_path, name):
 def test_a_zip_with_two_recordings_of_one_name_is_refused(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate name"):
         path = write_zip(tmp_path / "a.zip", ("a.wav", audio_content()), ("a.wav", audio_content(samples=9000)))
-    with pytest.raises(RecordingsError, match=r"a\.zip/a\.wav: is in the zip 2 times"):
+    with pytest.raises(InputError, match=r"a\.zip/a\.wav: is in the zip 2 times"):
         find_recordings(path)
 
 
@@ -190,7 +190,7 @@ def test_a_recording_in_a_zip_that_does_not_fit_into_memory_is_named(monkeypatch
 
     (recording,) = find_recordings(write_zip(tmp_path / "a.zip", ("a.wav", audio_content())))
     monkeypatch.setattr("modeling_lung_srad.files.recording_files.shutil.copyfileobj", exhaust_memory)
-    with pytest.raises(AudioError, match=r"a\.zip/a\.wav: does not fit into memory; cut it"):
+    with pytest.raises(InputError, match=r"a\.zip/a\.wav: does not fit into memory; cut it"):
         recording.read()
 
 

@@ -11,11 +11,11 @@ from torch import nn
 from dataset_scripts.simulated_events import simulate_event
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.saliency import (
     ANY_CRACKLE,
     ANY_WHEEZE,
     METHODS,
-    SaliencyError,
     SaliencyMap,
     frame_times,
     mel_frequencies,
@@ -253,6 +253,6 @@ def test_result_names_its_peak():
 )
 def test_what_cannot_be_explained_is_said_in_one_line(small_extractor, waveform, rate, target, method, message):
     model = TwoClasses(lambda values: values.sum((1, 2)))
-    with pytest.raises(SaliencyError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         saliency_map(model, small_extractor, waveform, rate, target, method)
     assert "\n" not in str(caught.value)

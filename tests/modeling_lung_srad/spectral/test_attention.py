@@ -2,9 +2,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.selective_scan import selective_scan_2d
 from modeling_lung_srad.spectral import (
-    SpectralError,
     check_matrix_size,
     directional_attention,
     effective_attention,
@@ -184,14 +184,14 @@ def test_constant_matrix_is_normalised_to_zero():
 )
 def test_arguments_that_do_not_fit_are_named(changes, message):
     sequences = as_sequences(random_scan(GRID, CHANNELS, state_size=1), GRID)
-    with pytest.raises(SpectralError, match=message):
+    with pytest.raises(InputError, match=message):
         effective_attention(**(sequences | changes))
 
 
 def test_matrix_that_is_too_large_is_refused_with_its_size():
     delta, weights = torch.zeros(1, 4, 2**14), torch.zeros(1, 4, 1, 2**14)
     message = r"^a grid of 32 x 512: 16384 positions make a dense matrix of 2\.0 GiB, more than the 0\.5 GiB that are"
-    with pytest.raises(SpectralError, match=message):
+    with pytest.raises(InputError, match=message):
         effective_attention(delta, torch.zeros(4, 1), weights, weights, (32, 512))
     check_matrix_size(32 * 256, "the first stage of a full input")
 
@@ -263,11 +263,11 @@ def test_summary_of_an_ideal_low_pass():
     ],
 )
 def test_matrices_without_a_summary_are_named(matrix, message):
-    with pytest.raises(SpectralError, match=message):
+    with pytest.raises(InputError, match=message):
         summarize_response(response_magnitudes(matrix), len(matrix))
 
 
 @pytest.mark.parametrize("num_frequencies", [0, 1, 16, 100])
 def test_impossible_number_of_frequencies_is_named(num_frequencies):
-    with pytest.raises(SpectralError, match=f"^num_frequencies: {num_frequencies} does not go with .* 8 positions"):
+    with pytest.raises(InputError, match=f"^num_frequencies: {num_frequencies} does not go with .* 8 positions"):
         spectral_response(torch.eye(8), num_frequencies)

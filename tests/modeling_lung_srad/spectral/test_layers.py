@@ -3,8 +3,8 @@ import torch
 from transformers import ASTConfig, ASTForAudioClassification, ConvNextConfig, ConvNextModel
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification, LungSradModel
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.selective_scan import selective_scan_2d
-from modeling_lung_srad.spectral import SpectralError
 from modeling_lung_srad.spectral.layers import MixingLayer, layer_matrices, list_layers
 from tests.conftest import tiny_config
 
@@ -196,28 +196,28 @@ def test_nothing_stays_behind_after_an_error(monkeypatch):
     ],
 )
 def test_block_that_does_not_exist_is_named(layer, message):
-    with pytest.raises(SpectralError, match=message):
+    with pytest.raises(InputError, match=message):
         layer_matrices(build_model(), random_input(), [layer])
 
 
 def test_layer_of_ast_that_does_not_exist_is_named():
-    with pytest.raises(SpectralError, match=r"^layer 3: does not exist; AST has layers 0 to 2 here, and no stages$"):
+    with pytest.raises(InputError, match=r"^layer 3: does not exist; AST has layers 0 to 2 here, and no stages$"):
         layer_matrices(build_ast(), random_input(), [MixingLayer(None, 3)])
 
 
 def test_input_of_the_wrong_length_for_ast_is_named():
-    with pytest.raises(SpectralError, match=r"shape \(1, 96, 32\); this AST takes \(batch, 64, 48\)$"):
+    with pytest.raises(InputError, match=r"shape \(1, 96, 32\); this AST takes \(batch, 64, 48\)$"):
         list(layer_matrices(build_ast(), random_input()))
 
 
 def test_unknown_choice_is_named():
-    with pytest.raises(SpectralError, match=r"^gaussian: 'off' is not one of included, left_out, switched_off"):
+    with pytest.raises(InputError, match=r"^gaussian: 'off' is not one of included, left_out, switched_off"):
         layer_matrices(build_model(), random_input(), gaussian="off")
 
 
 def test_other_models_are_refused():
     model = ConvNextModel(ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[4, 4, 4, 4]))
-    with pytest.raises(SpectralError, match=r"^model: is of type 'convnext', which has neither SS2D blocks nor"):
+    with pytest.raises(InputError, match=r"^model: is of type 'convnext', which has neither SS2D blocks nor"):
         list_layers(model)
 
 
@@ -225,5 +225,5 @@ def test_input_too_long_for_a_dense_matrix_is_refused_with_its_size():
     model = LungSradModel(tiny_config(dims=(2, 2), depths=(1, 1), gaussian_stage=1, gaussian_blocks=()))
     matrices = layer_matrices(model, torch.zeros(1, 2048, 128), [MixingLayer(0, 0)])
     message = r"^stage 0 block 0 has a grid of 32 x 512: 16384 positions make a dense matrix of 2\.0 GiB, "
-    with pytest.raises(SpectralError, match=message):
+    with pytest.raises(InputError, match=message):
         next(matrices)

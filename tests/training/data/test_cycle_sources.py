@@ -128,7 +128,7 @@ def test_part_without_abnormal_cycles_is_refused(simulated_folder, tmp_path):
     for path in folder.glob("[0-9]*.txt"):
         cycles = read_annotations(path)
         write_annotations(path, [type(cycle)(cycle.start, cycle.end, 0) for cycle in cycles])
-    with pytest.raises(ValueError, match="test part has no abnormal cycle"):
+    with pytest.raises(ValueError, match="test part contains no abnormal cycle"):
         load_evaluated_source(folder, "official", "test")
 
 

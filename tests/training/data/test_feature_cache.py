@@ -12,7 +12,7 @@ import torch
 from dataset_scripts.cycle_dataset import FEATURES, Recording, cycle_rows, embed_cycle, with_decoding
 from dataset_scripts.cycles import Cycle
 from modeling_lung_srad import LungSradFeatureExtractor
-from modeling_lung_srad.audio import AudioError
+from modeling_lung_srad.errors import InputError
 from training.data import feature_cache
 from training.data.cycle_sources import CycleSource
 from training.data.feature_cache import cached_log_mel, default_cache_dir
@@ -247,7 +247,7 @@ def test_audio_that_changes_meanwhile_is_named_and_nothing_is_kept(recordings, e
         flip_bit(None, recordings)
 
     monkeypatch.setattr(feature_cache, "iterate_log_mel", change_and_iterate)
-    with pytest.raises(AudioError, match=r"1\.wav: changed while"):
+    with pytest.raises(InputError, match=r"1\.wav: changed while"):
         cached_log_mel([source_of(recordings)], extractor, tmp_path / "cache")
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} <= {".lock"}
 
@@ -255,7 +255,7 @@ def test_audio_that_changes_meanwhile_is_named_and_nothing_is_kept(recordings, e
 def test_missing_audio_is_named(recordings, extractor, tmp_path):
     source = source_of(recordings)
     recordings[1].unlink()
-    with pytest.raises(AudioError, match=r"1\.wav: cannot be read \(No such file or directory\)"):
+    with pytest.raises(InputError, match=r"1\.wav: cannot be read \(No such file or directory\)"):
         cached_log_mel([source], extractor, tmp_path / "cache")
 
 

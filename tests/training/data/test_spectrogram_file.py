@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_lung_srad.errors import InputError
 from tests.training.conftest import start_process
 from training.data import spectrogram_file
-from training.data.spectrogram_file import FeatureCacheError, SpectrogramFile
+from training.data.spectrogram_file import SpectrogramFile
 
 SHAPE = (6, 5, 4)
 EXPECTED = torch.arange(120, dtype=torch.float32).reshape(SHAPE) / 8
@@ -99,7 +100,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(file, monkeypatch, numbe
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(spectrogram_file, "_append", fill_disk)
-    with pytest.raises(FeatureCacheError) as raised:
+    with pytest.raisesInputError as raised:
         file.read_or_write(EXPECTED.split(4))
     message = str(raised.value)
     assert message.startswith(f"{file.path.parent}: ")
@@ -114,9 +115,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(file, monkeypatch, numbe
 def test_too_little_space_is_said_before_anything_is_computed(file, monkeypatch):
     usage = spectrogram_file.shutil.disk_usage(file.path.parent.parent)
     monkeypatch.setattr(spectrogram_file.shutil, "disk_usage", lambda _: usage._replace(free=300))
-    with pytest.raises(
-        FeatureCacheError, match=r"cache: its disk is too full .*; free space, or set data.feature_cac"
-    ):
+    with pytest.raises(InputError, match=r"cache: its disk is too full .*; free space, or set data.feature_cac"):
         file.read_or_write(never())
     assert names(file.path.parent) == []
 
@@ -125,9 +124,7 @@ def test_too_little_space_is_said_before_anything_is_computed(file, monkeypatch)
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, below):
     (tmp_path / "taken").write_text("a file")
     folder = tmp_path / "taken" / below
-    with pytest.raises(
-        FeatureCacheError, match=r"taken.*: cannot be written to .*; make it a writable folder, or set"
-    ):
+    with pytest.raises(InputError, match=r"taken.*: cannot be written to .*; make it a writable folder, or set"):
         SpectrogramFile(folder / "icbhi-0123.npy", SHAPE, {}).read_or_write(never())
     assert (tmp_path / "taken").read_text() == "a file"
 
@@ -140,9 +137,7 @@ def test_a_folder_that_cannot_be_written_to_serves_what_it_has(file, monkeypatch
 
     monkeypatch.setattr(spectrogram_file.FileLock, "acquire", refuse)
     assert torch.equal(file.read_or_write(never()).float(), EXPECTED)
-    with pytest.raises(
-        FeatureCacheError, match=r"cannot be written to \(Permission denied\).*make it a writable folder"
-    ):
+    with pytest.raises(InputError, match=r"cannot be written to \(Permission denied\).*make it a writable folder"):
         SpectrogramFile(file.path.with_name("other.npy"), SHAPE, {}).read_or_write(never())
 
 

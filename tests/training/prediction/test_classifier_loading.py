@@ -5,7 +5,7 @@ import torch
 from transformers import ASTConfig, ASTForAudioClassification
 
 from modeling_lung_srad import LungSradFeatureExtractor
-from modeling_lung_srad.checkpoint_loading import CheckpointError
+from modeling_lung_srad.errors import InputError
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 from training.prediction.classifier_loading import classify_pooled, load_classifier
 from training.prediction.evaluate_checkpoint import evaluate_checkpoint
@@ -68,13 +68,13 @@ def test_running_statistics_that_are_no_numbers_are_named(efficientat_folder):
     model = EfficientATForAudioClassification(EfficientATConfig(num_mel_bins=64))
     model.efficientat.features[0][1].running_mean[2] = torch.nan
     model.save_pretrained(efficientat_folder)
-    with pytest.raises(CheckpointError, match=r"efficientat.features.0.1.running_mean has NaN or infinite values"):
+    with pytest.raises(InputError, match=r"efficientat.features.0.1.running_mean has NaN or infinite values"):
         load_classifier(efficientat_folder)
 
 
 def test_efficientat_as_a_pickle_is_not_read(efficientat_folder):
     leave_only_a_pickle(efficientat_folder)
-    with pytest.raises(CheckpointError, match=r"has no model.safetensors"):
+    with pytest.raises(InputError, match=r"lacks model.safetensors"):
         load_classifier(efficientat_folder)
 
 
@@ -132,7 +132,7 @@ def cut_the_weights(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (leave_only_a_pickle, "has no model.safetensors"),
+        (leave_only_a_pickle, "lacks model.safetensors"),
         (use_features_of_ast, "feature_extractor_type 'ASTFeatureExtractor' where LungSradFeatureExtractor is needed"),
         (lose_the_features, "feature_extractor_type None"),
         (
@@ -147,7 +147,7 @@ def cut_the_weights(folder):
 )
 def test_ast_that_cannot_be_used_is_named(ast_folder, damage, message):
     damage(ast_folder)
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raisesInputError as error:
         load_classifier(ast_folder)
     assert str(error.value).startswith(f"{ast_folder}: ")
     assert message in str(error.value)

@@ -45,7 +45,7 @@ def test_validation_patients_who_cannot_be_scored_are_refused(record, simulated_
     for patient, label in zip(table["patient"], table["label"], strict=True):
         labels[patient].add(label)
     never_normal = next(patient for patient, heard in labels.items() if 0 not in heard)
-    with pytest.raises(ValueError, match="the validation part has no normal cycle, so it cannot be scored"):
+    with pytest.raises(ValueError, match="the validation part contains no normal cycle, so it cannot be scored"):
         load_evaluated_cycles(
             simulated_folder, "official", "validation", replace(record, validation_patients=(never_normal,))
         )

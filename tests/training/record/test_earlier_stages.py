@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from training.configuration import ConfigurationError
+from modeling_lung_srad.errors import InputError
 from training.data.cycle_sources import CycleSource, RunSources
 from training.record.earlier_stages import check_earlier_stages, earlier_stage_notes, read_earlier_stages
 from training.record.training_record import TrainingRecord
@@ -66,7 +66,7 @@ def test_checkpoint_without_a_summary_says_nothing(tmp_path):
 def test_patients_of_any_earlier_stage_that_are_set_apart_are_refused():
     first = record_of_stage(training_patients={"icbhi": ("101", "104")})
     second = record_of_stage(training_patients={"icbhi": ("101",)}, started_from=first)
-    with pytest.raises(ConfigurationError, match=r"trained on patients 104 \(1 in all\) .* its data.split=official"):
+    with pytest.raises(InputError, match=r"trained on patients 104 \(1 in all\) .* its data.split=official"):
         check_earlier_stages(second, sources("104", "105"))
     check_earlier_stages(second, sources("105"))
 
@@ -85,7 +85,7 @@ def test_patients_of_a_teacher_are_refused_in_its_name():
     first = record_of_stage(training_patients={"icbhi": ("104",)})
     taught = record_of_stage(training_patients={"icbhi": ("101",)}, teachers=(first,))
     for record in (first, taught, record_of_stage(training_patients={}, started_from=taught)):
-        with pytest.raises(ConfigurationError, match=r"teacher.checkpoints: a: was trained on patients 104 \(1 in"):
+        with pytest.raises(InputError, match=r"teacher.checkpoints: a: was trained on patients 104 \(1 in"):
             check_earlier_stages(record, sources("104"), "teacher.checkpoints: a")
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from modeling_lung_srad.errors import InputError
 from tests.training.conftest import count_slowly
 from tests.training.report.conftest import about_test, made_up_cycles, with_validation
 from training.report.comparison import COMPARED_TITLES, compare_reports, joined_notes, markdown_comparison
-from training.report.predictions import ReportError
 
 NAMES = ["a/report", "b/report"]
 
@@ -72,16 +72,14 @@ def test_order_of_rows_and_validation_cycles_do_not_matter(models):
 
 def test_first_cycle_that_differs_is_named(models):
     first, second = models
-    with pytest.raises(ReportError, match=r"b/report: lacks the cycle \d+_1b1_Al_sc_Meditron 14.0 to 15.5 s of a/rep"):
+    with pytest.raises(InputError, match=r"b/report: lacks the cycle \d+_1b1_Al_sc_Meditron 14.0 to 15.5 s of a/rep"):
         compare(first, second.select(np.arange(160) != 7))
-    with pytest.raises(ReportError, match=r"a/report: lacks the cycle \S+ 14.0 to 15.5 s of b/report"):
+    with pytest.raises(InputError, match=r"a/report: lacks the cycle \S+ 14.0 to 15.5 s of b/report"):
         compare(first.select(np.arange(160) != 7), second)
-    with pytest.raises(ReportError, match="160 cycles where a/report has 161, so some are there more than once"):
+    with pytest.raises(InputError, match="160 cycles where a/report has 161, so some are there more than once"):
         compare(first.select(np.r_[np.arange(160), 5]), second)
     label = np.where(np.arange(160) == 7, (second.label + 1) % 4, second.label)
-    with pytest.raises(
-        ReportError, match=r"b/report: label: the cycle \S+ 14.0 to 15.5 s is \w+, but \w+ in a/report"
-    ):
+    with pytest.raises(InputError, match=r"b/report: label: the cycle \S+ 14.0 to 15.5 s is \w+, but \w+ in a/report"):
         compare(first, replace(second, label=label))
 
 

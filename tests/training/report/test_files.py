@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modeling_lung_srad.errors import InputError
 from tests.training.report.conftest import about_test, made_up_cycles, with_validation
 from training.report.figures import ABOUT, build_report
 from training.report.files import REPORT_FILES, check_output_folder, read_report, write_report, write_text
-from training.report.predictions import ReportError, concatenate
+from training.report.predictions import concatenate
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +90,14 @@ def test_interrupted_writing_leaves_the_files_of_before(folder, monkeypatch):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"part": "test"}', "\xff"])
 def test_evaluation_that_is_none_is_named(folder, content):
     (folder / "evaluation.json").write_text(content, encoding="latin-1")
-    with pytest.raises(ReportError, match=r"evaluation.json: is not a report .*evaluate again, or remove the file"):
+    with pytest.raises(InputError, match=r"evaluation.json: is not a report .*evaluate again, or remove the file"):
         read_report(folder)
 
 
 def test_evaluation_of_another_part_is_named(folder):
     report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) | {"part": "train"}
     (folder / "evaluation.json").write_text(json.dumps(report), encoding="utf-8")
-    with pytest.raises(ReportError, match=r"has no cycle of the train part, which evaluation.json"):
+    with pytest.raises(InputError, match=r"has no cycle of the train part, which evaluation.json"):
         read_report(folder)
 
 
@@ -105,7 +106,7 @@ def test_predictions_of_two_parts_are_named(tmp_path):
     cycles = concatenate([made_up_cycles(part="test"), made_up_cycles(part="train")])
     write_report(tmp_path, build_report(cycles, about_test()), cycles)
     (tmp_path / "evaluation.json").unlink()
-    with pytest.raises(ReportError, match="part: holds test and train; keep one of them"):
+    with pytest.raises(InputError, match="part: holds test and train; keep one of them"):
         read_report(tmp_path)
 
 
@@ -121,7 +122,7 @@ def test_simulated_sounds_are_recognised_in_predictions_alone(tmp_path):
 def test_output_below_a_file_is_refused_before_any_work(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     for output in (tmp_path / "thesis.txt", tmp_path / "thesis.txt" / "report"):
-        with pytest.raises(ReportError, match=r"thesis.txt is a file; name a folder"):
+        with pytest.raises(InputError, match=r"thesis.txt is a file; name a folder"):
             check_output_folder(output)
     check_output_folder(tmp_path / "new" / "folder")
     assert not (tmp_path / "new").exists()
@@ -129,7 +130,7 @@ def test_output_below_a_file_is_refused_before_any_work(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_full_disk_is_named_with_the_file():
-    with pytest.raises(ReportError, match=r"^/dev/full: cannot be written \(No space left on device\); free space on"):
+    with pytest.raises(InputError, match=r"^/dev/full: cannot be written \(No space left on device\); free space on"):
         write_text(Path("/dev/full"), "text")
 
 
@@ -141,5 +142,5 @@ def test_full_disk_is_named_with_the_folder(tmp_path, monkeypatch, writer):
     for name in ("save_figure", writer):
         monkeypatch.setattr(f"training.report.files.{name}", fail if name == writer else lambda *_: None)
     cycles = made_up_cycles()
-    with pytest.raises(ReportError, match=r"report: cannot be written \(No space left on device\); free space on"):
+    with pytest.raises(InputError, match=r"report: cannot be written \(No space left on device\); free space on"):
         write_report(tmp_path / "report", build_report(cycles, about_test()), cycles)

@@ -3,8 +3,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from modeling_lung_srad.errors import InputError
 from tests.training.report.conftest import made_up_cycles, with_validation
-from training.report.predictions import COLUMNS, CyclePredictions, ReportError, read_predictions, write_predictions
+from training.report.predictions import COLUMNS, CyclePredictions, read_predictions, write_predictions
 
 HEADER = "recording,start,end,label,prediction,normal,crackle,wheeze,both,patient,device,location,part"
 ROW = "101_1b1_Al_sc_Meditron,0.5,2.25,normal,crackle,0.25,0.5,0.125,0.125,101,Meditron,Al,test"
@@ -49,9 +50,9 @@ def test_further_columns_and_a_byte_order_mark_do_no_harm(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "has no column recording, start"),
-        (HEADER, "has no cycles"),
-        (HEADER.replace(",part", "") + f"\n{ROW}", "has no column part"),
+        ("", "lacks the column recording, start"),
+        (HEADER, "contains no cycles"),
+        (HEADER.replace(",part", "") + f"\n{ROW}", "lacks the column part"),
         (f"{HEADER}\n{ROW}\n{ROW.replace('0.25,0.5', '0.25,x')}", "line 3: crackle: 'x' is not a finite number"),
         (f"{HEADER}\n{ROW.replace('0.25,0.5', '0.25,nan')}", "line 2: crackle: 'nan' is not a finite number"),
         (f"{HEADER}\n{ROW.replace('0.25,0.5', '0.3,0.5')}", "do not add up to 1"),
@@ -66,7 +67,7 @@ def test_further_columns_and_a_byte_order_mark_do_no_harm(tmp_path):
 def test_file_that_cannot_be_used_is_named_with_line_and_field(tmp_path, content, message):
     path = tmp_path / "predictions.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ReportError) as error:
+    with pytest.raisesInputError as error:
         read_predictions(path)
     assert str(error.value).startswith(f"{path}: ")
     assert message in str(error.value)
@@ -74,5 +75,5 @@ def test_file_that_cannot_be_used_is_named_with_line_and_field(tmp_path, content
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ReportError, match=r"nowhere.csv: no such file"):
+    with pytest.raises(InputError, match=r"nowhere.csv: no such file"):
         read_predictions(tmp_path / "nowhere.csv")

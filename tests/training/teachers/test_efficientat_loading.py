@@ -7,12 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
-from modeling_lung_srad.checkpoint_loading import CheckpointError
+from modeling_lung_srad.errors import InputError
 from tests.conftest import shared_path, tiny_config
 from tests.training.conftest import SHORT_INPUT
 from tests.training.teachers.test_efficientat import BLOCKS
 from training.arguments import ModelArguments
-from training.configuration import ConfigurationError
 from training.teachers.efficientat import EfficientATConfig, EfficientATForAudioClassification
 from training.teachers.efficientat_loading import build_efficientat, load_published
 
@@ -122,14 +121,14 @@ def test_run_folder_is_gone_on_with_as_it_is(run_folder):
 )
 def test_settings_other_than_those_of_a_run_folder_are_refused(run_folder, config, message):
     arguments = ModelArguments(architecture="efficientat", checkpoint=str(run_folder), config=config)
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(InputError, match=message):
         build_efficientat(arguments, 64)
 
 
 def test_folder_of_another_architecture_is_refused(tmp_path):
     LungSradForAudioClassification(tiny_config()).save_pretrained(tmp_path)
     LungSradFeatureExtractor(**SHORT_INPUT).save_pretrained(tmp_path)
-    with pytest.raises(ConfigurationError, match="is of model_type 'lung_srad'"):
+    with pytest.raises(InputError, match="is of model_type 'lung_srad'"):
         build_efficientat(ModelArguments(architecture="efficientat", checkpoint=str(tmp_path)), 128)
 
 
@@ -137,14 +136,14 @@ def test_classes_in_another_order_are_refused(run_folder):
     others = dict(enumerate(["normal", "wheeze", "crackle", "both"]))
     config = EfficientATConfig(head="classes", num_mel_bins=64, id2label=others)
     EfficientATForAudioClassification(config).save_pretrained(run_folder)
-    with pytest.raises(ConfigurationError, match="with the classes normal, wheeze, crackle, both"):
+    with pytest.raises(InputError, match="with the classes normal, wheeze, crackle, both"):
         build_efficientat(ModelArguments(architecture="efficientat", checkpoint=str(run_folder)), 64)
 
 
 def test_mel_bins_that_the_network_cannot_take_are_refused(published_file):
-    with pytest.raises(ConfigurationError, match=r"model.config: `num_mel_bins` must divide 128, got 100"):
+    with pytest.raises(InputError, match=r"model.config: `num_mel_bins` must divide 128, got 100"):
         build_efficientat(ModelArguments(architecture="efficientat"), num_mel_bins=100)
-    with pytest.raises(ConfigurationError, match=r"mn04.pt: `num_mel_bins` must divide 128, got 100"):
+    with pytest.raises(InputError, match=r"mn04.pt: `num_mel_bins` must divide 128, got 100"):
         load_published(published_file, num_mel_bins=100)
 
 
@@ -159,7 +158,7 @@ class Touch:
 
 
 def refused(path):
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raisesInputError as error:
         load_published(path)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)

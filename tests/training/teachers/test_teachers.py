@@ -9,11 +9,11 @@ import torch
 from transformers import ASTConfig, ASTForAudioClassification
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.errors import InputError
 from tests.conftest import tiny_config
 from tests.training.conftest import SHORT_INPUT
 from tests.training.teachers.test_efficientat_loading import published_weights
 from training.arguments import AugmentationArguments, RunArguments, TeacherArguments
-from training.configuration import ConfigurationError
 from training.metrics.icbhi_score.icbhi_measure import CLASS_NAMES
 from training.teachers.efficientat import EfficientATConfig, EfficientATForAudioClassification
 from training.teachers.teachers import Teachers, different_settings, load_teachers
@@ -57,7 +57,7 @@ def load(feature_extractor, *checkpoints, augmentation=None, **settings):
 
 
 def refused(feature_extractor, *checkpoints, **settings):
-    with pytest.raises(ConfigurationError) as error:
+    with pytest.raisesInputError as error:
         load(feature_extractor, *checkpoints, **settings)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"teacher.checkpoints: {checkpoints[-1]}: ")
@@ -174,8 +174,8 @@ def write_a_summary_that_is_none(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lose_the_weights, "has no model.safetensors"),
-        (leave_a_pickle, "has no model.safetensors"),
+        (lose_the_weights, "lacks model.safetensors"),
+        (leave_a_pickle, "lacks model.safetensors"),
         (cut_the_weights, "cannot be loaded"),
         (put_in_a_nan, "classifier.3.bias has NaN or infinite values"),
         (name_other_classes, "has 2 labels (0: speech, 1: music)"),
@@ -189,7 +189,7 @@ def test_teacher_that_cannot_be_loaded_is_named(teacher_folder, feature_extracto
 
 def test_summary_of_a_teacher_that_is_none_is_named(teacher_folder, feature_extractor):
     write_a_summary_that_is_none(teacher_folder)
-    with pytest.raises(ConfigurationError, match=r"training_summary.json: is not a training summary"):
+    with pytest.raises(InputError, match=r"training_summary.json: is not a training summary"):
         load(feature_extractor, teacher_folder)
 
 
