@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 
-from modeling_lung_srad.errors import InputError
 from space_demo.limits import MAX_AT_ONCE, MAX_MEGABYTES, MAX_MINUTES, MAX_UPLOAD_BYTES
 from space_demo.private_folder import remove_upload
 from space_demo.recognizers import EMBEDDED, Recognizers
@@ -53,6 +52,8 @@ class Page:
         """Answers an example, so that all imports and the model are loaded before the first question."""
 
         def warm_up() -> None:
+            from modeling_lung_srad.errors import InputError
+
             checkpoint = self.recognizers.default
             try:
                 self.recognizers.get(checkpoint)
@@ -199,6 +200,8 @@ class Page:
         return explain(path, self.folder, self.recognizers.get(checkpoint), part)
 
     def _problem(self, error: Exception) -> str:
+        from modeling_lung_srad.errors import InputError
+
         if isinstance(error, InputError):
             return error_html(str(error))
         traceback.print_exception(error, file=sys.stderr)

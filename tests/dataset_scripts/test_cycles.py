@@ -37,7 +37,7 @@ def test_written_annotations_read_back_the_same(tmp_path):
     cycles = read_annotations(write(tmp_path / "a.txt", GOOD))
     write_annotations(tmp_path / "b.txt", cycles)
     assert read_annotations(tmp_path / "b.txt") == cycles
-    with pytest.raises(ValueError, match="has no label"):
+    with pytest.raises(ValueError, match="lacks a label"):
         write_annotations(tmp_path / "c.txt", [Cycle(0.0, 1.0)])
 
 
@@ -109,7 +109,7 @@ def test_decoded_cycle_is_resampled_and_faded_with_its_recording(tmp_path):
     assert first.shape == second.shape == (4000,)
     assert first[0] == 0
     np.testing.assert_allclose(second, 0.5, atol=2e-3)
-    with pytest.raises(InputError, match=r"a.wav: no audio between 3.0 s and 4.0 s of a recording of 1.000 s"):
+    with pytest.raises(InputError, match=r"a.wav: cycle: no audio between 3.0 s and 4.0 s of a recording of 1.000 s"):
         decode_cycle(tmp_path / "a.wav", 3.0, 4.0)
     with pytest.raises(InputError, match="no such file"):
         decode_cycle(tmp_path / "b.wav", 0.0, 1.0)

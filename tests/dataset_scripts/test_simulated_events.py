@@ -72,5 +72,5 @@ def test_wrong_arguments_are_errors():
         simulate_event(0)
     with pytest.raises(InputError, match=r"0\.5 s at 8000 Hz: a recording with an event lasts at least 1 s"):
         simulate_event(CRACKLE, 0.5)
-    with pytest.raises(InputError, match="level: 0 is no loudness"):
+    with pytest.raises(InputError, match="level: 0 is not a loudness"):
         simulate_event(CRACKLE, level=0)

@@ -109,12 +109,12 @@ def test_the_last_of_several_paths_of_evaluate_is_the_data():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--compare", "a", "b", "runs/first"], "CHECKPOINT does not go with --compare"),
-        (["--compare", "a", "b", "--split", "official"], "--split does not go with --compare"),
-        (["--compare", "a", "b", "--predictions", "c"], "--predictions does not go with --compare"),
-        (["--predictions", "c", "--part", "train"], "--part does not go with --predictions"),
-        (["--predictions", "c", "--batch-size", "3"], "--batch-size does not go with --predictions"),
-        (["runs/first", "ICBHI", "--predictions", "c"], "CHECKPOINT does not go with --predictions"),
+        (["--compare", "a", "b", "runs/first"], "CHECKPOINT: does not go with --compare"),
+        (["--compare", "a", "b", "--split", "official"], "--split: does not go with --compare"),
+        (["--compare", "a", "b", "--predictions", "c"], "--predictions: does not go with --compare"),
+        (["--predictions", "c", "--part", "train"], "--part: does not go with --predictions"),
+        (["--predictions", "c", "--batch-size", "3"], "--batch-size: does not go with --predictions"),
+        (["runs/first", "ICBHI", "--predictions", "c"], "CHECKPOINT: does not go with --predictions"),
     ],
 )
 def test_options_of_evaluate_that_do_not_go_together_are_named(run, arguments, said):

@@ -118,7 +118,7 @@ def test_a_folder_without_recordings_is_named_and_the_others_are_done(classify, 
     empty.mkdir()
     (empty / "notes.txt").write_text("no recording")
     outcome = classify(empty, recording, "--format", "csv")
-    check_one_line(outcome, f"{empty}: holds no .wav, .flac, .ogg, .mp3 file")
+    check_one_line(outcome, f"{empty}: contains no .wav, .flac, .ogg, .mp3 file")
     assert [row["file"] for row in outcome.rows] == [str(recording)]
 
 
@@ -134,10 +134,10 @@ def test_one_annotation_file_does_not_serve_two_recordings(classify, write_recor
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--window", "2", "--hop", "3"], "hop of 3 s"),
-        (["--window", "9"], "window of 9 s"),
-        (["--window", "0.01"], "window of 0.01 s"),
-        (["--hop", "0.000001"], "hop of 1e-06 s"),
+        (["--window", "2", "--hop", "3"], "hop: 3 s"),
+        (["--window", "9"], "window: 9 s"),
+        (["--window", "0.01"], "window: 0.01 s"),
+        (["--hop", "0.000001"], "hop: 1e-06 s"),
         (["--annotations", "a.txt", "--window", "2"], "--annotations"),
     ],
 )
@@ -177,7 +177,7 @@ def test_an_input_is_never_overwritten(classify, write_recording, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "lacks config.json"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "pickle"),
         (shutil.rmtree, "no such folder"),
     ],

@@ -45,7 +45,7 @@ def test_port_that_is_taken_is_one_line(run, calls, taken_port):
     outcome = run("demo", "--port", taken_port)
     assert outcome.exit_code == 2
     (line,) = outcome.errors
-    assert line.startswith(f"lung-srad: error: 127.0.0.1:{taken_port}: cannot be listened on (")
+    assert line.startswith(f"lung-srad: error: 127.0.0.1:{taken_port}: cannot listen there (")
     assert calls == []
 
 
@@ -56,7 +56,7 @@ def test_port_that_is_taken_is_one_line(run, calls, taken_port):
         (("--port", "65536"), "'65536' is not a port"),
         (("--port", "web"), "'web' is not a port"),
         (("--checkpoint", ""), "the path is empty"),
-        (("--host", "no such host"), "no such host: cannot be listened on"),
+        (("--host", "no such host"), "no such host: cannot listen there"),
         (("--share",), "unrecognized arguments: --share"),
     ],
 )
@@ -74,7 +74,7 @@ def test_missing_gradio_is_one_line(run, calls, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gradio" else find(name))
     outcome = run("demo")
     assert outcome.exit_code == 2
-    assert outcome.errors == ['lung-srad: error: gradio not installed; run pip install "lung-srad[demo]"']
+    assert outcome.errors == ['lung-srad: error: gradio: not installed; run pip install "lung-srad[demo]"']
 
 
 def test_page_is_served_until_interrupted_and_a_wrong_checkpoint_is_said(tmp_path):

@@ -138,7 +138,7 @@ def test_the_example_says_what_is_wrong(exported, tmp_path, monkeypatch, argumen
         (("--frames", 10**12), f"frames: {10**12} is too many; give 65536 or fewer"),
         (("--frames", 31), "frames: 31 is too few for four stages; give 32 or more"),
         (("--frames", 0), "'0' is not a whole number from 1 on"),
-        (("--data", "."), "--data measures what int8 weights change; give --int8 as well"),
+        (("--data", "."), "--data: measures what int8 weights change; give --int8 as well"),
         (("--part", "test"), "give --data as well"),
         (("--int8", "--data", "missing"), "missing"),
     ],
@@ -172,4 +172,4 @@ def test_a_missing_package_is_named_with_its_extra(run, checkpoint, tmp_path, mo
         importlib.util, "find_spec", lambda name, *rest: None if name == "onnxscript" else find_spec(name, *rest)
     )
     outcome = run("export", checkpoint, tmp_path / "onnx")
-    assert outcome.errors == ['lung-srad: error: onnxscript not installed; run pip install "lung-srad[export]"']
+    assert outcome.errors == ['lung-srad: error: onnxscript: not installed; run pip install "lung-srad[export]"']

@@ -121,7 +121,7 @@ def test_recording_that_cannot_be_used_does_not_stop_the_others(run, models, wri
         (["--stage", "7"], "{models}/srad: stage 7 block 0: does not exist; stage 0 has blocks 0 to 0, "),
         (["--blocks", "9"], "{models}/srad: stage 2 block 9: does not exist; "),
         (["--blocks", "two"], "argument --blocks: 'two' is not whole numbers from 0 on, separated by commas"),
-        (["--compare-blocks", "1"], "--compare-stage and --compare-blocks choose layers of --compare; "),
+        (["--compare-blocks", "1"], "--compare-stage, --compare-blocks: choose layers of --compare; "),
         (["--compare", "{models}/ast", "--compare-stage", "1"], "{models}/ast: is an AST, which has layers and"),
         (
             ["--compare", "{models}/ast", "--compare-blocks", "4"],
@@ -130,7 +130,7 @@ def test_recording_that_cannot_be_used_does_not_stop_the_others(run, models, wri
         (["--compare", "{models}/nowhere/at/all"], "{models}/nowhere/at/all: no such folder; check the path"),
         (["--position", "99", "400"], "--position: 99 s is beyond {recording}, which lasts 3.00 s; give less"),
         (["--position", "1", "9000"], "--position: 9000 Hz is not on the mel axis; give 20 to 8000"),
-        (["--window", "4"], "a window of 4 s is not possible; give 0.05 s to 2 s"),
+        (["--window", "4"], "window: 4 s is not possible; give 0.05 s to 2 s"),
         (["--output", "{models}/figure.jpg"], "{models}/figure.jpg: figures are written as .png and .svg; "),
         (["--output", "{models}/srad/config.json"], "{models}/srad/config.json: figures are written as "),
         (["--output", "{models}/no/folder/here"], "{models}/no/folder/here: its folder {models}/no/folder does not"),

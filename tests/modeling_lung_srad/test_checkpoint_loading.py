@@ -89,11 +89,11 @@ def _truncate(file):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").unlink(), "lacks config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda folder: (folder / "config.json").write_text("[]"), "not a mapping"),
-        (lambda folder: (folder / "preprocessor_config.json").unlink(), "no preprocessor_config.json"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "lacks preprocessor_config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "lacks model.safetensors"),
         (lambda folder: _truncate(folder / "model.safetensors"), "cannot be loaded"),
         (lambda folder: _edit_config(folder, model_type="wav2vec2"), "'wav2vec2', not 'lung_srad'"),
         (lambda folder: _edit_config(folder, dims="wide"), "cannot be loaded"),
@@ -110,7 +110,7 @@ def _truncate(file):
 )
 def test_what_cannot_be_used_is_named_in_one_line_with_the_remedy(folder, damage, said):
     damage(folder)
-    with pytest.raisesInputError as raised:
+    with pytest.raises(InputError) as raised:
         load_checkpoint(folder)
     message = str(raised.value)
     assert message.startswith(f"{folder}: ")
@@ -165,7 +165,7 @@ def test_a_hub_id_fetches_neither_code_nor_pickles(folder, monkeypatch, tmp_path
 
 
 def test_a_folder_has_no_revision(folder):
-    with pytest.raises(InputError, match="a folder has no revision main; leave revision out"):
+    with pytest.raises(InputError, match="is a folder, so revision main cannot be chosen; leave revision out"):
         load_pipeline(folder, revision="main")
 
 

@@ -149,7 +149,7 @@ class Executed:
 def test_damaged_file_is_named_in_one_line(content, tmp_path):
     (tmp_path / FAMILIARITY_FILE).write_bytes(content)
 
-    with pytest.raisesInputError as error:
+    with pytest.raises(InputError) as error:
         load_familiarity(tmp_path)
 
     assert str(error.value).startswith(str(tmp_path / FAMILIARITY_FILE))

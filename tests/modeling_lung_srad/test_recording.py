@@ -83,7 +83,7 @@ def test_a_recording_is_returned_as_it_is():
         ("https://example.org/a.wav", "is an address"),
         ("HTTP://example.org/a.wav", "HTTP://example.org/a.wav: is an address"),
         ("missing.wav", "no such file"),
-        ("a\0b.wav", "is no name of a file"),
+        ("a\0b.wav", "is not a valid file name"),
         (None, "is of type NoneType"),
         (5, "is of type int"),
         (np.float32(1), "is of type float32"),

@@ -66,9 +66,9 @@ def test_cycles_are_returned_as_pairs_of_floats():
         ((1.0, 2.1), "does not lie"),
         ((float("nan"), 1.0), "does not lie"),
         ((1.0, 1.02), "too short"),
-        ((1.0,), "no pair of times"),
-        ("ab", "no pair of times"),
-        (3, "no pair of times"),
+        ((1.0,), "not a pair of times"),
+        ("ab", "not a pair of times"),
+        (3, "not a pair of times"),
     ],
 )
 def test_cycles_that_do_not_fit_are_named_with_the_remedy(cycle, said):

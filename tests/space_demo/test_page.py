@@ -133,7 +133,7 @@ WRONG_FILES = {
 
 def test_nothing_and_wrong_files_are_said_to_be_wrong(visit, space):
     visit = visit()
-    assert "there is no recording yet" in visit.ask()
+    assert "recording: there is none yet" in visit.ask()
     visit.keep_screenshot("error_nothing")
     for case, (name, content, problem) in WRONG_FILES.items():
         visit.choose({"name": name, "mimeType": "audio/wav", "buffer": content()})

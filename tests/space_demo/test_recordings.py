@@ -34,7 +34,7 @@ def test_recording_is_read_at_both_rates(folder, file_format):
 
 
 def test_nothing_is_refused(folder):
-    with pytest.raises(InputError, match="there is no recording yet"):
+    with pytest.raises(InputError, match="recording: there is none yet"):
         load_upload(None, folder)
 
 

@@ -147,7 +147,7 @@ def test_upload_that_was_answered_is_gone_and_that_is_said(space, sound):
 def test_settings_that_do_not_fit_are_said(space, sound):
     path = upload(space.address, "short.wav", sound)
     answer = classify(space.address, path, ["lung-srad-tiny (embedded)", 2, 4, 0.5])
-    assert "a hop of 4 s is not possible" in answer
+    assert "hop: 4 s is not possible" in answer
     assert classify(space.address, None, ["another/model", 8, 4, 0.5]) is None
 
 

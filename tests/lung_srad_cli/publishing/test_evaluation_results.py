@@ -143,7 +143,7 @@ def test_a_checkpoint_in_the_home_of_an_unknown_user_is_not_at_hand(report, writ
 
 
 def test_what_is_no_report_is_named(report, write_report, checkpoint, tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: has no evaluation.json; write one by `lung-srad evaluate"):
+    with pytest.raises(InputError, match=r"nowhere: lacks evaluation.json; write one by `lung-srad evaluate"):
         read_evaluation(tmp_path / "nowhere", checkpoint)
     for content, problem in (("{", "cannot be read"), ("[]", "is not a mapping"), ("{}", "part: is missing")):
         (tmp_path / "evaluation.json").write_text(content, encoding="utf-8")

@@ -171,7 +171,7 @@ def test_token_without_rights_and_no_token_are_told_apart(hub, publish, checkpoi
     outcome = publish("model", checkpoint, "user/sounds")
     assert outcome.exit_code == 2
     assert outcome.errors[-1].startswith(
-        "lung-srad: error: model user/sounds: your token has no right to write there "
+        "lung-srad: error: model user/sounds: your token may not write there "
         '(You don\'t have the rights to write a model under the namespace "user")'
     )
     assert hub.store.repositories == {}

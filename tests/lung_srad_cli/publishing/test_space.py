@@ -128,7 +128,7 @@ def test_an_installation_without_the_demo_is_told(demo, publish, name):
     (demo / "space_demo" / name).unlink()
     outcome = publish("space", "user/demo", "--dry-run")
     assert outcome.exit_code == 2
-    assert f"space_demo: has no {name}; run the command from a clone of lung-srad" in outcome.errors[0]
+    assert f"space_demo: lacks {name}; run the command from a clone of lung-srad" in outcome.errors[0]
 
 
 def test_the_own_card_and_requirements_suit_a_free_space():

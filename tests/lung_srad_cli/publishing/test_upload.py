@@ -90,7 +90,7 @@ def test_an_upload_that_fails_says_so_in_one_line_and_goes_on_with_the_same_comm
     hub, quick_retries, fault, problem
 ):
     hub.faults = [fault]
-    with pytest.raisesInputError as raised:
+    with pytest.raises(InputError) as raised:
         upload_files([CARD, SOUNDS], "user/sounds", "dataset")
     assert problem in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -152,7 +152,7 @@ def test_a_private_repository_stays_private(hub):
 
 
 def test_refusals_name_the_repository_and_the_remedy(hub, monkeypatch):
-    with pytest.raises(InputError, match="dataset other/sounds: your token has no right to write there"):
+    with pytest.raises(InputError, match="dataset other/sounds: your token may not write there"):
         upload_files([CARD], "other/sounds", "dataset")
     with pytest.raises(InputError, match="model user/none: does not exist for your token; check the id"):
         require_model("user/none")

@@ -178,13 +178,13 @@ def test_a_truncated_file_is_an_error(weights, tmp_path, suffix):
     path = tmp_path / f"weights.{suffix}"
     torch.save(weights, path) if suffix == "pth" else save_file(weights, path)
     path.write_bytes(path.read_bytes()[:-2000])
-    expect_error(path, "cannot be read|is no checkpoint")
+    expect_error(path, "cannot be read|is not a checkpoint")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint at all\n" * 100])
 def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path, content):
     (tmp_path / "weights.pth").write_bytes(content)
-    expect_error(tmp_path / "weights.pth", "cannot be read|is no checkpoint")
+    expect_error(tmp_path / "weights.pth", "cannot be read|is not a checkpoint")
 
 
 def test_pickled_code_is_not_run(tmp_path):

@@ -100,7 +100,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(file, monkeypatch, numbe
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(spectrogram_file, "_append", fill_disk)
-    with pytest.raisesInputError as raised:
+    with pytest.raises(InputError) as raised:
         file.read_or_write(EXPECTED.split(4))
     message = str(raised.value)
     assert message.startswith(f"{file.path.parent}: ")

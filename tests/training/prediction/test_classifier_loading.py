@@ -147,7 +147,7 @@ def cut_the_weights(folder):
 )
 def test_ast_that_cannot_be_used_is_named(ast_folder, damage, message):
     damage(ast_folder)
-    with pytest.raisesInputError as error:
+    with pytest.raises(InputError) as error:
         load_classifier(ast_folder)
     assert str(error.value).startswith(f"{ast_folder}: ")
     assert message in str(error.value)

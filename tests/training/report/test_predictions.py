@@ -67,7 +67,7 @@ def test_further_columns_and_a_byte_order_mark_do_no_harm(tmp_path):
 def test_file_that_cannot_be_used_is_named_with_line_and_field(tmp_path, content, message):
     path = tmp_path / "predictions.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raisesInputError as error:
+    with pytest.raises(InputError) as error:
         read_predictions(path)
     assert str(error.value).startswith(f"{path}: ")
     assert message in str(error.value)

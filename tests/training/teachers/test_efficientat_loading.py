@@ -158,7 +158,7 @@ class Touch:
 
 
 def refused(path):
-    with pytest.raisesInputError as error:
+    with pytest.raises(InputError) as error:
         load_published(path)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)

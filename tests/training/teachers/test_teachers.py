@@ -57,7 +57,7 @@ def load(feature_extractor, *checkpoints, augmentation=None, **settings):
 
 
 def refused(feature_extractor, *checkpoints, **settings):
-    with pytest.raisesInputError as error:
+    with pytest.raises(InputError) as error:
         load(feature_extractor, *checkpoints, **settings)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"teacher.checkpoints: {checkpoints[-1]}: ")
