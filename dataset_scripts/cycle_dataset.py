@@ -18,7 +18,7 @@ import soundfile
 
 from dataset_scripts.cycles import CLASS_NAMES, Cycle, check_named, decode_cycle, decode_embedded_cycle
 from modeling_lung_srad.audio import SAMPLING_RATE
-from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.errors import InputError, one_line
 
 FEATURES = datasets.Features(
     {
@@ -205,7 +205,12 @@ def load_cycles(path: str | os.PathLike, cache_dir: str | os.PathLike | None = N
     for file in itertools.chain(*files.values()):
         _check_parquet(file)
     patterns = {split: [glob.escape(name) for name in names] for split, names in files.items()}
-    loaded = datasets.load_dataset("parquet", data_files=patterns, cache_dir=cache_dir)
+    try:
+        loaded = datasets.load_dataset("parquet", data_files=patterns, cache_dir=cache_dir)
+    except OSError as error:  # A disk that is too full or not writable, which the library names in its own words.
+        raise InputError(
+            path, f"cannot be unpacked ({one_line(error)})", "free space, or set HF_DATASETS_CACHE to another folder"
+        ) from error
     return with_decoding(loaded)
 
 

@@ -4,7 +4,8 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from safetensors import SafetensorError
 from transformers import ASTConfig, ASTForAudioClassification, PreTrainedConfig
 from transformers.utils import logging
 
@@ -52,7 +53,7 @@ def build_ast(arguments: ModelArguments) -> ASTForAudioClassification:
         return model
     except StrictDataclassError as error:
         raise InputError("model.config", one_line(error.__cause__ or error)) from error
-    except OSError as error:
+    except (OSError, HFValidationError, SafetensorError) as error:
         raise InputError(
             "model.checkpoint",
             f"{arguments.checkpoint} cannot be loaded as AST ({one_line(error)})",

@@ -74,7 +74,10 @@ def build_feature_extractor(arguments: ModelArguments) -> LungSradFeatureExtract
     elif arguments.checkpoint is not None:
         saved = _saved_feature_extractor(arguments.architecture, arguments.checkpoint)
         settings = {name: getattr(saved, name) for name in names} | settings
-    feature_extractor = LungSradFeatureExtractor(**settings)
+    try:
+        feature_extractor = LungSradFeatureExtractor(**settings)
+    except InputError as error:
+        raise error.within("model.feature_extractor") from error
     check_sampling_rate(feature_extractor, "model.feature_extractor.sampling_rate")
     return feature_extractor
 

@@ -84,7 +84,11 @@ def convert_feature_extractor(source: str | os.PathLike) -> LungSradFeatureExtra
     source = Path(os.path.expanduser(source))
     _, own_settings = read_config(source)
     if own_settings and (source / "preprocessor_config.json").is_file():
-        return LungSradFeatureExtractor.from_pretrained(source)
+        try:
+            return LungSradFeatureExtractor.from_pretrained(source)
+        except (OSError, TypeError, ValueError) as error:
+            problem = f"preprocessor_config.json cannot be used ({one_line(error)})"
+            raise InputError(source, problem, "save or download it again") from error
     return LungSradFeatureExtractor()
 
 

@@ -42,4 +42,4 @@ def test_folder_without_the_validation_patients_is_named(checkpoint, simulated_f
     summary = {"configuration": {"data": {"split": "official"}}, "validation_patients": ["999"]}
     (checkpoint / "training_summary.json").write_text(json.dumps(summary), encoding="utf-8")
     assert hearing.main([str(checkpoint), "--icbhi", str(simulated_folder)]) == 2
-    assert f"has no validation patients in {simulated_folder}" in capsys.readouterr().err
+    assert f"its validation patients are not in {simulated_folder}" in capsys.readouterr().err

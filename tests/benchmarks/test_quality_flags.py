@@ -48,4 +48,4 @@ def test_simpler_criteria_see_full_scale_and_stuck_samples():
 
 def test_folder_without_recordings_is_named(folder, tmp_path, capsys):
     assert main([str(folder), "--sprsound", str(tmp_path)]) == 2
-    assert f"{tmp_path}: has no train_wav/*.wav" in capsys.readouterr().err
+    assert f"{tmp_path}: lacks train_wav/*.wav" in capsys.readouterr().err

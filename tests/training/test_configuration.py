@@ -61,9 +61,9 @@ def test_unquoted_no_is_a_strategy(write):
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        ("learning_rat: 0.1", [], "no key learning_rat; the nearest valid one is learning_rate"),
-        ("augmentation: {rol: true}", [], "no key augmentation.rol; the nearest valid one is augmentation.roll"),
-        ("rol: true", [], "no key rol; the nearest valid one is augmentation.roll"),
+        ("learning_rat: 0.1", [], "unknown key learning_rat; the nearest valid one is learning_rate"),
+        ("augmentation: {rol: true}", [], "unknown key augmentation.rol; the nearest valid one is augmentation.roll"),
+        ("rol: true", [], "unknown key rol; the nearest valid one is augmentation.roll"),
         ("seed: 1", ["sampling.clas_balance=1"], "the nearest valid one is sampling.class_balance"),
         ("seed: 1", ["num_epochs=3"], "the nearest valid one is num_train_epochs"),
         ("learning_rate: fast", [], "learning_rate: 'fast' should be of type float"),

@@ -149,7 +149,7 @@ def test_checkpoint_without_a_summary_is_named(checkpoint, simulated_folder, cap
     assert main(["nobody/has-this-model", str(simulated_folder)]) == 2
 
     first, second = capsys.readouterr().err.splitlines()
-    assert f"{checkpoint}: has no training_summary.json" in first
+    assert f"{checkpoint}: lacks training_summary.json" in first
     assert "nobody/has-this-model: no such folder" in second
 
 

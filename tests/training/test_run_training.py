@@ -172,7 +172,7 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["learning_rat=1"], "no key learning_rat; the nearest valid one is learning_rate"),
+        (["learning_rat=1"], "unknown key learning_rat; the nearest valid one is learning_rate"),
         (["data.icbhi=nowhere"], "nowhere"),
         (["data.split=offical"], "offical"),
         (["model.size=large"], "model.size"),
@@ -197,7 +197,7 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
         (["model.architecture=ast", "model.config=null"], "objective.mode: 'dual' mixes rows or columns"),
         (
             ["model.architecture=ast", "model.config={hidden_siz: 8}"],
-            "no key model.config.hidden_siz; the nearest valid one is model.config.hidden_size",
+            "model.config.hidden_siz: unknown key; the nearest valid one is model.config.hidden_size",
         ),
         (
             ["model.architecture=ast", "model.config=null", "objective.mode=2d"],
@@ -371,7 +371,7 @@ def test_a_class_without_training_cycles_is_named(tmp_path, capsys):
             path.write_text(text, encoding="utf-8")
     settings = ["data.simulated=0", f"data.icbhi={folder}", "data.validation=0.4", f"output_dir={tmp_path / 'run'}"]
     assert train(SMOKE, settings) == 2
-    assert "the training part has no both cycle" in capsys.readouterr().err
+    assert "training part: contains no both cycle" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -10,7 +10,6 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 from modeling_lung_srad.audio import read_audio
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT  # or any folder or Hub id
-from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.files.recording_files import find_recordings
 
 if len(sys.argv) != 3:
@@ -23,8 +22,8 @@ extractor = AutoFeatureExtractor.from_pretrained(DEFAULT_CHECKPOINT)
 try:
     recordings = [(path, label) for label, name in enumerate(classes) for path in find_recordings(sounds / name)]
     inputs = [extractor(read_audio(path), sampling_rate=16000)["input_values"][0] for path, _ in recordings]
-except InputError as error:
-    sys.exit(str(error))
+except ValueError as error:
+    sys.exit(f"finetune_folder.py: {error}")
 cycles = [{"input_values": one, "labels": label} for one, (_, label) in zip(inputs, recordings, strict=True)]
 changed = {"head": "classes"} | dict.fromkeys(("temperature", "crackle_threshold", "wheeze_threshold"))
 changed |= {"id2label": dict(enumerate(classes)), "label2id": {name: label for label, name in enumerate(classes)}}

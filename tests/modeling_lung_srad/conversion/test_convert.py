@@ -282,3 +282,10 @@ def test_stochastic_depth_is_that_of_the_released_size(blocks, rate, tmp_path):
     named = {name.replace("lung_srad.", "dass."): tensor for name, tensor in weights.items()}
     save_file(named, folder / "model.safetensors")
     assert convert_checkpoint(folder).config.drop_path_rate == rate
+
+
+def test_feature_extractor_that_cannot_be_used_is_named(tmp_path):
+    LungSradForAudioClassification(tiny_config()).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"preprocessor_config\.json cannot be used \(.*; save or download it again"):
+        convert_feature_extractor(tmp_path)

@@ -79,7 +79,7 @@ def test_patient_on_both_sides_of_validation_is_named(simulated_folder, monkeypa
         return parts
 
     monkeypatch.setattr(cycle_sources, "load_icbhi", split_by_cycle)
-    with pytest.raises(ValueError, match=r"patient \d+ is in the training and in the validation part \(6 in all\)"):
+    with pytest.raises(ValueError, match=r"patient \d+: is in the training and in the validation part \(6 in all\)"):
         load_training_sources(DataArguments(icbhi=str(simulated_folder), validation=0.4))
 
 
@@ -128,7 +128,7 @@ def test_part_without_abnormal_cycles_is_refused(simulated_folder, tmp_path):
     for path in folder.glob("[0-9]*.txt"):
         cycles = read_annotations(path)
         write_annotations(path, [type(cycle)(cycle.start, cycle.end, 0) for cycle in cycles])
-    with pytest.raises(ValueError, match="test part contains no abnormal cycle"):
+    with pytest.raises(ValueError, match="test part: contains no abnormal cycle"):
         load_evaluated_source(folder, "official", "test")
 
 

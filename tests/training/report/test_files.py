@@ -97,7 +97,7 @@ def test_evaluation_that_is_none_is_named(folder, content):
 def test_evaluation_of_another_part_is_named(folder):
     report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) | {"part": "train"}
     (folder / "evaluation.json").write_text(json.dumps(report), encoding="utf-8")
-    with pytest.raises(InputError, match=r"has no cycle of the train part, which evaluation.json"):
+    with pytest.raises(InputError, match=r"contains no cycle of the train part, which evaluation.json"):
         read_report(folder)
 
 

@@ -118,10 +118,10 @@ def test_inputs_of_another_shape_are_refused(model, shape):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_mel_bins": 100}, "`num_mel_bins` must divide 128, got 100; use 128, 64 or 32"),
+        ({"num_mel_bins": 100}, "num_mel_bins: must divide 128, got 100; use 128, 64 or 32"),
         ({"num_mel_bins": 0}, "must divide 128, got 0"),
         ({"num_mel_bins": 256}, "must divide 128, got 256"),
-        ({"num_labels": 527}, "`head` 'sounds' gives the labels normal, crackle, wheeze, both, got LABEL_0"),
+        ({"num_labels": 527}, "head: 'sounds' gives the labels normal, crackle, wheeze, both, got LABEL_0"),
         ({"id2label": dict(enumerate(["normal", "wheeze", "crackle", "both"]))}, "got normal, wheeze, crackle, both"),
         ({"head": "events"}, "head"),
     ],

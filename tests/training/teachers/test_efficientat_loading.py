@@ -141,9 +141,9 @@ def test_classes_in_another_order_are_refused(run_folder):
 
 
 def test_mel_bins_that_the_network_cannot_take_are_refused(published_file):
-    with pytest.raises(InputError, match=r"model.config: `num_mel_bins` must divide 128, got 100"):
+    with pytest.raises(InputError, match=r"model.config: num_mel_bins: must divide 128, got 100"):
         build_efficientat(ModelArguments(architecture="efficientat"), num_mel_bins=100)
-    with pytest.raises(InputError, match=r"mn04.pt: `num_mel_bins` must divide 128, got 100"):
+    with pytest.raises(InputError, match=r"mn04.pt: num_mel_bins: must divide 128, got 100"):
         load_published(published_file, num_mel_bins=100)
 
 
