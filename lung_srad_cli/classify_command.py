@@ -7,7 +7,7 @@ import importlib.util
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from modeling_lung_srad.files.recording_files import (
     find_recordings,
     sum_durations,
 )
-from modeling_lung_srad.files.result_formats import FORMATS, PARQUET, write_parquet
+from modeling_lung_srad.files.result_formats import FORMATS, PARQUET, write_results
 from modeling_lung_srad.recording import Recording, load_recording
 from modeling_lung_srad.timeline import RecordingResult
 
@@ -51,13 +51,7 @@ class Job(NamedTuple):
 
 def run(arguments: argparse.Namespace) -> int:
     """
-    Classifies what the arguments name and writes the results.
-
-    Args:
-        arguments (`argparse.Namespace`): of `lung-srad classify`.
-
-    Returns:
-        `int`: the exit code, 2 where at least one recording could not be classified.
+    Classifies recordings and writes the results; returns 2 where at least one could not be classified, otherwise 0.
 
     Raises:
         InputError: where nothing could be done at all.
@@ -92,34 +86,22 @@ def _is_special(output: Path) -> bool:
 
 
 def _run_to_stream(
-    arguments: argparse.Namespace,
-    jobs: list[Job],
-    output_format: str,
-    processes: Processes,
-    failures: list[Exception],
+    arguments: argparse.Namespace, jobs: list[Job], output_format: str, processes: Processes, failures: list[Exception]
 ) -> int:
     """Writes each result to standard output, or to a pipe or device, as soon as it is there."""
     bar = _progress_bar(jobs, processes, arguments)
     results = (result for _, result in classify_jobs(bar, load_pipeline(arguments, jobs), failures))
     is_annotated = arguments.annotations is not None
-    if output_format == PARQUET:
-        write_parquet(Path(arguments.output), results, is_annotated)
-        return INPUT_ERROR if failures else 0
-    with contextlib.ExitStack() as stack:
-        stream = sys.stdout
-        if arguments.output is not None:
-            stream = stack.enter_context(open(arguments.output, "w", encoding="utf-8", errors="backslashreplace"))
+    if arguments.output is not None:
+        write_results(Path(arguments.output), output_format, results, is_annotated)
+    else:
         for piece in FORMATS[output_format](results, is_annotated):
-            print(piece, end="", flush=True, file=stream)
+            print(piece, end="", flush=True)
     return INPUT_ERROR if failures else 0
 
 
 def _run_to_file(
-    arguments: argparse.Namespace,
-    jobs: list[Job],
-    output_format: str,
-    processes: Processes,
-    failures: list[Exception],
+    arguments: argparse.Namespace, jobs: list[Job], output_format: str, processes: Processes, failures: list[Exception]
 ) -> int:
     """Classifies the share of this process into the journal; the main one then writes the output of all."""
     lung_sounds = load_pipeline(arguments, jobs)
@@ -148,7 +130,8 @@ def _run_to_file(
                     f"start the same command again, which goes on from {journal.path}",
                 )
             if done:
-                _write_output(output, output_format, journal.results(done), is_annotated)
+                with replaced_when_complete(output) as temporary:
+                    write_results(temporary, output_format, journal.results(done), is_annotated)
                 if sys.stderr.isatty():
                     print(f"{output}: {len(done)} of {len(jobs)} recordings", file=sys.stderr)
             journal.remove()
@@ -160,24 +143,11 @@ def _is_done(job: Job, journal: Journal) -> bool:
     return job.key in journal and (job.plot is None or job.plot.exists())
 
 
-def _write_output(output: Path, output_format: str, results: Iterator[RecordingResult], is_annotated: bool) -> None:
-    with replaced_when_complete(output) as temporary:
-        if output_format == PARQUET:
-            write_parquet(temporary, results, is_annotated)
-            return
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.writelines(FORMATS[output_format](results, is_annotated))
-
-
 def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[Job]:
     """Finds recordings, annotations and plot names, and checks what can be checked before the work begins."""
     if arguments.annotations is not None and (arguments.window or arguments.hop):
         raise InputError("--annotations", "says where cycles are", "leave it out, or leave --window and --hop out")
-    found: dict[str, Path | ArchivedRecording] = {}
-    for path in arguments.paths:
-        with reported(failures):
-            for recording in find_recordings(path):
-                found.setdefault(_place(recording), recording)
+    found = find_distinct(arguments.paths, failures)
     recordings = list(found.values())
     annotations: list[Path | None] = [None] * len(recordings)
     plots: list[Path | None] = [None] * len(recordings)
@@ -198,6 +168,16 @@ def find_jobs(arguments: argparse.Namespace, failures: list[Exception]) -> list[
         Job(recording, annotation, plot, f"{place} {_stamps(_file_of(recording), annotation)}")
         for (place, recording), annotation, plot in zip(found.items(), annotations, plots, strict=True)
     ]
+
+
+def find_distinct(paths: Iterable[str], failures: list[Exception]) -> dict[str, Path | ArchivedRecording]:
+    """Recordings by place, each once; a path without any is reported and does not stop the others."""
+    found: dict[str, Path | ArchivedRecording] = {}
+    for path in paths:
+        with reported(failures):
+            for recording in find_recordings(path):
+                found.setdefault(_place(recording), recording)
+    return found
 
 
 def _file_of(recording: Path | ArchivedRecording) -> Path:
@@ -278,18 +258,7 @@ def load_job(job: Job, sampling_rate: int = SAMPLING_RATE) -> Recording:
 def classify_recording(
     job: Job, recording: Recording, lung_sounds: LungSoundPipeline, on_progress: Callable[[int, int], None]
 ) -> RecordingResult:
-    """
-    Classifies windows of a recording, or the cycles of its annotations, which then go into the result.
-
-    Args:
-        job ([`Job`]): the recording and its annotations.
-        recording ([`Recording`]): its content.
-        lung_sounds ([`LungSoundPipeline`]): the model and the windows.
-        on_progress (`Callable[[int, int], None]`): told how many windows of how many are done.
-
-    Raises:
-        InputError: where the annotations do not fit the recording.
-    """
+    """Classifies windows of a recording, or the cycles of its annotations, whose classes then go into the result."""
     if job.annotations is None:
         return lung_sounds(recording, on_progress=on_progress)
     cycles = read_annotations(job.annotations, recording.duration)

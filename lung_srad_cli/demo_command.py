@@ -59,13 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def check_address(host: str, port: int | None) -> None:
-    """
-    Raises [`InputError`] where nothing can listen.
-
-    Args:
-        host (`str`): name or address of this machine.
-        port (`int`, *optional*): any free one by default.
-    """
+    """Raises [`InputError`] where nothing can listen at an address of this machine; any free port without `port`."""
     try:
         (family, _, _, _, address), *_ = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)
         with socket.socket(family, socket.SOCK_STREAM) as probe:

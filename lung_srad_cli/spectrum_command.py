@@ -11,12 +11,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lung_srad_cli.argument_types import INPUT_ERROR
+from lung_srad_cli.classify_command import find_distinct
 from lung_srad_cli.errors import reported
 from lung_srad_cli.spectrum_files import SpectrumFiles, write_curves, write_summary
 from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.errors import InputError, printable
 from modeling_lung_srad.files.plots import save_figure
-from modeling_lung_srad.files.recording_files import ArchivedRecording, find_recordings
+from modeling_lung_srad.files.recording_files import ArchivedRecording
 from modeling_lung_srad.recording import cut_cycle, fade_recording, load_recording
 from modeling_lung_srad.spectral.figures import (
     AttentionMap,
@@ -60,13 +61,7 @@ class WindowedRecording(NamedTuple):
 
 def run(arguments: argparse.Namespace) -> int:
     """
-    Measures the layers and writes figures and tables.
-
-    Args:
-        arguments (`argparse.Namespace`): of `lung-srad spectrum`.
-
-    Returns:
-        `int`: the exit code, 2 where at least one recording could not be used.
+    Measures the layers, writes figures and tables, and returns 2 where a recording could not be used, otherwise 0.
 
     Raises:
         InputError: where nothing could be done at all.
@@ -175,11 +170,7 @@ def load_recordings(
     window = arguments.window or min(DEFAULT_WINDOW_SECONDS, longest)
     hop = arguments.hop or window
     check_window(window, hop, longest)
-    found: dict[str, Path | ArchivedRecording] = {}
-    for path in arguments.recordings:
-        with reported(failures):
-            for recording in find_recordings(path):
-                found.setdefault(os.path.realpath(recording), recording)
+    found = find_distinct(arguments.recordings, failures)
     loaded, [rate] = [], rates
     for recording in tqdm(found.values(), unit="recording", desc="reading", disable=None, leave=False):
         with reported(failures):

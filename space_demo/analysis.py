@@ -33,18 +33,7 @@ def analyse(
     path: str | None, folder: Path, lung_sounds: LungSoundPipeline, window: float, hop: float, min_confidence: float
 ) -> str:
     """
-    Classifies a recording.
-
-    Args:
-        path (`str`, *optional*): the upload.
-        folder (`Path`): the private folder.
-        lung_sounds ([`LungSoundPipeline`]): the model.
-        window (`float`): seconds.
-        hop (`float`): seconds.
-        min_confidence (`float`): below this probability the model abstains.
-
-    Returns:
-        `str`: the answer as HTML.
+    Classifies an upload in the private folder, with window and hop in seconds; returns the answer as HTML.
 
     Raises:
         InputError: for a recording that cannot be used;
@@ -61,16 +50,7 @@ def analyse(
 
 
 def answer_html(result: RecordingResult, figure: str) -> str:
-    """
-    The answer as HTML.
-
-    Args:
-        result ([`RecordingResult`]): of the pipeline.
-        figure (`str`): HTML of the figure.
-
-    Returns:
-        `str`: HTML in which the name of the file is escaped.
-    """
+    """The answer as HTML, with the HTML of its figure; the name of the file is escaped."""
     table = "".join(csv_text([result])).encode("utf-8", errors="backslashreplace")
     address = f"data:text/csv;charset=utf-8;base64,{base64.b64encode(table).decode()}"
     return f"""
@@ -120,16 +100,7 @@ def figure_text(result: RecordingResult) -> str:
 
 
 def image_html(figure: Figure, alternative: str) -> str:
-    """
-    A figure as an image inside the page, so that none is written to a file.
-
-    Args:
-        figure (`Figure`): of matplotlib.
-        alternative (`str`): a description for those who do not see it.
-
-    Returns:
-        `str`: an `img` element that holds the image.
-    """
+    """An `img` element that holds the figure, so that no file is written; `alternative` describes it in words."""
     buffer = io.BytesIO()
     # A tenth of the size of a png.
     figure.savefig(buffer, format="webp", pil_kwargs={"quality": 90, "method": 2})

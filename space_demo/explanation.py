@@ -25,16 +25,13 @@ BRIGHTEST_QUANTILE = 0.995
 
 def explain(path: str | None, folder: Path, lung_sounds: LungSoundPipeline, chosen: str | None) -> str:
     """
-    Explains the class of a part of a recording.
+    Explains the class of a part of an upload; returns HTML with a figure and a sentence on its peak.
 
     Args:
         path (`str`, *optional*): the upload.
         folder (`Path`): the private folder.
         lung_sounds ([`LungSoundPipeline`]): the model.
-        chosen (`str`, *optional*): a value of [`choices`].
-
-    Returns:
-        `str`: HTML with a figure and, in words, where most of it lies.
+        chosen (`str`, *optional*): a value of [`~space_demo.parts.choices`].
 
     Raises:
         InputError: where there is nothing that can be explained.
@@ -73,18 +70,7 @@ def peak_sentence(saliency: SaliencyMap, part: Part) -> str:
 
 
 def plot_saliency(clip: np.ndarray, sampling_rate: int, saliency: SaliencyMap, part: Part) -> Figure:
-    """
-    Draws a saliency map over the spectrogram, and below it its sum over frequencies.
-
-    Args:
-        clip (`np.ndarray`): shape `(samples,)`.
-        sampling_rate (`int`): its rate in Hz.
-        saliency ([`SaliencyMap`]): of the clip.
-        part ([`Part`]): where the clip lies in the recording.
-
-    Returns:
-        `Figure`
-    """
+    """Draws a map over the spectrogram of its clip `(samples,)`, and below it the sum over frequencies."""
     figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")
     cells, sums = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     decibels = log_mel_decibels(clip, sampling_rate)

@@ -78,19 +78,7 @@ class Page:
     def answer(
         self, path: str | None, checkpoint: str, window: float, hop: float, min_confidence: float
     ) -> tuple[str, str, Any]:
-        """
-        Classifies a recording and removes it.
-
-        Args:
-            path (`str`, *optional*): the upload.
-            checkpoint (`str`): one of the names of the recognizers.
-            window (`float`): seconds.
-            hop (`float`): seconds.
-            min_confidence (`float`): below this probability an answer is marked as unsure.
-
-        Returns:
-            `tuple[str, str, Any]`: the answer as HTML, an empty explanation, and whether one can be asked for.
-        """
+        """Classifies an upload and removes it; returns HTML, no explanation, and the column that asks for one."""
         try:
             answer = self._worker.submit(self._answer, path, checkpoint, window, hop, min_confidence).result()
         except Exception as error:
@@ -100,17 +88,7 @@ class Page:
         return answer, "", gr.Column(visible=True)
 
     def explain(self, path: str | None, checkpoint: str, part: str | None) -> str:
-        """
-        Shows the times and frequencies that made the class of a part of the recording.
-
-        Args:
-            path (`str`, *optional*): the upload, which is removed.
-            checkpoint (`str`): one of the names of the recognizers.
-            part (`str`, *optional*): one of the parts of the last answer.
-
-        Returns:
-            `str`: HTML.
-        """
+        """Shows the times and frequencies that made the class of a part of an upload, and removes it; returns HTML."""
         try:
             return self._worker.submit(self._explain, path, checkpoint, part).result()
         except Exception as error:
@@ -130,12 +108,8 @@ class Page:
         gr.HTML(HINT.format(megabytes=MAX_MEGABYTES, minutes=MAX_MINUTES, bytes=MAX_UPLOAD_BYTES), padding=False)
         with gr.Row(elem_id="examples"):
             self.examples = [gr.Button(f"Simulated {name}", size="sm", min_width=90) for name in EXAMPLE_NAMES]
-        self.checkpoint = gr.Radio(
-            self.recognizers.names,
-            value=self.recognizers.default,
-            label="Model",
-            info=EMBEDDED_NOTE,
-        )
+        names, default = self.recognizers.names, self.recognizers.default
+        self.checkpoint = gr.Radio(names, value=default, label="Model", info=EMBEDDED_NOTE)
         with gr.Accordion("Windows and confidence", open=False):
             self.window = gr.Slider(
                 1, 10, WINDOW_SECONDS, step=0.5, label="Window", info="seconds that are classified at once"
@@ -163,29 +137,17 @@ class Page:
         settings = [self.window, self.hop, self.min_confidence]
         answered = [self.result, self.explanation, self.explaining]
         self.recording.change(None, None, answered, js=FORGET)
-        self.ask.click(
-            self.answer,
-            [self.recording, self.checkpoint, *settings],
-            answered,
-            js=SEND,
-            api_name="classify",
-            **WORKING,
-        )
-        self.ask_why.click(
-            self.explain,
-            [self.recording, self.checkpoint, self.part],
-            self.explanation,
-            js=SEND_PART,
-            api_name="explain",
-            **WORKING,
-        )
+        asked = [self.recording, self.checkpoint, *settings]
+        self.ask.click(self.answer, asked, answered, js=SEND, api_name="classify", **WORKING)
+        asked = [self.recording, self.checkpoint, self.part]
+        self.ask_why.click(self.explain, asked, self.explanation, js=SEND_PART, api_name="explain", **WORKING)
         for name, button in zip(EXAMPLE_NAMES, self.examples, strict=True):
             button.click(lambda name=name: self.example(name), None, self.recording, api_visibility="private")
 
     # These import torch, which would delay the first page.
 
     def _example(self, name: str) -> str:
-        from space_demo.examples.simulate import write_example
+        from space_demo.examples import write_example
 
         return str(write_example(name, self.folder))
 

@@ -16,15 +16,7 @@ class Part(NamedTuple):
 
 
 def choices(result: RecordingResult) -> list[tuple[str, str]]:
-    """
-    The strongest segment, where there is one, and then each window with its class.
-
-    Args:
-        result ([`RecordingResult`]): of the pipeline.
-
-    Returns:
-        `list[tuple[str, str]]`: text to show, and value for [`parse`].
-    """
+    """The strongest segment, where there is one, and then each window: text to show, and value for [`parse`]."""
     windows = [
         (Part(segment["start"], segment["end"], segment["label"]), segment["confidence"])
         for segment in result["timeline"]
@@ -38,15 +30,7 @@ def choices(result: RecordingResult) -> list[tuple[str, str]]:
 
 
 def parse(value: str | None) -> Part:
-    """
-    The part that was chosen.
-
-    Args:
-        value (`str`, *optional*): of [`choices`].
-
-    Raises:
-        InputError: for anything else.
-    """
+    """The part of a value of [`choices`]; raises [`InputError`] for anything else."""
     fields = (value or "").split()
     try:
         part = Part(float(fields[0]), float(fields[1]), fields[2])

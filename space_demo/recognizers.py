@@ -1,7 +1,7 @@
 """The checkpoints to choose from, loaded when they are first asked for."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Recognizers:
         names = [*dict.fromkeys([*checkpoints, EMBEDDED] if preferred else [EMBEDDED, *checkpoints])]
         self.names = names
         self.default = names[0]
-        self._loaded: OrderedDict[str, LungSoundPipeline] = OrderedDict()
+        self._load = lru_cache(MAX_LOADED)(_load)
 
     def get(self, name: str) -> "LungSoundPipeline":
         """
@@ -38,14 +38,13 @@ class Recognizers:
             InputError: where it cannot be loaded.
             KeyError: where it is not one of `names`.
         """
-        # The import takes seconds, which would delay the first page.
-        from modeling_lung_srad import LungSoundPipeline
-
         if name not in self.names:
             raise KeyError(name)
-        if name not in self._loaded:
-            self._loaded[name] = LungSoundPipeline.from_checkpoint(None if name == EMBEDDED else name)
-        self._loaded.move_to_end(name)
-        while len(self._loaded) > MAX_LOADED:
-            self._loaded.popitem(last=False)
-        return self._loaded[name]
+        return self._load(name)
+
+
+def _load(name: str) -> "LungSoundPipeline":
+    # The import takes seconds, which would delay the first page.
+    from modeling_lung_srad import LungSoundPipeline
+
+    return LungSoundPipeline.from_checkpoint(None if name == EMBEDDED else name)

@@ -50,13 +50,7 @@ def load_upload(path: str | None, folder: Path) -> Recording:
 
 
 def check_length(data: bytes, name: str) -> None:
-    """
-    Raises [`InputError`] for too much audio. Content that is not audio passes; decoding it raises.
-
-    Args:
-        data (`bytes`): content of the file.
-        name (`str`): its name in the message.
-    """
+    """Raises [`InputError`] for too much audio in a file's content. Other content passes; decoding it raises."""
     try:
         # Decoding stops at the number of frames in the header, so a false header does no harm.
         with soundfile.SoundFile(io.BytesIO(data)) as sound:

@@ -21,22 +21,20 @@ THEME = gr.themes.Base(
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 ).set(
-    button_primary_background_fill="*primary_700",
-    button_primary_background_fill_dark="*primary_700",
-    button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_hover_dark="*primary_800",
-    button_primary_text_color="white",
-    button_primary_text_color_dark="white",
-    body_text_color_subdued="*neutral_600",
-    body_text_color_subdued_dark="*neutral_300",
-    block_label_text_color="*neutral_700",
-    block_label_text_color_dark="*neutral_200",
-    block_title_text_color="*neutral_700",
-    block_title_text_color_dark="*neutral_200",
-    block_info_text_color="*neutral_600",
-    block_info_text_color_dark="*neutral_300",
-    input_placeholder_color="*neutral_600",
-    input_placeholder_color_dark="*neutral_300",
+    **{
+        f"{name}{mode}": color
+        for name, *colors in (
+            ("button_primary_background_fill", "*primary_700", "*primary_700"),
+            ("button_primary_background_fill_hover", "*primary_800", "*primary_800"),
+            ("button_primary_text_color", "white", "white"),
+            ("body_text_color_subdued", "*neutral_600", "*neutral_300"),
+            ("block_label_text_color", "*neutral_700", "*neutral_200"),
+            ("block_title_text_color", "*neutral_700", "*neutral_200"),
+            ("block_info_text_color", "*neutral_600", "*neutral_300"),
+            ("input_placeholder_color", "*neutral_600", "*neutral_300"),
+        )
+        for mode, color in zip(("", "_dark"), colors, strict=True)
+    }
 )
 
 
@@ -55,19 +53,7 @@ class NothingKept(StateHolder):
 def serve(
     page: Page, folder: Path, stopped: threading.Event, host: str | None = None, port: int | None = None
 ) -> None:
-    """
-    Serves the page.
-
-    Args:
-        page ([`Page`]): the page.
-        folder (`Path`): the private folder.
-        stopped (`threading.Event`): ends it.
-        host (`str`, *optional*): address to listen on.
-        port (`int`, *optional*): port to listen on.
-
-    Raises:
-        OSError: where the port is taken.
-    """
+    """Serves the page until `stopped` is set; raises `OSError` where the port is taken."""
     try:
         page.blocks.queue(max_size=MAX_WAITING, api_open=False)
         page.blocks.launch(

@@ -30,13 +30,7 @@ EMPTY_ANSWER = """
 
 def error_html(message: str) -> str:
     """
-    A message about wrong input, announced by screen readers.
-
-    Args:
-        message (`str`): `what: what is wrong; remedy`. It may hold a file name with any signs.
-
-    Returns:
-        `str`: HTML.
+    A message, `what: what is wrong; remedy`, as HTML that screen readers announce. All signs in it are escaped.
 
     Example:
 

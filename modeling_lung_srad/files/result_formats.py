@@ -121,6 +121,27 @@ def write_parquet(path: Path, results: Iterable[RecordingResult], with_reference
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
 
 
+def write_results(
+    path: Path, output_format: str, results: Iterable[RecordingResult], with_reference: bool = False
+) -> None:
+    """
+    Writes a file, each result as soon as it is there.
+
+    Args:
+        path (`Path`): the file, pipe or device.
+        output_format (`str`): a key of `FORMATS`, or `PARQUET`.
+        results (iterable of [`RecordingResult`]): taken one at a time.
+        with_reference (`bool`, *optional*, defaults to `False`): as in the functions of the formats.
+    """
+    if output_format == PARQUET:
+        write_parquet(path, results, with_reference)
+        return
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        for piece in FORMATS[output_format](results, with_reference):
+            file.write(piece)
+            file.flush()
+
+
 def _columns(with_reference: bool) -> list[str]:
     return [*COLUMNS, "reference"] if with_reference else list(COLUMNS)
 

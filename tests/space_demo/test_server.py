@@ -14,7 +14,7 @@ from benchmarks.space_load import SETTINGS, classify, upload
 from tests.space_demo.conftest import ROOT, breath
 
 NOTHING_FETCHED = "Nothing is fetched from elsewhere."
-REQUESTS_AT_ONCE = 20
+REQUESTS_AT_ONCE = 10
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def sound():
     return buffer.getvalue()
 
 
-def test_twenty_requests_at_once_are_all_answered_and_nothing_is_kept(space, sound):
+def test_ten_requests_at_once_are_all_answered_and_nothing_is_kept(space, sound):
     def ask(number):
         # Pairs send the same file under the same name: the answer to one must not take it from the other.
         name = f"recording {number // 2}.wav"

@@ -1,4 +1,4 @@
-"""Computes the examples of the page."""
+"""Computes the examples of the page, which are simulated: they are recordings of nobody."""
 
 import secrets
 from pathlib import Path
@@ -22,16 +22,7 @@ EXAMPLES = {
 
 
 def write_example(name: str, folder: Path) -> Path:
-    """
-    Writes one of the examples, 30 s, as a file of its own.
-
-    Args:
-        name (`str`): a key of `EXAMPLES`.
-        folder (`Path`): where it gets a folder of its own.
-
-    Returns:
-        `Path`: 16 bit wav, 8 kHz. Another call gives the same sound in another file.
-    """
+    """Writes 30 s of one of `EXAMPLES`, 16 bit wav at 8 kHz, to a new folder in `folder`; returns the file."""
     classes = EXAMPLES[name]
     labels = [CLASS_NAMES.index(classes[number // 3 % len(classes)]) for number in range(NUM_CYCLES)]
     waveform, _ = simulate_recording(labels, SAMPLING_RATE, np.random.default_rng(SEED))
