@@ -156,7 +156,6 @@ def prepare(
         # Those of the checkpoint to start from were fitted to its weights.
         model.config.temperature = model.config.familiarity_digest = None
         model.config.crackle_threshold = model.config.wheeze_threshold = None
-        model.config.crackle_threshold = model.config.wheeze_threshold = None
     check_fit(model, feature_extractor, arguments)
     record, started_from = read_earlier_stages(arguments.model.checkpoint)
     check_earlier_stages(record, sources)
