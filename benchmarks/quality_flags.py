@@ -183,7 +183,7 @@ def print_rates(recordings: Sequence[Recording], flags: Sequence[set[str]]) -> N
 
 
 def print_false_alarms(recordings: Sequence[Recording], flags: Sequence[set[str]]) -> None:
-    """A row for each flag: how often it is raised where there is no reason."""
+    """A row for each flag: how often it is raised without a reason."""
     rows = []
     for flag in FLAGS:
         sound = [

@@ -196,7 +196,7 @@ def load_cycles(path: str | os.PathLike, cache_dir: str | os.PathLike | None = N
         `datasets.DatasetDict`: the splits; `audio` decodes to `array`, `sampling_rate` and `path`.
 
     Raises:
-        InputError: where the folder has no such files, or naming the one that is damaged or of another kind.
+        InputError: if the folder lacks such files, or naming the one that is damaged or of another kind.
     """
     check_named(path)
     files = parquet_files(path)

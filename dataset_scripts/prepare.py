@@ -45,7 +45,7 @@ Made by `lung-srad prepare`: {settings}.
 | --- | --- | {class_rules} |
 {counts}
 
-## What is in it
+## Contents
 
 One row a cycle. `audio` holds the cycle itself, not the recording it is from: the recording was resampled to 16 kHz,
 faded in and out over 1/16 s and cut at the annotated times. It is 24 bit FLAC, or 32 bit float WAV where resampling

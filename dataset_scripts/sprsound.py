@@ -78,7 +78,7 @@ def load_sprsound(data_dir: str | os.PathLike, validation: float = 0.0, seed: in
 
     Raises:
         InputError: where `validation` is out of range;
-            where the folder has no such files;
+            if the folder lacks such files;
             naming file and field;
             naming the audio file.
     """

@@ -18,7 +18,7 @@ if len(sys.argv) != 3:
     sys.exit("usage: python examples/classify_onnx.py EXPORT_FOLDER CYCLE.wav")
 folder, recording = Path(sys.argv[1]), sys.argv[2]
 if not (folder / "model.onnx").is_file():
-    sys.exit(f"{folder}: has no model.onnx; make it by `lung-srad export CHECKPOINT {folder}`")
+    sys.exit(f"{folder}: lacks model.onnx; make it by `lung-srad export CHECKPOINT {folder}`")
 settings = read_settings(folder)
 try:
     waveform, sampling_rate = soundfile.read(recording, dtype="float32", always_2d=True)
@@ -27,7 +27,7 @@ except soundfile.SoundFileError as error:
 if sampling_rate != settings["sampling_rate"]:
     sys.exit(f"{recording}: has {sampling_rate} Hz; resample it to {settings['sampling_rate']} Hz")
 if len(waveform) < FRAME_SECONDS * sampling_rate or not np.isfinite(waveform).all():
-    sys.exit(f"{recording}: is shorter than {FRAME_SECONDS} s or has samples that are no numbers; record it again")
+    sys.exit(f"{recording}: is shorter than {FRAME_SECONDS} s or has NaN or infinite samples; record it again")
 session = onnxruntime.InferenceSession(folder / "model.onnx")
 labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
 (logits,) = session.run(["logits"], {"input_values": input_values(waveform.mean(axis=1), settings)})

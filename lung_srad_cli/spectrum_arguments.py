@@ -11,7 +11,7 @@ DESCRIPTION = """\
 Shows which spatial frequencies the layers of a model keep: the effective attention of SS2D blocks and the attention of
 AST as matrices between the patches of the mel-time grid, and their spectral response |F M F^-1| (arXiv 2606.11922).
 
-What is measured in the windows of a recording is averaged first, then come the mean and the standard deviation over
+Measures are averaged over the windows of a recording first; mean and standard deviation are over
 recordings. The dense matrices take memory: 3 GB in all where a grid has 8192 patches, as the first stage of the
 large models."""
 EPILOG = """\

@@ -31,7 +31,7 @@ MAX_CHANNELS = 2
 LARGEST_SAMPLE = 2.0**31
 # Lengths that writers put into a RIFF header when they stream and cannot know it. libsndfile reads to the end then.
 UNKNOWN_RIFF_LENGTHS = (0x7FFFF000, 0x80000000, 0xFFFFFFFF)
-# What libsndfile says of a FLAC file whose writer did not know it, and it does not find the end of such a file.
+# libsndfile reports this length for a FLAC file whose writer did not know it, and misses the end of such a file.
 UNKNOWN_FRAMES = 2**63 - 1
 LENGTH_REMEDY = "save it again by an audio editor, or by `ffmpeg -i FILE NEW.wav`"
 # Writers put a handful of chunks before the audio. A damaged file can have millions of empty ones.
@@ -227,7 +227,7 @@ def resample(waveform: np.ndarray, source_rate: int, sampling_rate: int) -> np.n
     steps_at_once = max(1, SAMPLES_AT_ONCE // source_step)
     for begin in range(0, len(resampled), steps_at_once):
         steps = resampled[begin : begin + steps_at_once]
-        # What a piece needs of its neighbours, or of the silence around the recording, lies half a kernel beyond it.
+        # A piece needs half a kernel of its neighbours, or of the silence around the recording.
         low, high = begin * source_step - half_width, (begin + len(steps) + 1) * source_step + half_width
         piece = waveform[max(low, 0) : high]
         padded = np.pad(piece, (max(-low, 0), high - max(low, 0) - len(piece)))

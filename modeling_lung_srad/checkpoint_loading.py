@@ -129,7 +129,7 @@ def _read_weights(model_class: type[Classifier], folder: Path) -> tuple[Classifi
     """The model, and the names of the weights that do not fit it."""
     progress_was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    # What does not fit is told in one line by `load_from_folder`, not in a table.
+    # `load_from_folder` names mismatches in one line, not in a table.
     logging.set_verbosity_error()
     try:
         loaded: Any = model_class.from_pretrained(

@@ -50,7 +50,7 @@ def printable(text: str) -> str:
 
 
 def is_about_input(error: BaseException) -> bool:
-    """Whether an error tells of the input or of the disk and no bug: `InputError`, or an error of the system."""
+    """True for an error of the input or the disk, not a bug: `InputError`, or an error of the system."""
     return isinstance(error, InputError) or (isinstance(error, OSError) and error.strerror is not None)
 
 

@@ -32,7 +32,7 @@ SHRINKAGE = 0.3
 FAMILIAR_SHARE = 0.99
 NUM_FOLDS = 5
 SMALLEST_DEVIATION = 1e-6
-# Of a spectrogram: digital silence has none.
+# Least spread of a spectrogram that is compared; digital silence has none.
 SMALLEST_SPREAD = 1e-3
 # Of 29 validation recordings, 3 have unfamiliar windows, and none has a quarter of them.
 UNFAMILIAR_SHARE = 0.25
@@ -209,7 +209,7 @@ def load_familiarity(checkpoint: str | os.PathLike, **kwargs: str | bool | None)
         kwargs (*optional*): `revision`, `token`, `cache_dir`, `local_files_only` and the like for the Hub.
 
     Returns:
-        `Familiarity` or `None`: the latter where there is no such checkpoint, file or network.
+        `Familiarity`, or `None` if the checkpoint, the file or the network is missing.
 
     Raises:
         InputError: where the file is damaged or something else. It is never unpickled.

@@ -22,7 +22,7 @@ HOP_SECONDS = 0.010
 PREEMPHASIS = 0.97
 LOWEST_FREQUENCY = 20.0
 LARGEST_SAMPLE = 2.0**31
-# What a settings file may ask for: an hour, as many frames as that has, and more filters than any published model.
+# Limits of a settings file: an hour, its frames, and more filters than any published model.
 MAX_CYCLE_SECONDS, MAX_FRAMES, MAX_MEL_BINS = 3600.0, 360_000, 1024
 MAX_FRAME_SECONDS, MAX_FFT_LENGTH, MAX_FLOOR_DECIBELS = 1.0, 2**20, 200.0
 SMALLEST_RMS = 1e-9
@@ -233,7 +233,7 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         if self.normalization == "band":
             log_mel = log_mel - log_mel.mean(dim=-2, keepdim=True)
         mean = log_mel.mean(dim=(-2, -1), keepdim=True)
-        # Digital silence has no spread; it becomes (almost) zero instead of NaN.
+        # The spread of digital silence is zero; it becomes (almost) zero instead of NaN.
         std = log_mel.std(dim=(-2, -1), keepdim=True).clamp_min(1e-3)
         return (log_mel - mean) / (2 * std)
 

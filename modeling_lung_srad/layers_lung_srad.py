@@ -1,4 +1,4 @@
-"""Layers of the Lung-SRAD model: torch's in ways that run faster, stochastic depth, and the Gaussian convolution."""
+"""Faster variants of torch layers: which kernel runs depends on the hardware, the results do not."""
 
 import functools
 from collections.abc import Callable
@@ -7,11 +7,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.activations import ACT2FN
 
 from .configuration_lung_srad import LungSradConfig
 
-# Below, on an H200, starting the kernel takes longer than it saves.
+# Smaller maps are not worth a kernel launch (measured on an H200).
 LAYER_NORM_KERNEL_FROM = 2**23
+# The C library returns memory of more than 32 MB to the system after every use, and getting it again costs more than
+# the computation in it.
+ELEMENTS_AT_ONCE = 2**22
 
 
 class LungSradLayerNorm(nn.LayerNorm):
@@ -92,54 +96,41 @@ class LungSradLinear(nn.Linear):
 
 @functools.cache
 def _is_processor_of_intel() -> bool:
-    # Torch 2.9 has no such function.
+    # Torch 2.9 lacks this function.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return capabilities.get("cpu_name", "").startswith("Intel")
 
 
-class LungSradDropPath(nn.Module):
-    """Stochastic depth per sample (arXiv 1603.09382); identity outside training."""
+class LungSradMLP(nn.Module):
+    """Two linear layers over the channels of `(batch, mel, time, channels)`."""
 
-    def __init__(self, drop_prob: float = 0.0):
+    def __init__(self, config: LungSradConfig, width: int):
         super().__init__()
-        self.drop_prob = drop_prob
+        self.fc1 = LungSradLinear(width, int(config.mlp_ratio * width))
+        self.act = ACT2FN[config.hidden_act]
+        self.fc2 = LungSradLinear(int(config.mlp_ratio * width), width)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.drop_prob == 0.0 or not self.training:
-            return hidden_states
-        keep_prob = 1 - self.drop_prob
-        shape = (hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1)
-        return hidden_states * hidden_states.new_empty(shape).bernoulli_(keep_prob).div_(keep_prob)
+        elements = hidden_states[..., 0].numel() * self.fc1.out_features
+        return in_pieces(self._apply_layers, hidden_states, dim=1, elements=elements)
 
-    def extra_repr(self) -> str:
-        return f"p={self.drop_prob}"
+    def _apply_layers(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act(self.fc1(hidden_states)))
 
 
-class LungSradGaussianBlur(nn.Module):
-    """Spectral-aware layer regularization: a fixed separable Gaussian convolution over mel and time, zero padded.
-
-    Takes and returns `(batch, mel, time, channels)`.
+def in_pieces(
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, dim: int, elements: int
+) -> torch.Tensor:
     """
+    `function(x)`, on a CPU without gradients in pieces along `dim`.
 
-    def __init__(self, config: LungSradConfig):
-        super().__init__()
-        self.kernel_size = config.gaussian_kernel_size
-        self.sigma = config.gaussian_sigma
-        self.at_inference = config.gaussian_at_inference
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not (self.training or self.at_inference):
-            return hidden_states
-        radius = self.kernel_size // 2
-        offsets = torch.arange(-radius, radius + 1, device=hidden_states.device, dtype=torch.float32)
-        kernel = torch.softmax(-offsets.square() / (2 * self.sigma**2), dim=0).to(hidden_states.dtype)
-        channels = hidden_states.shape[-1]
-        hidden_states = hidden_states.permute(0, 3, 1, 2)
-        over_mel = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
-        over_time = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
-        hidden_states = F.conv2d(hidden_states, over_mel, padding=(radius, 0), groups=channels)
-        hidden_states = F.conv2d(hidden_states, over_time, padding=(0, radius), groups=channels)
-        return hidden_states.permute(0, 2, 3, 1)
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, sigma={self.sigma}, at_inference={self.at_inference}"
+    Args:
+        function (`Callable`): treats each entry along `dim` alone.
+        x (`torch.Tensor`): its input.
+        dim (`int`): the dimension to cut.
+        elements (`int`): of the largest tensor that `function(x)` makes; that of a piece has `ELEMENTS_AT_ONCE`.
+    """
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return function(x)
+    size = max(1, ELEMENTS_AT_ONCE * x.shape[dim] // max(1, elements))
+    return function(x) if size >= x.shape[dim] else torch.cat([function(piece) for piece in x.split(size, dim)], dim)

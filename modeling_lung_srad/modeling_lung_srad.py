@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -21,20 +22,11 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_lung_srad import LungSradConfig
-from .layers_lung_srad import (
-    LungSradDropPath,
-    LungSradGaussianBlur,
-    LungSradLayerNorm,
-    LungSradLayerNorm2d,
-    LungSradLinear,
-)
+from .layers_lung_srad import LungSradLayerNorm, LungSradLayerNorm2d, LungSradLinear, LungSradMLP, in_pieces
 from .selective_scan import choose_cpu_backend, selective_scan_2d
 
 NUM_DIRECTIONS = 4
 SOUNDS = ("crackle", "wheeze")
-# Without gradients, a CPU works through larger tensors in pieces of about this many elements: the C library gives
-# memory of more than 32 MB back to the system after every use, and to get it again costs more than to compute with it.
-ELEMENTS_AT_ONCE = 2**22
 
 
 @dataclass
@@ -59,6 +51,54 @@ class LungSradClassifierOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
+class LungSradDropPath(nn.Module):
+    """Stochastic depth per sample (arXiv 1603.09382); identity outside training."""
+
+    def __init__(self, drop_prob: float = 0.0):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return hidden_states
+        keep_prob = 1 - self.drop_prob
+        shape = (hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1)
+        return hidden_states * hidden_states.new_empty(shape).bernoulli_(keep_prob).div_(keep_prob)
+
+    def extra_repr(self) -> str:
+        return f"p={self.drop_prob}"
+
+
+class LungSradGaussianBlur(nn.Module):
+    """Spectral-aware layer regularization: a fixed separable Gaussian convolution over mel and time, zero padded.
+
+    Takes and returns `(batch, mel, time, channels)`.
+    """
+
+    def __init__(self, config: LungSradConfig):
+        super().__init__()
+        self.kernel_size = config.gaussian_kernel_size
+        self.sigma = config.gaussian_sigma
+        self.at_inference = config.gaussian_at_inference
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not (self.training or self.at_inference):
+            return hidden_states
+        radius = self.kernel_size // 2
+        offsets = torch.arange(-radius, radius + 1, device=hidden_states.device, dtype=torch.float32)
+        kernel = torch.softmax(-offsets.square() / (2 * self.sigma**2), dim=0).to(hidden_states.dtype)
+        channels = hidden_states.shape[-1]
+        hidden_states = hidden_states.permute(0, 3, 1, 2)
+        over_mel = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+        over_time = kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+        hidden_states = F.conv2d(hidden_states, over_mel, padding=(radius, 0), groups=channels)
+        hidden_states = F.conv2d(hidden_states, over_time, padding=(0, radius), groups=channels)
+        return hidden_states.permute(0, 2, 3, 1)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, sigma={self.sigma}, at_inference={self.at_inference}"
+
+
 class LungSradPatchEmbeddings(nn.Module):
     """Turns `input_values` `(batch, frames, mel)` into patches `(batch, channels, mel / 4, frames / 4)`."""
 
@@ -80,21 +120,21 @@ class LungSradPatchEmbeddings(nn.Module):
                 f"`input_values` must have shape (batch, frames, {self.num_mel_bins}), got "
                 f"{tuple(input_values.shape)}; LungSradFeatureExtractor makes them from waveforms."
             )
-        return self.projection(
-            input_values.to(self.projection.get_parameter("0.weight").dtype).transpose(1, 2).unsqueeze(1)
-        )
+        dtype: torch.dtype = self.projection[0].weight.dtype  # type: ignore[assignment]
+        return self.projection(input_values.to(dtype).transpose(1, 2).unsqueeze(1))
 
 
-class LungSradStepProjections(nn.Linear):
-    """Maps to the step sizes, one per direction, stacked in one weight `(4 * channels, rank)` as in the DASS release.
+class LungSradStepProjections(nn.Module):
+    """Projections to the step sizes, which the scan applies; stacked in one weight `(4 * channels, rank)`, as in DASS.
 
-    The scan applies them. They are had by a call, for hooks that load the weights of a module when it is called.
+    Called as a module, so that offloading hooks run.
     """
 
     def __init__(self, rank: int, channels: int):
-        super().__init__(rank, NUM_DIRECTIONS * channels, bias=False)
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(NUM_DIRECTIONS * channels, rank))
 
-    def forward(self) -> torch.Tensor:  # type: ignore[override]
+    def forward(self) -> torch.Tensor:
         """The weights `(4, channels, rank)`."""
         return self.weight.unflatten(0, (NUM_DIRECTIONS, -1))
 
@@ -154,31 +194,6 @@ class LungSradSS2D(nn.Module):
         )
 
 
-def _runs_in_pieces(hidden_states: torch.Tensor) -> bool:
-    return hidden_states.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-
-
-class LungSradMLP(nn.Module):
-    """Two linear layers over the channels."""
-
-    def __init__(self, config: LungSradConfig, width: int):
-        super().__init__()
-        self.fc1 = LungSradLinear(width, int(config.mlp_ratio * width))
-        self.act = ACT2FN[config.hidden_act]
-        self.fc2 = LungSradLinear(int(config.mlp_ratio * width), width)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not _runs_in_pieces(hidden_states):
-            return self.fc2(self.act(self.fc1(hidden_states)))
-        rows = max(1, ELEMENTS_AT_ONCE // max(1, hidden_states[:, 0, :, 0].numel() * self.fc1.out_features))
-        if rows >= hidden_states.shape[1]:
-            return self.fc2(self.act(self.fc1(hidden_states)))
-        output = torch.empty_like(hidden_states)
-        for rows_in, rows_out in zip(hidden_states.split(rows, dim=1), output.split(rows, dim=1), strict=True):
-            rows_out.copy_(self.fc2(self.act(self.fc1(rows_in))))
-        return output
-
-
 class LungSradBlock(GradientCheckpointingLayer):
     """Pre-norm residual block on `(batch, mel, time, channels)`."""
 
@@ -225,13 +240,10 @@ class LungSradStage(nn.Module):
         self.downsample = nn.Identity() if is_last else LungSradDownsample(config, width, config.dims[stage + 1])
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if _runs_in_pieces(hidden_states) and len(hidden_states) > 1:
-            # The widest tensors of a stage are those inside the MLP, of four times this size by default.
-            samples = max(1, ELEMENTS_AT_ONCE // (4 * hidden_states[0].numel()))
-            return torch.cat([self._run(piece) for piece in hidden_states.split(samples)])
-        return self._run(hidden_states)
+        # The widest tensors of a stage are those inside the MLP, four times as wide by default.
+        return in_pieces(self._apply_blocks, hidden_states, dim=0, elements=4 * hidden_states.numel())
 
-    def _run(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _apply_blocks(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = hidden_states.permute(0, 2, 3, 1).contiguous()
         for block in self.blocks:
             hidden_states = block(hidden_states)

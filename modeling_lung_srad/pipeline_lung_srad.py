@@ -32,7 +32,7 @@ DEFAULT_WINDOW_SECONDS = 8.0
 # Below, no class is more likely than all others together.
 DEFAULT_MIN_CONFIDENCE = 0.5
 DEFAULT_BATCH_SIZE = 16
-# Of a window that is silent up to this share, there is nothing to answer about.
+# Abstain from windows at least this silent.
 SILENT_SHARE = 0.9
 NUMBERS = ("window", "hop", "min_confidence")
 
@@ -265,7 +265,7 @@ class LungSoundPipeline(Pipeline):
 
 
 def _familiarity_of(config: LungSradConfig) -> Familiarity | None:
-    """What lies beside the weights. It is found by their name alone, which may lead to another revision or nowhere."""
+    """Familiarity saved with the weights, found by their name; None if missing or of another revision."""
     found = load_familiarity(config.name_or_path or "")
     if (None if found is None else found.digest) == config.familiarity_digest:
         return found

@@ -167,7 +167,7 @@ class RecordingAssessment:
             self._pending = self._pending[self.block_samples :]
 
     def flags(self) -> list[QualityFlag]:
-        """What is wrong with the samples so far; no more can be taken after it."""
+        """Flags of the samples so far; call once, after the last `update`."""
         self._measure(self._pending)
         self._pending = self._pending[:0]
         low_level = self._low_level()
@@ -261,7 +261,7 @@ class RecordingAssessment:
         return QualityFlag("narrow_bandwidth", message, bandwidth)
 
     def _bandwidth(self) -> float:
-        """Upper end in Hz of the highest band that is not empty; infinite where there is no sound to tell from."""
+        """Upper end in Hz of the highest band that is not empty; infinite without any sound."""
         bands = self._sounding(self._bands)
         if not len(bands):
             return math.inf

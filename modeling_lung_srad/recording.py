@@ -173,7 +173,7 @@ def _float_waveform(array: Any, name: str) -> np.ndarray:
     try:
         waveform = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:
-        # Ragged lists, and tensors that numpy has no like of: bfloat16, sparse or without data.
+        # Ragged lists, and tensors that numpy cannot hold: bfloat16, sparse or without data.
         raise InputError(
             name, f"is not readable as an array ({one_line(error, 100)})", "give one mono waveform of float32 or int16"
         ) from error
@@ -188,7 +188,7 @@ def _float_waveform(array: Any, name: str) -> np.ndarray:
         waveform = waveform / -float(np.iinfo(waveform.dtype).min)
     elif not np.issubdtype(waveform.dtype, np.floating):
         raise InputError(name, f"has samples of type {waveform.dtype}", "give floats in [-1, 1] or signed integers")
-    # What is too large for float32 becomes infinite, which is found later.
+    # Values too large for float32 become infinite; a later check finds them.
     with np.errstate(over="ignore"):
         return waveform.astype(np.float32)
 

@@ -183,7 +183,7 @@ def _choose_scan(
         if not (reason := _why_not(candidate, arguments, state_size, delta_softplus)):
             return _load_kernels(candidate)[0][name]
         reasons.append(f"{candidate}, as {reason}")
-    # A graph in the making is always of torch operations.
+    # A graph always consists of torch operations.
     if not torch.compiler.is_compiling():
         logger.warning_once(
             f"The selective scan runs as plain torch operations, which are slower, not by {'; nor by '.join(reasons)}."
@@ -246,7 +246,7 @@ def _load_mamba() -> tuple[Callable, Callable]:
         raise ImportError("mamba_ssm cannot be imported.") from error
 
     def scan_1d(u, delta, A, B, C, D, delta_bias, delta_softplus) -> torch.Tensor:
-        """[`selective_scan`]; its arguments, already checked, of which the kernel wants parameters in float32."""
+        """[`selective_scan`]; its arguments, already checked. The kernel takes parameters in float32."""
         dtype = torch.promote_types(u.dtype, delta.dtype)
         u, delta, B, C = (x.to(dtype).contiguous() for x in (u, delta, B, C))
         A, D, delta_bias = (None if x is None else x.float().contiguous() for x in (A, D, delta_bias))
@@ -294,7 +294,7 @@ def _check_shapes(u, delta, A, B, C, D, delta_bias) -> None:
             f"got {tuple(B.shape)}."
         )
     sequence, weights = (batch, width, length), (batch, groups, A.shape[1], length)
-    expected = {"u": (u, sequence), "delta": (delta, sequence), "A": (A, tuple(A.shape))}
+    expected = {"u": (u, sequence), "delta": (delta, sequence), "A": (A, (width, A.shape[1]))}
     expected |= {"B": (B, weights), "C": (C, weights), "D": (D, (width,)), "delta_bias": (delta_bias, (width,))}
     _check_tensors(expected)
 
@@ -315,7 +315,7 @@ def _check_map_shapes(hidden_states, low_rank_delta, delta_weight, delta_bias, A
 
 
 def _check_tensors(expected: dict[str, tuple[torch.Tensor | None, tuple[int, ...]]]) -> None:
-    """Checks shape, kind and device of each; the device is to be that of the first."""
+    """Checks shape, dtype and device of each tensor; all must be on the device of the first."""
     first, (reference, _) = next(iter(expected.items()))
     for name, (tensor, shape) in expected.items():
         if tensor is None:

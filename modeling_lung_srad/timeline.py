@@ -1,4 +1,4 @@
-"""What is said about a whole recording: windows over it, the timeline of their answers, and a summary.
+"""Answers for a whole recording: windows over it, the timeline of their answers, and a summary.
 
 The module is saved with checkpoints.
 """
@@ -162,7 +162,7 @@ def check_cycles(cycles: Iterable[tuple[float, float]], duration: float, name: s
         `list[tuple[float, float]]`
 
     Raises:
-        InputError: for a cycle that is no pair of times in order, leaves the recording, or is shorter than 25 ms.
+        InputError: for a cycle whose times are out of order or outside the recording, or that is shorter than 25 ms.
     """
     checked = []
     for cycle in cycles:

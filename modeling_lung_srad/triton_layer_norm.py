@@ -28,7 +28,7 @@ GRADIENT_TILES = 4
 
 
 def is_supported(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> bool:
-    """Whether [`layer_norm`] takes these tensors: any combination of `DTYPES`, at most `MAX_CHANNELS` channels."""
+    """True if [`layer_norm`] takes these tensors: any combination of `DTYPES`, at most `MAX_CHANNELS` channels."""
     return 1 <= x.shape[-1] <= MAX_CHANNELS and all(tensor.dtype in DTYPES for tensor in (x, weight, bias))
 
 

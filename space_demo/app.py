@@ -71,7 +71,7 @@ def import_gradio() -> None:
 
     def find_no_component(thing: Any) -> str:
         if isinstance(thing, type) and thing.__module__.startswith("gradio."):
-            raise OSError(f"{thing} is to have no stub")
+            raise OSError(f"{thing} must not get a stub")
         return find_source_file(thing)
 
     inspect.getfile = find_no_component  # type: ignore[assignment]

@@ -108,7 +108,7 @@ class ModelArguments:
 
 @dataclass
 class ObjectiveArguments:
-    """What is minimised: cross-entropy, and the contrastive loss of mixed views (arXiv 2606.11922).
+    """The objective: cross-entropy, and the contrastive loss of mixed views (arXiv 2606.11922).
 
     Args:
         mode (`str`, *optional*, defaults to `"none"`): views that are mixed: `none`, `time` (columns), `mel` (rows),
@@ -258,7 +258,7 @@ class SamplingArguments:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The sources of which no cycle is ever drawn."""
+        """Sources from which no cycle is drawn."""
         return tuple(name for name in ("icbhi", "sprsound", "simulated") if getattr(self, name) == 0)
 
 

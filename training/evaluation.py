@@ -80,7 +80,7 @@ def class_figures(
 
     Returns:
         `dict`: by class name, numbers of `cycles`, of `predicted` and of `correct` ones; `precision` (`None` where the
-        class is never predicted), `recall` (`None` where it has no cycle), `f1` (`None` where both), and
+        class is never predicted), `recall` (`None` without cycles), `f1` (`None` where both), and
         `intervals_95` of the three.
     """
     counts = confusion_counts(predictions, references)

@@ -15,7 +15,7 @@ UPDATE_SIZE = 0.2
 A, B, C = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
 SMALLEST_MATRIX = 16
-# Parameters of the scan, which are no maps from features to features, and the last layer.
+# Parameters of the scan, which do not map features to features, and the last layer.
 LEFT_TO_ADAMW = ("A_logs", "dt_projs", "head", "classifier")
 
 
@@ -69,7 +69,7 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon updates a parameter: the weights of linear layers and of convolutions that mix channels."""
+    """True if Muon updates a parameter: the weights of linear layers and of convolutions that mix channels."""
     is_map = parameter.ndim in (2, 4) and min(parameter.shape[0], parameter[0].numel()) >= SMALLEST_MATRIX
     return is_map and not set(LEFT_TO_ADAMW) & set(name.split("."))
 

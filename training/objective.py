@@ -188,7 +188,7 @@ class PatchMixTraining(nn.Module):
             teacher_logits, teacher_features (`torch.Tensor`, *optional*): the answers of teachers, as for
                 [`Distillation`].
 
-        Outside training, or without labels, there are no mixed views and the loss is plain cross-entropy.
+        Outside training, or without labels, the loss is plain cross-entropy, without mixed views.
         """
         # The contrastive loss of a single sample is zero: there is nothing to tell it from.
         axes = self.arguments.axes if self.training and labels is not None and len(labels) > 1 else ()
@@ -240,7 +240,7 @@ def class_weights_from_labels(labels: list[int], num_labels: int, balance: float
 
     Args:
         labels (`list[int]`): classes of the training cycles.
-        num_labels (`int`): number of classes, all of which are among `labels`.
+        num_labels (`int`): number of classes; `labels` are below it.
         balance (`float`): 0 for no weights (`None` is returned), 1 for classes of equal total weight.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What is fitted when training is over, and kept with the checkpoint: temperature and familiarity.
+"""Temperature and familiarity, fitted after training and kept with the checkpoint.
 
 `python -m training.post_training CHECKPOINT ICBHI_FOLDER [SPRSOUND_FOLDER]` fits them for a checkpoint that was
 trained before.
@@ -118,7 +118,7 @@ def fit_checkpoint(checkpoint: str, data: str, sprsound: str | None = None) -> t
         `tuple[float | None, Familiarity | None]`: what was written.
 
     Raises:
-        InputError: a checkpoint that is none or has no such summary, or data that cannot be read.
+        InputError: a folder that is not a checkpoint or lacks the summary, or data that cannot be read.
     """
     if not Path(checkpoint).is_dir():
         raise InputError(checkpoint, "no such folder", "download the checkpoint first")

@@ -183,7 +183,7 @@ def run_training(run: Run) -> dict[str, Any]:
         `dict`: the content of `training_summary.json`.
 
     Raises:
-        InputError: a loss that is no number, a damaged checkpoint, a disk that cannot be written to, or no epoch
+        InputError: a loss that is NaN or infinite, a damaged checkpoint, a disk that cannot be written to, or no epoch
             to select; what was saved before is kept.
     """
     trainer = build_trainer(run)

@@ -56,7 +56,7 @@ class SoundCalibration(NamedTuple):
 
 @torch.inference_mode()
 def predict_sounds(classifier: Any, cycles: LogMelDataset) -> CalibrationPart:
-    """What [`fit_sounds`] needs of a database, from a classifier with a head for two sounds."""
+    """Input of [`fit_sounds`] from one database, from a classifier with a head for two sounds."""
     was_training = classifier.training
     classifier.eval()
     pooled, odds, labels = [], [], []

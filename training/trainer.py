@@ -40,7 +40,7 @@ SHOWN_CYCLES = 16
 class LungSradTrainer(Trainer):
     """
     `transformers.Trainer` for respiratory cycles: the objective of [`PatchMixTraining`], cycles drawn by weight, the
-    weights averaged over steps, and a stop where the loss is no longer a number.
+    weights averaged over steps, and a stop where the loss is NaN or infinite.
 
     Checkpoints hold the classifier as `save_pretrained` writes it, and beside it the projector of the objective and
     the projection of the distillation, but no teacher.

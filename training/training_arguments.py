@@ -16,7 +16,7 @@ from training.metrics.icbhi_score.icbhi_measure import RATES
 SELECTIONS = ("validation", "last", "test")
 MIN_LR_RATE = 0.001
 LARGEST_SEED = 2**32 - 1
-# What this trainer does by itself, differently or not at all; said rather than ignored.
+# Arguments that this trainer replaces or lacks, and the remedy: an error rather than a setting ignored.
 NOT_FOLLOWED = {
     "batch_eval_metrics": "the rates are of all cycles at once; leave it out",
     "bf16_full_eval": "would round the weights that are saved afterwards; use bf16",
@@ -33,7 +33,7 @@ NOT_FOLLOWED = {
     "resume_from_checkpoint": "the same command goes on by itself from the last checkpoint in output_dir",
     "save_only_model": "would leave nothing to go on from after an interruption; leave it out",
     "train_sampling_strategy": "see the section sampling",
-    "use_liger_kernel": "has no kernels for this network; leave it out",
+    "use_liger_kernel": "does not support this network; leave it out",
 }
 
 

@@ -53,7 +53,7 @@ DATABASES = {
 POINTER = """\
 # {title}, for lung-srad
 
-**There is no audio here.** This page says where the database is and how to turn it into labelled cycles.
+**This page holds no audio.** It says where the database is and how to turn it into labelled cycles.
 
 - Source: {address}
 - {source}

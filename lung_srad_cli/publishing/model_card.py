@@ -51,7 +51,7 @@ Input: mono, {rate} Hz, cycles of up to {seconds:g} s; of a longer one the begin
 
 - People, devices, chest locations and rooms other than those of the training data are untested.
 - Speech, handling noise, heart murmurs and sounds of other kinds are answered with one of the four classes, too.
-- {calibration} They are no risk of a disease.
+- {calibration} They are not the risk of a disease.
 """
 USAGE = """\
 ## Use
@@ -62,7 +62,7 @@ USAGE = """\
 NOT_MEASURED = "**Nothing was measured**: no evaluation report was given, so nothing is known about its accuracy."
 CALIBRATED = "The pipeline divides the logits by a temperature that was fitted on validation patients."
 NOT_CALIBRATED = "The probabilities are not calibrated."
-NOT_RECORDED = "Not recorded: the checkpoint has no training summary."
+NOT_RECORDED = "Not recorded: the checkpoint lacks a training summary."
 
 
 def build_card(repo_id: str, folder: CheckpointFolder, report: dict[str, Any] | None, license_name: str | None) -> str:

@@ -34,7 +34,7 @@ def settings_with_classes(folder: str | os.PathLike) -> dict[str, str]:
     Contents of the two settings files of a checkpoint, with the classes of this package in place of any they name.
 
     Raises:
-        OSError, ValueError: where one of them is missing or is no JSON.
+        OSError, ValueError: if one of them is missing or not JSON.
     """
     contents = {}
     for name, classes in CLASSES.items():

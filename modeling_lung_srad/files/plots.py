@@ -64,7 +64,7 @@ def plot_recording(waveform: np.ndarray, result: RecordingResult, sampling_rate:
         edges = sorted({edge for segment in timeline for edge in (segment["start"], segment["end"])})
         whole_height = spectrogram.get_xaxis_transform()
         spectrogram.vlines(edges, 0, 1, transform=whole_height, colors="white", linewidth=0.7, linestyles=":")
-    # A file name is no formula, whatever signs it has.
+    # Do not parse `$` in file names as math.
     spectrogram.set_title(_shortened(printable(Path(result["file"] or "").name)), parse_math=False)
     probabilities.set_xlim(0, result["duration"])
     probabilities.set_xlabel("Time (s)")
@@ -80,7 +80,7 @@ def plot_recording(waveform: np.ndarray, result: RecordingResult, sampling_rate:
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a figure in the format that the suffix of `path` names; an existing file is replaced when it is done."""
     with replaced_when_complete(path) as temporary, warnings.catch_warnings():
-        # Letters that the font lacks become boxes; that is no reason to warn once for each of them.
+        # Letters that the font lacks become boxes, without a warning for each.
         warnings.filterwarnings("ignore", message="Glyph ")
         figure.savefig(temporary, format=Path(path).suffix[1:].lower())
 

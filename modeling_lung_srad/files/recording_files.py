@@ -203,7 +203,7 @@ def _find_by_name(folder: Path, recordings: Sequence[Path | ArchivedRecording]) 
     annotations = []
     for recording in recordings:
         candidates = by_name.get(recording.stem, [])
-        # Of the folders alone: the files of a snapshot of the Hub are links into one folder.
+        # Resolve folders only: files of a Hub snapshot are links into one folder.
         own_folder = Path(recording).parent.resolve()
         beside = [file for file in candidates if file.parent.resolve() == own_folder]
         if not beside and (len(candidates) > 1 or (candidates and num_recordings[recording.stem] > 1)):

@@ -55,7 +55,7 @@ def json_text(results: Iterable[RecordingResult], with_reference: bool = False) 
 
     Args:
         results (iterable of [`RecordingResult`]): taken one at a time.
-        with_reference (`bool`, *optional*, defaults to `False`): has no effect; a reference is written where it is.
+        with_reference (`bool`, *optional*, defaults to `False`): ignored; a reference is written where it is given.
 
     Yields:
         `str`: pieces of one JSON document.

@@ -1,6 +1,6 @@
 """Saliency: which moments and frequencies of a clip a classifier's answer rests on.
 
-What is explained is the log odds of one class, or of several taken together, and the explanation is counterfactual: a
+The maps explain the log odds of one class, or of several together, and are counterfactual: a
 sound is taken away by lowering its cells of the log-mel spectrogram to the background, the median over time of their
 mel bin, and never by raising any. A sound that fills more than half of the clip at one frequency is thus background
 itself. Two methods:
@@ -155,7 +155,7 @@ def saliency_map(
     input_values = input_values.to(model.device)
     times = frame_times(feature_extractor)
     own_frame, num_own_frames = _own_frames(times, duration, feature_extractor.padding_mode == "repeat")
-    # Padding is no background, and repeats add nothing to it.
+    # Neither padding nor repeats belong to the background.
     background = torch.minimum(input_values, input_values[:num_own_frames].median(dim=0).values)
     if (input_values - background).max() < LEAST_EXCESS:
         raise InputError("clip", "no sound stands out of its background", "choose a moment with sound")
@@ -256,7 +256,7 @@ def _log_odds(model: PreTrainedModel, input_values: torch.Tensor, columns: list[
 def _integrated_gradients(
     model: PreTrainedModel, input_values: torch.Tensor, background: torch.Tensor, columns: list[int]
 ) -> torch.Tensor:
-    """What each cell adds on the way from the background, `(frames, mel bins)`; the sum is the change in log odds."""
+    """Contributions of the cells `(frames, mel bins)` on the way from the background; their sum is the change in log odds."""
     difference = input_values - background
     shares = (torch.arange(PATH_STEPS, device=input_values.device) + 0.5) / PATH_STEPS
     total = torch.zeros_like(input_values)

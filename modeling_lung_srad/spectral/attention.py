@@ -1,4 +1,4 @@
-"""What a token mixer does to spatial frequencies: effective attention of the scan, and the response of a matrix.
+"""Effect of a token mixer on spatial frequencies: effective attention of the scan, and the response of a matrix.
 
 Sources: the analysis of Lung-SRAD (arXiv 2606.11922), whose effective attention is that of VMamba (arXiv 2401.10166).
 `spectral_layers.py` takes the matrices from the layers of a model, `spectral_figures.py` draws them.
@@ -18,9 +18,9 @@ LARGEST_MATRIX_BYTES = 2**29
 BYTES_PER_ENTRY = 8
 # Up to this many positions, all pairs are computed one by one; beyond, by matrix products.
 PAIRED_POSITIONS = 8
-# Of a float64 tensor, of which a few exist at once.
+# Size of a float64 tensor; a few exist at once.
 ELEMENTS_AT_ONCE = 2**20
-# Of the largest magnitude: smaller differences are rounding.
+# Share of the largest magnitude below which differences are rounding.
 FLAT = 1e-12
 HALF_NYQUIST = 0.25
 
@@ -251,13 +251,13 @@ def summarize_response(magnitudes: torch.Tensor, positions: int) -> SpectralSumm
         positions (`int`): of the matrix.
 
     Raises:
-        InputError: where there are fewer than 4 positions, which have no frequency above half Nyquist, or where the
+        InputError: for fewer than 4 positions, which cannot show a frequency above half Nyquist, or where the
             response is zero.
     """
     if positions < 4:
         raise InputError("matrix", f"has {positions} positions", "at least 4 are needed to compare high and low")
     if not magnitudes.any():
-        raise InputError("matrix", "is zero, so that there is no response", "check the weights")
+        raise InputError("matrix", "is zero, so its response is undefined", "check the weights")
     frequency = torch.arange(len(magnitudes), dtype=torch.float64) / positions
     is_high = frequency > HALF_NYQUIST
     passed = frequency[magnitudes >= magnitudes.max() / 2**0.5]

@@ -131,7 +131,7 @@ def plot_attention_maps(
     panels[0].imshow(log_mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
     panels[0].set_title(title, parse_math=False)
     for axes, found in zip(panels[1:], maps, strict=True):
-        # What has both signs is drawn around zero; attention, which has one, over its own range.
+        # Values of both signs are drawn around zero; attention, never negative, over its own range.
         limit = np.abs(found.weights).max() or 1.0
         colors = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if found.weights.min() < 0 else {"cmap": "viridis"}
         image = axes.imshow(found.weights, origin="lower", aspect="auto", extent=extent, **colors)

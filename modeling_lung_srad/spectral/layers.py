@@ -215,7 +215,7 @@ def _ast_matrices(model: Any, input_values: torch.Tensor, layers) -> Iterator[La
 
 
 def _mean_attention(attention: Any, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Softmaxed attention `(batch, tokens, tokens)`, averaged over the heads, one of which is computed at a time."""
+    """Softmaxed attention `(batch, tokens, tokens)`, averaged over the heads, computed one at a time."""
     total = queries.new_zeros((len(queries), queries.shape[1], queries.shape[1]), dtype=torch.float64)
     heads = zip(
         queries.double().split(attention.head_dim, dim=-1),

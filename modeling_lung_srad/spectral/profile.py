@@ -62,7 +62,7 @@ def profile_layers(
         on_window (callable, *optional*): called after each window.
 
     Returns:
-        `list[LayerProfile]`: in the order of `layers`; empty where there is no recording.
+        `list[LayerProfile]`: in the order of `layers`; empty without recordings.
 
     Raises:
         InputError: as for [`layer_matrices`].

@@ -113,10 +113,10 @@ def test_the_example_without_torch_has_the_logits_of_torch(checkpoint, exported,
     ("arguments", "message"),
     [
         ((), "usage: python examples/classify_onnx.py EXPORT_FOLDER CYCLE.wav"),
-        (("nothing", "short.wav"), "nothing: has no model.onnx; make it by `lung-srad export CHECKPOINT nothing`"),
+        (("nothing", "short.wav"), "nothing: lacks model.onnx; make it by `lung-srad export CHECKPOINT nothing`"),
         (("onnx", "missing.wav"), "missing.wav: cannot be read"),
         (("onnx", "short.wav"), "short.wav: is shorter than 0.025 s"),
-        (("onnx", "nan.wav"), "nan.wav: is shorter than 0.025 s or has samples that are no numbers"),
+        (("onnx", "nan.wav"), "nan.wav: is shorter than 0.025 s or has NaN or infinite samples"),
     ],
     ids=str,
 )

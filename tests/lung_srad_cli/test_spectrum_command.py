@@ -166,7 +166,7 @@ def test_weights_without_any_response_are_named(run, models, write_recording, tm
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     outcome = run("spectrum", folder, write_recording("a.wav"), "--output", tmp_path / "out")
     assert outcome.exit_code == 2
-    assert "stage 0 block 0: matrix: is zero, so that there is no response; check the weights" in outcome.errors[0]
+    assert "stage 0 block 0: matrix: is zero, so its response is undefined; check the weights" in outcome.errors[0]
     assert not (tmp_path / "out").exists()
 
 

@@ -1,7 +1,6 @@
 """The network against the reference implementation, and the promises of its public surface."""
 
 import json
-import sys
 
 import accelerate
 import pytest
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 
 from modeling_lung_srad import LungSradConfig, LungSradForAudioClassification, LungSradModel
 from modeling_lung_srad.conversion import convert_checkpoint
-from modeling_lung_srad.layers_lung_srad import LungSradGaussianBlur
+from modeling_lung_srad.modeling_lung_srad import LungSradGaussianBlur
 from tests.conftest import FIXTURES, tiny_config
 from tests.modeling_lung_srad.conversion.test_convert import to_hub_names
 
@@ -263,7 +262,7 @@ def test_a_batch_worked_through_in_pieces_gives_the_same(monkeypatch):
     inputs = torch.randn(3, 96, 128)
     with torch.no_grad():
         expected = model(inputs, output_hidden_states=True)
-        monkeypatch.setattr(sys.modules[LungSradForAudioClassification.__module__], "ELEMENTS_AT_ONCE", 2000)
+        monkeypatch.setattr("modeling_lung_srad.layers_lung_srad.ELEMENTS_AT_ONCE", 2000)
         outputs = model(inputs, output_hidden_states=True)
     torch.testing.assert_close(outputs.logits, expected.logits, atol=1e-6, rtol=1e-5)
     for states, others in zip(outputs.hidden_states, expected.hidden_states, strict=True):

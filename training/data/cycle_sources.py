@@ -43,7 +43,7 @@ class CycleSource:
 
     @property
     def cycle_names(self) -> list[str]:
-        """What messages call each cycle: recording and seconds."""
+        """Names of the cycles in messages: recording and seconds."""
         columns = (self.table[name] for name in ("recording", "start", "end"))
         return [f"{recording} {start:.2f} to {end:.2f} s" for recording, start, end in zip(*columns, strict=True)]
 
@@ -92,14 +92,14 @@ def load_training_sources(
 ) -> RunSources:
     """Loads the cycles of a run.
 
-    Validation patients come from ICBHI, or from the simulated ones where there is no ICBHI: never from SPRSound. The
+    Validation patients come from ICBHI, or without ICBHI from the simulated ones, never from SPRSound. The
     test part is loaded only where the run selects on it or records it.
 
     Args:
         arguments (`DataArguments`): the data sets and their split.
         selection (`str`, *optional*, defaults to `"validation"`): part that chooses the epoch, or `"last"`.
         record_test (`bool`, *optional*, defaults to `False`): whether the test part is scored as well.
-        left_out (collection of `str`, *optional*): sources that are no training data, such as those of which no cycle
+        left_out (collection of `str`, *optional*): sources to leave out, such as those from which no cycle
             is drawn.
 
     Raises:

@@ -176,7 +176,7 @@ def _compute(
     states: dict[str, tuple[int, int]],
     description: str,
 ) -> Iterator[torch.Tensor]:
-    """Batches of spectrograms, and an error at the end where an audio file is no longer the one that was hashed."""
+    """Batches of spectrograms, and an error at the end if an audio file changed since it was hashed."""
     yield from iterate_log_mel([source], feature_extractor, description)
     for path, state in states.items():
         if _file_state(path) != state:

@@ -66,7 +66,7 @@ class SpectrogramOfRecording:
 
 
 class Unit(NamedTuple):
-    """What may be drawn: a cycle, or a window (`is_window`) near one, or anywhere where there is none."""
+    """A candidate: a cycle, or a window (`is_window`) near one or, in recordings without cycles, anywhere."""
 
     recording: int
     span: Span | None
@@ -245,7 +245,7 @@ def _log_mel(waveform: np.ndarray, feature_extractor: LungSradFeatureExtractor) 
 
 
 def _fitted(span: tuple[float, float, int], frames: int) -> Span:
-    """A span in seconds as frames, of which it has at least one."""
+    """A span in seconds as frames, at least one."""
     start = min(int(span[0] / HOP_SECONDS), frames - 1)
     end = frames if math.isinf(span[1]) else min(max(math.ceil(span[1] / HOP_SECONDS), start + 1), frames)
     return Span(start, end, span[2])

@@ -61,7 +61,7 @@ def load_evaluated_cycles(
 
 
 def are_training_patients_common(record: TrainingRecord, split: str) -> bool:
-    """Whether the training part of a split is that of the training run."""
+    """True if the training part of a split is that of the training run."""
     return record.split == split or {record.split, split} == COMMON_TRAINING_PATIENTS
 
 
@@ -70,7 +70,7 @@ def _load_validation(
 ) -> tuple[CycleSource | None, str | None]:
     """The validation patients' cycles, or why there are none."""
     if record is None:
-        return None, f"the checkpoint has no {TRAINING_SUMMARY} to say which patients were validation patients"
+        return None, f"the checkpoint lacks the {TRAINING_SUMMARY} that names its validation patients"
     if not record.validation_patients:
         return None, "the training run kept no patients for validation"
     if record.validation_source == "simulated":

@@ -1,1 +1,1 @@
-"""What a run writes down about itself: settings, figures, earlier stages."""
+"""Records of a run: settings, figures, earlier stages."""

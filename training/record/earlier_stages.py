@@ -20,7 +20,7 @@ NAMED_PATIENTS = 3
 
 
 def read_earlier_stages(checkpoint: str | os.PathLike | None) -> tuple[TrainingRecord | None, dict[str, Any] | None]:
-    """What the run that made a checkpoint says about itself and the runs before it.
+    """Records of the run that made a checkpoint and of the runs before it.
 
     Args:
         checkpoint (`str` or `os.PathLike`, *optional*): as `model.checkpoint`, or a teacher: a folder, also
@@ -28,7 +28,7 @@ def read_earlier_stages(checkpoint: str | os.PathLike | None) -> tuple[TrainingR
 
     Returns:
         `tuple[TrainingRecord | None, dict | None]`: its record, and the part of its summary that a later summary
-        keeps as `started_from`. Both are `None` where there is no summary.
+        keeps as `started_from`. Both are `None` without a summary.
 
     Raises:
         InputError: as `read_training_record`.

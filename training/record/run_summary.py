@@ -1,4 +1,4 @@
-"""What a training run says about itself when it is done: `training_summary.json`, and the table of several seeds."""
+"""Summary of a finished training run, `training_summary.json`, and the table of several seeds."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What the `training_summary.json` of a checkpoint says that an evaluation must know: split, selection, validation."""
+"""Split, selection and validation of a checkpoint, from its `training_summary.json`, for evaluations."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class TrainingRecord:
 
     @property
     def has_trained_on_split(self) -> bool:
-        """Whether the training part of `split` was, or may have been, trained on: not by a run on SPRSound alone."""
+        """True if the training part of `split` was, or may have been, trained on; not by a run on SPRSound alone."""
         return self.training_patients is None or bool(self.training_patients.keys() - {"sprsound"})
 
 

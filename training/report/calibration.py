@@ -1,4 +1,4 @@
-"""Whether probabilities can be taken at their word: temperature scaling, ECE, Brier score and reliability bins.
+"""Calibration of probabilities: temperature scaling, ECE, Brier score and reliability bins.
 
 Source: Guo et al. 2017, "On calibration of modern neural networks" (arXiv 1706.04599).
 """

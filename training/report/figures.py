@@ -13,7 +13,7 @@ from training.report.resampling import DRAWS, draw_patients
 from training.report.risk_coverage import risk_coverage
 from training.report.subgroups import measure_subgroups
 
-# What only the evaluation itself knows; all else follows from the predictions.
+# Known to the evaluation only; all else follows from the predictions.
 ABOUT = ("checkpoint", "data", "split", "part", "selection", "validation_missing", "validation_cycles", "data_notes")
 
 
@@ -85,7 +85,7 @@ def _probability_figures(cycles: CyclePredictions, temperature: float | None) ->
 
 
 def _is_official_test(cycles: CyclePredictions, about: dict[str, Any]) -> bool:
-    """Whether the cycles are of the published test part; a folder with a split file of its own may have another."""
+    """True if the cycles are of the published test part; a folder with a split file of its own may have another."""
     if about["part"] != "test" or about.get("split") not in ("official", None):
         return False
     return all(official_part(name) == "test" for name in cycles.recording.tolist())

@@ -48,7 +48,7 @@ def plot_report(report: dict[str, Any], cycles: CyclePredictions) -> Figure:
     counts = f"{report['cycles']} cycles, {report['recordings']} recordings, {report['patients']} patients"
     split = "" if report["split"] is None else f" of the split {report['split']}"
     title = f"{_end_of(report['checkpoint'])}: {report['part']} part{split}, {counts}"
-    # A path is no formula, whatever signs it has.
+    # Do not parse `$` in paths as math.
     figure.suptitle(title, fontsize=13, parse_math=False)
     notes = [line for note in report["data_notes"] for line in textwrap.wrap(note, LINE_LENGTH)]
     if notes:

@@ -34,7 +34,7 @@ def measure_subgroups(cycles: CyclePredictions) -> dict[str, dict[str, Any]]:
 def group_figures(cycles: CyclePredictions) -> dict[str, Any]:
     """Numbers of `cycles`, of `normal` and `abnormal` ones and of `patients`, and the five rates.
 
-    A rate is `None` where a group has no normal or no abnormal cycle to define it.
+    A rate is `None` if a group lacks the normal or abnormal cycles that define it.
     """
     rates = rates_from_counts(confusion_counts(cycles.prediction, cycles.label))
     return {

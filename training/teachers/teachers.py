@@ -45,7 +45,7 @@ class Teacher:
 
 class TeacherOutput(NamedTuple):
     """`logits` `(teachers, batch, 4)` and `features`, pooled `(teachers, batch, width)` or as maps `(teachers, batch,
-    width, mel, time)`; each is `None` where it has no weight."""
+    width, mel, time)`; each is `None` if its weight is zero."""
 
     logits: torch.Tensor | None
     features: torch.Tensor | None

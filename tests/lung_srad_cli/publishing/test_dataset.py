@@ -47,7 +47,7 @@ def test_without_further_words_only_a_card_goes_up_which_points_to_the_publisher
     assert "configs" not in front_matter
     assert address in text
     assert f"lung-srad prepare {database} " in text
-    assert "There is no audio here" in text
+    assert "This page holds no audio" in text
 
 
 def test_audio_of_people_needs_the_statement_of_the_user(hub, publish, folder_of):

@@ -42,7 +42,7 @@ def test_without_a_report_the_card_says_that_nothing_was_measured():
     assert "**Nothing was measured**" in text
     assert "Research software, not a medical device." in text
     assert "1,234,567 parameters (dims 8, 16, depths 1, 2)" in text
-    assert "has no training summary" in text
+    assert "lacks a training summary" in text
     assert "not calibrated" in text
     assert 'pipeline(model="user/sounds", trust_remote_code=True)' in text
 

@@ -23,7 +23,6 @@ NEEDED_CODE = [
     "recording.py",
     "selective_scan.py",
     "timeline.py",
-    "torch_recurrence.py",
     "torch_scan.py",
     "triton_kernels.py",
     "triton_layer_norm.py",

@@ -121,7 +121,7 @@ def test_layers_come_in_the_order_in_which_they_are_asked_for():
 
 
 def test_samples_of_a_batch_are_apart(monkeypatch):
-    monkeypatch.setattr("modeling_lung_srad.modeling_lung_srad.ELEMENTS_AT_ONCE", 1)  # A sample a piece.
+    monkeypatch.setattr("modeling_lung_srad.layers_lung_srad.ELEMENTS_AT_ONCE", 1)  # A sample a piece.
     model, layers = build_model(), [MixingLayer(1, 0)]
     [both] = layer_matrices(model, random_input(batch=2), layers)
     [second] = layer_matrices(model, random_input(batch=2)[1:], layers)
