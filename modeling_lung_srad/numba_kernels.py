@@ -4,15 +4,20 @@ See `numba_scan.py`, which calls them. Each loop takes one position after anothe
 one pass all that the definition says: step size, decay, recurrence and weighted output, or their gradients. A task is
 such a block of one sample, with all directions, so that no two tasks write to the same place.
 
+Tasks of the same sample run at once. So what they write at each step lies by block of channels: a processor fetches
+cache lines in pairs, and two threads that write to the two lines of a pair wait for each other.
+
 Arrays that the loops share are float32 and contiguous, their sizes in [`Sizes`]:
 
-    u, out, grad_out, grad_u  (batch, length, channels)             by position on the map
+    u, grad_out               (batch, length, channels)             by position on the map
+    out, grad_u               (blocks, batch, length, width)        likewise, added to
     order                     (directions, length)                  position of each step, int64
     weights                   (directions, batch, length, columns)  by step; B and C are the last two columns
     delta                     (directions, batch, steps, channels)  step sizes from `start` on, without bias, softplus
     rates, bias               (directions, variants, channels)      sample b has variant b % variants
                               delta, rates (that is A) and bias are times log2(e)
-    states, carry             (directions, batch, channels)         before the first step; afterwards, after the last
+    states, carry             (blocks, batch, directions, width)    before the first step; afterwards, after the last
+    grad_rates, grad_bias     (blocks, batch, directions, width)    added to
     kept                      (directions, batch, length / STEPS_KEPT, channels)    one state of each STEPS_KEPT steps
 """
 
@@ -84,9 +89,8 @@ def exp2(x):
 
 
 @exact
-def softplus(x, exponential):
-    """`log(1 + 2 ** x)`, given `2 ** -|x|`."""
-    s = exponential / (TWO + exponential)
+def softplus(x, s):
+    """`log(1 + 2 ** x)`, given `s = e / (2 + e)` of `e = 2 ** -|x|`."""
     q = s * s
     return LN_2 * (ZERO if x < ZERO else x) + s * (Q0 + q * (Q1 + q * (Q2 + q * (Q3 + q * Q4))))
 
@@ -109,7 +113,8 @@ def advance(u, delta, bias, rate, state, out, input_weight, output_weight):
     """One step of the recurrence, for the channels of a block. `rate` is A times log2(e)."""
     for i in range(len(state)):
         x = delta[i] + bias[i]
-        step = softplus(x, exp2_below(-abs(x)))
+        e = exp2_below(-abs(x))
+        step = softplus(x, e / (TWO + e))
         h = exp2(step * rate[i]) * state[i] + step * u[i] * input_weight
         state[i] = h
         out[i] += h * output_weight
@@ -120,9 +125,10 @@ def advance_and_keep(u, delta, bias, rate, state, input_weight, steps, slopes, d
     """As [`advance`], without output; keeps what the gradients of the step need."""
     for i in range(len(state)):
         x = delta[i] + bias[i]
-        exponential = exp2_below(-abs(x))
-        step = softplus(x, exponential)
-        slopes[i] = (exponential if x < ZERO else ONE) / (ONE + exponential)
+        e = exp2_below(-abs(x))
+        inverse = ONE / ((ONE + e) * (TWO + e))  # A division costs as much as ten other operations.
+        step = softplus(x, e * (ONE + e) * inverse)
+        slopes[i] = (e if x < ZERO else ONE) * (TWO + e) * inverse
         steps[i] = step
         decay = exp2(step * rate[i])
         decays[i] = decay
@@ -220,24 +226,25 @@ def scan(call):
     """
     Runs the tasks of a scan until none is left.
 
-    Arrays: u, delta, weights, rates, bias, order, kept, which is filled unless it is empty, states; and out, which is
-    added to.
+    Arrays: u, delta, weights, rates, bias, order, kept, which is filled unless it is empty, states and out.
     """
     use_widest_vectors()
     sizes, at, u, delta, weights, rates, bias, order, kept = read_inputs(call, 9)
     width, start, channels = sizes[WIDTH], sizes[START], sizes[CHANNELS]
-    states = carray(as_pointer(at[7]), (sizes[DIRECTIONS], sizes[BATCH], channels), np.float32)
-    out = carray(as_pointer(at[8]), u.shape, np.float32)
-    B, C = sizes[COLUMNS] - 2, sizes[COLUMNS] - 1
     blocks = (channels + width - 1) // width
+    states = carray(as_pointer(at[7]), (blocks, sizes[BATCH], sizes[DIRECTIONS], width), np.float32)
+    out = carray(as_pointer(at[8]), (blocks, sizes[BATCH], sizes[LENGTH], width), np.float32)
+    B, C = sizes[COLUMNS] - 2, sizes[COLUMNS] - 1
     while True:
         task = take_number(call, NEXT_TASK)
         if task >= sizes[TASKS]:
             break
-        b, c = task // blocks, task % blocks * width
+        block, b = task // sizes[BATCH], task % sizes[BATCH]
+        c = block * width
         end, variant = min(c + width, channels), b % rates.shape[1]
+        n = end - c
         for k in range(len(delta)):
-            state, rate, offset = states[k, b, c:end], rates[k, variant, c:end], bias[k, variant, c:end]
+            state, rate, offset = states[block, b, k, :n], rates[k, variant, c:end], bias[k, variant, c:end]
             for t in range(delta.shape[2]):
                 step = start + t
                 if step % STEPS_KEPT == 0 and kept.shape[2] > 0:
@@ -249,7 +256,7 @@ def scan(call):
                     offset,
                     rate,
                     state,
-                    out[b, position, c:end],
+                    out[block, b, position, :n],
                     weights[k, b, step, B],
                     weights[k, b, step, C],
                 )
@@ -260,9 +267,8 @@ def scan_gradients(call):
     Runs the tasks of the gradients of [`scan`], from the last step that `delta` has back to step `start`.
 
     Arrays: u, delta, weights, rates, bias, order, kept; grad_out; carry, the gradient of the states; scratch
-    `(threads, 5, STEPS_KEPT, width)`, memory to work in; and those that are filled: grad_u (added to), grad_delta,
-    which may be the memory of delta, grad_weights `(blocks, directions, batch, length, 2)` of B and C by block of
-    channels, and grad_rates, that of A, and grad_bias `(directions, batch, channels)` (added to).
+    `(threads, STEPS_KEPT + 1, 4, width)`, memory to work in; and those that are filled: grad_u, grad_delta, which may
+    be the memory of delta, grad_weights `(blocks, directions, batch, length, 2)` of B and C, grad_rates and grad_bias.
     """
     use_widest_vectors()
     sizes, at, u, delta, weights, rates, bias, order, kept = read_inputs(call, 15)
@@ -271,23 +277,24 @@ def scan_gradients(call):
     B, C = sizes[COLUMNS] - 2, sizes[COLUMNS] - 1
     blocks = (channels + width - 1) // width
     grad_out = carray(as_pointer(at[7]), u.shape, np.float32)
-    carry = carray(as_pointer(at[8]), (directions, batch, channels), np.float32)
-    memory = as_pointer(at[9] + 4 * 5 * STEPS_KEPT * width * take_number(call, NEXT_WORKER))
-    scratch = carray(memory, (5, STEPS_KEPT, width), np.float32)
-    grad_u = carray(as_pointer(at[10]), u.shape, np.float32)
+    by_task = (blocks, batch, directions, width)
+    carry = carray(as_pointer(at[8]), by_task, np.float32)
+    memory = as_pointer(at[9] + 4 * (STEPS_KEPT + 1) * 4 * width * take_number(call, NEXT_WORKER))
+    scratch = carray(memory, (STEPS_KEPT + 1, 4, width), np.float32)
+    grad_u = carray(as_pointer(at[10]), (blocks, batch, length, width), np.float32)
     grad_delta = carray(as_pointer(at[11]), delta.shape, np.float32)
     grad_weights = carray(as_pointer(at[12]), (blocks, directions, batch, length, 2), np.float32)
-    grad_rates = carray(as_pointer(at[13]), (directions, batch, channels), np.float32)
-    grad_bias = carray(as_pointer(at[14]), (directions, batch, channels), np.float32)
+    grad_rates = carray(as_pointer(at[13]), by_task, np.float32)
+    grad_bias = carray(as_pointer(at[14]), by_task, np.float32)
     while True:
         task = take_number(call, NEXT_TASK)
         if task >= sizes[TASKS]:
             break
-        b, block = task // blocks, task % blocks
+        block, b = task // batch, task % batch
         c = block * width
         end, variant = min(c + width, channels), b % rates.shape[1]
         n = end - c
-        state = scratch[4, 0, :n]
+        state = scratch[STEPS_KEPT, 0, :n]
         for k in range(directions):
             rate, offset = rates[k, variant, c:end], bias[k, variant, c:end]
             for chunk in range((delta.shape[2] - 1) // STEPS_KEPT, -1, -1):
@@ -301,10 +308,10 @@ def scan_gradients(call):
                         rate,
                         state,
                         weights[k, b, start + t, B],
-                        scratch[0, t - first, :n],
-                        scratch[1, t - first, :n],
-                        scratch[2, t - first, :n],
-                        scratch[3, t - first, :n],
+                        scratch[t - first, 0, :n],
+                        scratch[t - first, 1, :n],
+                        scratch[t - first, 2, :n],
+                        scratch[t - first, 3, :n],
                     )
                 for t in range(last - 1, first - 1, -1):
                     step = start + t
@@ -315,15 +322,15 @@ def scan_gradients(call):
                         rate,
                         weights[k, b, step, B],
                         weights[k, b, step, C],
-                        scratch[0, t - first, :n],
-                        scratch[1, t - first, :n],
-                        scratch[2, t - first, :n],
-                        scratch[3, t - first, :n],
-                        carry[k, b, c:end],
-                        grad_u[b, position, c:end],
+                        scratch[t - first, 0, :n],
+                        scratch[t - first, 1, :n],
+                        scratch[t - first, 2, :n],
+                        scratch[t - first, 3, :n],
+                        carry[block, b, k, :n],
+                        grad_u[block, b, position, :n],
                         grad_delta[k, b, t, c:end],
-                        grad_rates[k, b, c:end],
-                        grad_bias[k, b, c:end],
+                        grad_rates[block, b, k, :n],
+                        grad_bias[block, b, k, :n],
                     )
                     grad_weights[block, k, b, step, 0] = grad_B
                     grad_weights[block, k, b, step, 1] = grad_C

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from .numba_kernels import STEPS_KEPT, Sizes, compile_kernels
@@ -47,7 +48,7 @@ def scan_1d(u, delta, A, B, C, D, delta_bias, delta_softplus) -> torch.Tensor:
     bias = torch.zeros_like(rates) if delta_bias is None else delta_bias.float().view(1, groups, -1)
     weights = torch.stack((B, C), dim=-1).float().flatten(0, 1).movedim(1, 0)
     order = torch.arange(length, device="cpu").unsqueeze(0)
-    y = _apply(by_position(u), by_position(delta).unsqueeze(0), None, weights, rates, bias, None, order)
+    y = _apply(by_position(u), by_position(delta).unsqueeze(0), None, weights, rates, bias, None, order, None)
     y = y.mT.unflatten(0, (-1, groups)).flatten(1, 2)
     return y if D is None else y + u * D.unsqueeze(-1)
 
@@ -56,9 +57,10 @@ def scan_2d(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D)
     """[`selective_scan_2d`]; its arguments, already checked, in float32 or less."""
     batch, height, width, channels = hidden_states.shape
     u = hidden_states.float().contiguous().view(batch, height * width, channels)
-    weights = _traverse(torch.cat((low_rank_delta, B, C), dim=-1).float())
+    weights = torch.cat((low_rank_delta, B, C), dim=-1).float().flatten(2, 3)
     rates, bias, skip = A.float().transpose(1, 2), delta_bias.float().unsqueeze(1), D.float().sum(0)
-    y = _apply(u, None, delta_weight.float(), weights, rates, bias, skip, traversals(height, width))
+    order, rows = traversals(height, width), _rows_by_step(batch, height, width)
+    y = _apply(u, None, delta_weight.float(), weights, rates, bias, skip, order, rows)
     return y.view(hidden_states.shape)
 
 
@@ -71,18 +73,24 @@ def traversals(height: int, width: int) -> torch.Tensor:
         return torch.stack((rows, columns, rows.flip(0), columns.flip(0)))
 
 
-def _traverse(maps: torch.Tensor) -> torch.Tensor:
-    """Four maps `(4, batch, height, width, columns)` as sequences `(4, batch, length, columns)`, one for each scan."""
-    rows, columns, rows_reversed, columns_reversed = maps
-    sequences = (rows, columns.transpose(1, 2), rows_reversed.flip(1, 2), columns_reversed.flip(1, 2).transpose(1, 2))
-    return torch.stack([x.flatten(1, 2) for x in sequences])
+@functools.lru_cache(maxsize=8)
+def _rows_by_step(batch: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of maps `(4, batch, length, columns)`, the row of each step of the four scans, and the step of each row."""
+    with torch.inference_mode(False):
+        order = traversals(height, width).unsqueeze(1)
+        starts = height * width * torch.arange(4 * batch, device="cpu").view(4, batch, 1)
+        return (starts + order).flatten(), (starts + order.argsort()).flatten()
 
 
-def _apply(u, delta, delta_weight, weights, rates, bias, skip, order) -> torch.Tensor:
+def _take_rows(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return x.flatten(0, 2).index_select(0, rows).view(x.shape)
+
+
+def _apply(u, delta, delta_weight, weights, rates, bias, skip, order, rows) -> torch.Tensor:
     arguments = u, delta, delta_weight, weights, rates, bias, skip
     needs_gradients = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments)
     with torch.autocast("cpu", enabled=False):
-        return _NumbaScan.apply(*arguments, order, needs_gradients)
+        return _NumbaScan.apply(*arguments, order, rows, needs_gradients)
 
 
 class _NumbaScan(torch.autograd.Function):
@@ -91,12 +99,15 @@ class _NumbaScan(torch.autograd.Function):
 
     Step sizes are `delta` `(directions, batch, length, channels)` or, where that is None, the product of the first
     columns of `weights` `(directions, batch, length, columns)` with `delta_weight` `(directions, channels, rank)`.
-    `rates` (that is A) and `bias` are `(directions, variants, channels)`. Keeps the inputs and, if `needs_gradients`,
-    every so manieth state.
+    `rates` (that is A) and `bias` are `(directions, variants, channels)`. `weights` are by step or, with `rows` of
+    [`_rows_by_step`], by position. Keeps the inputs and, if `needs_gradients`, every `STEPS_KEPT`-th state.
     """
 
     @staticmethod
-    def forward(ctx, u, delta, delta_weight, weights, rates, bias, skip, order, needs_gradients):
+    def forward(ctx, u, delta, delta_weight, weights, rates, bias, skip, order, rows, needs_gradients):
+        if rows is not None:
+            weights = _take_rows(weights, rows[0])
+        ctx.rows = rows
         directions, batch, length, _ = weights.shape
         chunks = -(-length // STEPS_KEPT) if needs_gradients else 0
         kept = u.new_empty(directions, batch, chunks, u.shape[2])
@@ -107,19 +118,22 @@ class _NumbaScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_out):
         with torch.autocast("cpu", enabled=False):
-            return *_backward(grad_out.contiguous(), *ctx.saved_tensors), None, None
+            grads = list(_backward(grad_out.contiguous(), *ctx.saved_tensors))
+        if ctx.rows is not None:
+            grads[3] = _take_rows(grads[3], ctx.rows[1])
+        return *grads, None, None, None
 
 
 def _forward(u, delta, delta_weight, weights, rates, bias, skip, order, kept) -> torch.Tensor:
     batch, _, channels = u.shape
-    width, _ = _divide(batch, channels)
+    width, blocks = _divide(batch, channels)
     rates, bias = (rates / LN_2).contiguous(), (bias / LN_2).contiguous()
-    out = torch.zeros_like(u) if skip is None else u * skip
-    states = u.new_zeros(len(weights), batch, channels)
+    out = _skipped(u, skip, width)
+    states = u.new_zeros(blocks, batch, len(weights), width)
     for start, end in _pieces(weights, channels):
         steps = _step_sizes(delta, delta_weight, weights, start, end)
         _run(SCAN, (u, steps, weights, rates, bias, order, kept, states, out), width, start)
-    return out
+    return _join_blocks(out, channels)
 
 
 def _backward(
@@ -129,15 +143,15 @@ def _backward(
     directions = len(weights)
     width, blocks = _divide(batch, channels)
     scaled_rates, bias = (rates / LN_2).contiguous(), (bias / LN_2).contiguous()
-    carry = u.new_zeros(directions, batch, channels)
+    carry = u.new_zeros(blocks, batch, directions, width)
     grad_rates, grad_bias = torch.zeros_like(carry), torch.zeros_like(carry)
-    grad_u = torch.zeros_like(u) if skip is None else grad_out * skip
+    grad_u = _skipped(grad_out, skip, width)
     grad_skip = None if skip is None else (grad_out * u).sum((0, 1))
     grad_BC = u.new_empty(blocks, directions, batch, length, 2)
     grad_weights = torch.empty_like(weights)
     grad_delta = None if delta is None else torch.empty_like(delta)
     grad_delta_weight = None if delta_weight is None else torch.zeros_like(delta_weight)
-    scratch = u.new_empty(_threads(batch * blocks), 5, STEPS_KEPT, width)
+    scratch = u.new_empty(_threads(batch * blocks), STEPS_KEPT + 1, 4, width)
     for start, end in reversed(list(_pieces(weights, channels))):
         steps = _step_sizes(delta, delta_weight, weights, start, end)
         inputs = u, steps, weights, scaled_rates, bias, order, kept, grad_out
@@ -149,7 +163,11 @@ def _backward(
             grad_delta_weight.baddbmm_(steps.flatten(1, 2).mT, low_rank.flatten(1, 2))
             grad_weights[:, :, start:end, :-2] = (steps.flatten(1, 2) @ delta_weight).view(low_rank.shape)
     grad_weights[..., -2:] = grad_BC.sum(0)
-    grad_rates, grad_bias = (x.unflatten(1, (-1, rates.shape[1])).sum(1) for x in (grad_rates, grad_bias))
+    grad_u = _join_blocks(grad_u, channels)
+    grad_rates, grad_bias = (
+        _join_blocks(x, channels).unflatten(0, (-1, rates.shape[1])).sum(0).transpose(0, 1)
+        for x in (grad_rates, grad_bias)
+    )
     return grad_u, grad_delta, grad_delta_weight, grad_weights, grad_rates, grad_bias, grad_skip
 
 
@@ -162,6 +180,26 @@ def _divide(batch: int, channels: int) -> tuple[int, int]:
     blocks = max(-(-channels // WIDEST_BLOCK), wanted)
     width = -(-channels // (blocks * NARROWEST_BLOCK)) * NARROWEST_BLOCK
     return width, -(-channels // width)
+
+
+def _skipped(x: torch.Tensor, skip: torch.Tensor | None, width: int) -> torch.Tensor:
+    """`x` `(batch, length, channels)` times `skip`, or zeros, as `(blocks, batch, length, width)`, in memory of this
+    thread."""
+    batch, length, channels = x.shape
+    out = keep_memory("skipped", (-(-channels // width), batch, length, width), torch.float32)
+    if skip is None:
+        return out.zero_()
+    if padding := -channels % width:
+        x, skip = F.pad(x, (0, padding)), F.pad(skip, (0, padding))
+    return torch.mul(x.unflatten(-1, (-1, width)).movedim(2, 0), skip.view(-1, 1, 1, width), out=out)
+
+
+def _join_blocks(x: torch.Tensor, channels: int) -> torch.Tensor:
+    """`(blocks, batch, length, width)` as `(batch, length, channels)` in memory of its own."""
+    width, blocks = x.shape[-1], len(x)
+    y = x.new_empty(*x.shape[1:3], blocks * width)
+    y.unflatten(-1, (blocks, width)).copy_(x.movedim(0, 2))
+    return y[..., :channels].contiguous()
 
 
 def _pieces(weights: torch.Tensor, channels: int) -> Iterator[tuple[int, int]]:
