@@ -136,9 +136,7 @@ def _forward(u, delta, delta_weight, weights, rates, bias, skip, order, kept) ->
     return _join_blocks(out, channels)
 
 
-def _backward(
-    grad_out, u, delta, delta_weight, weights, rates, bias, skip, order, kept
-) -> tuple[torch.Tensor | None, ...]:
+def _backward(grad_out, u, delta, delta_weight, weights, rates, bias, skip, order, kept) -> tuple:
     batch, length, channels = u.shape
     directions = len(weights)
     width, blocks = _divide(batch, channels)

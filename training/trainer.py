@@ -22,7 +22,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from modeling_lung_srad import LungSradForAudioClassification
 from modeling_lung_srad.errors import InputError, one_line
 from training.arguments import ObjectiveArguments
-from training.callbacks import AverageWeights, FindBestCheckpoint
 from training.data.sampling import CycleSampler
 from training.muon import build_muon
 from training.objective import ObjectiveOutput, PatchMixTraining
@@ -39,8 +38,8 @@ SHOWN_CYCLES = 16
 
 class LungSradTrainer(Trainer):
     """
-    `transformers.Trainer` for respiratory cycles: the objective of [`PatchMixTraining`], cycles drawn by weight, the
-    weights averaged over steps, and a stop where the loss is NaN or infinite.
+    `transformers.Trainer` for respiratory cycles: the objective of [`PatchMixTraining`], cycles drawn by weight,
+    weights averaged with those before each step, and a stop where the loss is NaN or infinite.
 
     Checkpoints hold the classifier as `save_pretrained` writes it, and beside it the projector of the objective and
     the projection of the distillation, but no teacher.
@@ -111,8 +110,6 @@ class LungSradTrainer(Trainer):
         self._unlogged_parts: dict[str, list[torch.Tensor]] = {}
         self.add_callback(SetSamplerEpoch(self))
         self.add_callback(FindBestCheckpoint())
-        if args.ma_beta > 0:
-            self.add_callback(AverageWeights(args.ma_beta))
 
     @property
     def training_model(self) -> PatchMixTraining:
@@ -134,8 +131,10 @@ class LungSradTrainer(Trainer):
         Raises:
             InputError: an optimizer that is not installed, or settings that it refuses.
         """
+        if self.optimizer is not None:
+            return self.optimizer
         args: Any = self.args
-        if args.muon_learning_rate and self.optimizer is None:
+        if args.muon_learning_rate:
             trained = self.training_model
             # Names as the classifier has them: in the training model all begin with its own.
             self.optimizer = build_muon(
@@ -148,13 +147,17 @@ class LungSradTrainer(Trainer):
                 eps=args.adam_epsilon,
             )
         try:
-            return super().create_optimizer(model)
+            optimizer = super().create_optimizer(model)
         except (ImportError, TypeError, ValueError) as error:
             raise InputError(
                 "optim, optim_args",
                 f"{self.args.optim} with {self.args.optim_args!r} cannot be used ({one_line(error)})",
                 "correct them, or leave both out",
             ) from error
+        for group in optimizer.param_groups:
+            # An update is proportional to the learning rate, so this averages the weights with those before the step.
+            group["lr"] *= 1 - args.ma_beta
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """As in `transformers.Trainer`, and with `lr_per_epoch` the schedule of the paper.
@@ -348,6 +351,15 @@ class LungSradTrainer(Trainer):
             if _part(self.training_model.state_dict(), prefix):
                 part = self.training_model.get_submodule(prefix.rstrip("."))
                 part.load_state_dict(load_file(folder / name))
+
+
+class FindBestCheckpoint(TrainerCallback):
+    """Finds the best checkpoint of a run that goes on in the present folder, which may have been moved meanwhile."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        best = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
 
 
 class SetSamplerEpoch(TrainerCallback):

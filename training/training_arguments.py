@@ -51,7 +51,7 @@ class LungSradTrainingArguments(TrainingArguments):
         lr_per_epoch (`bool`, *optional*, defaults to `False`): whether the cosine schedule moves once an epoch, as
             in the paper, from the first step below `learning_rate` to its minimum in the last epoch.
         ma_beta (`float`, *optional*, defaults to 0.0): after every step the weights become `ma_beta * old + (1 -
-            ma_beta) * new`; 0.5 in the paper.
+            ma_beta) * new`, by learning rates of `1 - ma_beta` times those given; 0.5 in the paper.
         muon_learning_rate (`float`, *optional*, defaults to 0.0): above 0, Muon updates the matrices, at this rate,
             and AdamW, at `learning_rate`, all else; see `training/muon.py`.
 

@@ -256,7 +256,7 @@ def _log_odds(model: PreTrainedModel, input_values: torch.Tensor, columns: list[
 def _integrated_gradients(
     model: PreTrainedModel, input_values: torch.Tensor, background: torch.Tensor, columns: list[int]
 ) -> torch.Tensor:
-    """Contributions of the cells `(frames, mel bins)` on the way from the background; their sum is the change in log odds."""
+    """Contribution of each cell to the change in log odds from the background, `(frames, mel bins)`."""
     difference = input_values - background
     shares = (torch.arange(PATH_STEPS, device=input_values.device) + 0.5) / PATH_STEPS
     total = torch.zeros_like(input_values)

@@ -14,7 +14,7 @@ from training.data.log_mel_dataset import LogMelDataset, compute_log_mel
 from training.data.sampling import CycleDraw
 from training.teachers.efficientat import EfficientATConfig, EfficientATForAudioClassification
 from training.teachers.teachers import Teacher, Teachers
-from training.trainer import DISTILLATION_WEIGHTS, PROJECTOR_WEIGHTS, AverageWeights, LungSradTrainer, cosine_per_epoch
+from training.trainer import DISTILLATION_WEIGHTS, PROJECTOR_WEIGHTS, LungSradTrainer, cosine_per_epoch
 from training.training_arguments import LungSradTrainingArguments
 
 
@@ -128,17 +128,6 @@ def test_weights_are_averaged_with_those_before_every_step(make_trainer, beta):
     for name, weight in averaged.model.classifier.named_parameters():
         assert torch.allclose(weight, beta * before[name] + (1 - beta) * new[name], atol=1e-7)
     assert any(not torch.equal(before[name], new[name]) for name in new)
-
-
-def test_average_leaves_what_is_not_trained_alone():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    model[1].requires_grad_(False)
-    frozen = model[1].weight.clone()
-    average = AverageWeights(0.5)
-    average.on_pre_optimizer_step(None, None, None, model=model)
-    average.on_optimizer_step(None, None, None, model=model)
-    assert torch.equal(model[1].weight, frozen)
-    assert average.before == []
 
 
 def test_checkpoint_is_the_classifier_with_the_projector_beside_it(make_trainer, tmp_path):
