@@ -163,7 +163,7 @@ def test_checkpoint_that_cannot_be_used_is_one_line(
     [
         ({"data": "nowhere"}, "nowhere"),
         ({"split": "offical"}, "offical"),
-        ({"part": "validation"}, "no training_summary.json"),
+        ({"part": "validation"}, "lacks the training_summary.json"),
         ({"part": "dev"}, "'dev' is not known"),
         ({"batch_size": 0}, "batch_size"),
         ({"output": __file__}, "is a file"),

@@ -148,7 +148,7 @@ def test_report_speaks_of_the_run_that_the_training_started_from(
 
 def test_checkpoint_without_a_summary_is_not_calibrated(checkpoint, simulated_folder):
     report, _ = evaluate_checkpoint(checkpoint, simulated_folder)
-    assert "no training_summary.json" in report["calibration_fit"]["not_calibrated"]
+    assert "lacks the training_summary.json" in report["calibration_fit"]["not_calibrated"]
     assert report["selection"] is None
 
 

@@ -70,7 +70,7 @@ def test_reason_for_no_validation_patients_is_told(record, simulated_folder, cha
 
 def test_checkpoint_without_a_summary_has_no_validation_patients(simulated_folder):
     cycles = load_evaluated_cycles(simulated_folder, "official", "test", None)
-    assert "has no training_summary.json to say which patients" in cycles.validation_missing
+    assert "lacks the training_summary.json that names" in cycles.validation_missing
 
 
 @pytest.mark.parametrize(
