@@ -35,7 +35,7 @@ from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassif
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 from modeling_lung_srad.errors import reports_input_errors
-from modeling_lung_srad.feature_extraction_lung_srad import LOWEST_FREQUENCY
+from modeling_lung_srad.feature_extraction_lung_srad import LOWEST_FREQUENCY, hertz_to_mel
 from modeling_lung_srad.saliency import ANY_CRACKLE, ANY_WHEEZE, METHODS, frame_times, mel_frequencies, saliency_map
 from training.report.text import markdown_table
 
@@ -130,9 +130,8 @@ def is_hit(event: SimulatedEvent, peak_time: float, peak_frequency: float) -> bo
 
 def mel_bins(frequencies: np.ndarray) -> np.ndarray:
     """Position of frequencies in Hz among 128 mel bins, as a fraction, 0 being the centre of the lowest bin."""
-    mel = 1127.0 * np.log1p(np.asarray(frequencies) / 700.0)
-    low, high = 1127.0 * np.log1p(np.array([LOWEST_FREQUENCY, SAMPLING_RATE / 2]) / 700.0)
-    return (mel - low) / (high - low) * (REFERENCE_BINS + 1) - 1
+    low, high = hertz_to_mel([LOWEST_FREQUENCY, SAMPLING_RATE / 2])
+    return (hertz_to_mel(frequencies) - low) / (high - low) * (REFERENCE_BINS + 1) - 1
 
 
 def localize(

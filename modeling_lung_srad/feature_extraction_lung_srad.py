@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from transformers import BatchFeature
@@ -159,7 +160,6 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         waveforms: Waveform | Sequence[Waveform],
         sampling_rate: int | None = None,
         return_tensors: str | None = None,
-        **kwargs,
     ) -> BatchFeature:
         r"""
         Args:
@@ -336,18 +336,23 @@ def _mel_filters(
     num_mel_bins: int, fft_length: int, sampling_rate: int, edges_in_hz: tuple[float, float]
 ) -> torch.Tensor:
     """Triangles in mel of shape `(fft_length / 2 + 1, num_mel_bins)`; the bin at Nyquist is unused, as in Kaldi."""
-
-    def to_mel(frequency: torch.Tensor) -> torch.Tensor:
-        return 1127.0 * torch.log1p(frequency / 700.0)
-
-    limits = to_mel(torch.tensor(edges_in_hz, dtype=torch.float64, device="cpu"))
-    edges = torch.linspace(limits[0], limits[1], num_mel_bins + 2, dtype=torch.float64, device="cpu")
-    frequencies = torch.arange(fft_length // 2, dtype=torch.float64, device="cpu") * sampling_rate / fft_length
-    bins = to_mel(frequencies).unsqueeze(1)
+    lowest, highest = hertz_to_mel(edges_in_hz)
+    edges = torch.from_numpy(np.linspace(lowest, highest, num_mel_bins + 2))
+    bins = torch.from_numpy(hertz_to_mel(np.arange(fft_length // 2) * sampling_rate / fft_length)).unsqueeze(1)
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     missing = fft_length // 2 + 1 - len(bins)
     return F.pad(torch.minimum(rising, falling).clamp_min(0), (0, 0, 0, missing)).to(torch.float32)
+
+
+def hertz_to_mel(frequencies: npt.ArrayLike) -> np.ndarray:
+    """Mel scale of HTK and Kaldi, 1127 ln(1 + f / 700)."""
+    return 1127.0 * np.log1p(np.asarray(frequencies) / 700.0)
+
+
+def mel_to_hertz(mel: npt.ArrayLike) -> np.ndarray:
+    """The inverse of [`hertz_to_mel`]."""
+    return 700.0 * np.expm1(np.asarray(mel) / 1127.0)
 
 
 def _whole(name: str, value: float, lowest: int, highest: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import InputError
 
-FRAME_SECONDS = 0.05
+LEVEL_SECONDS = 0.05
 FRAMES_PER_BLOCK = 200
 # Smallest step of 16 bit, the coarsest format in use.
 STEP = 2.0**-15
@@ -137,7 +137,7 @@ class RecordingAssessment:
         if sampling_rate <= 0:
             raise InputError("sampling_rate", f"{sampling_rate} Hz is not positive", "pass the rate of the recording")
         self.sampling_rate = sampling_rate
-        self.frame_samples = max(2, round(FRAME_SECONDS * sampling_rate))
+        self.frame_samples = max(2, round(LEVEL_SECONDS * sampling_rate))
         self.block_samples = FRAMES_PER_BLOCK * self.frame_samples
         self.num_samples = 0
         self._pending = np.zeros(0, dtype=np.float32)

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from ..audio import SAMPLING_RATE
 from ..configuration_lung_srad import CLASS_NAMES
 from ..errors import InputError, printable
-from ..feature_extraction_lung_srad import FRAME_SECONDS, HOP_SECONDS, LOWEST_FREQUENCY, kaldi_fbank
+from ..feature_extraction_lung_srad import FRAME_SECONDS, HOP_SECONDS, LOWEST_FREQUENCY, hertz_to_mel, kaldi_fbank
 from ..timeline import QualityReport, RecordingResult, Segment, mean_probabilities
 from .output_files import check_output, replaced_when_complete
 from .recording_files import ArchivedRecording
@@ -149,13 +149,13 @@ def _draw_spectrogram(figure: Figure, axes: Axes, waveform: np.ndarray, sampling
     before = (FRAME_SECONDS - HOP_SECONDS) / 2
     num_frames = 1 + (len(waveform) - round(FRAME_SECONDS * sampling_rate)) // round(HOP_SECONDS * sampling_rate)
     times = (before, before + num_frames * HOP_SECONDS)
-    extent = (*times, _to_mel(LOWEST_FREQUENCY), _to_mel(sampling_rate / 2))
+    extent = (*times, *hertz_to_mel((LOWEST_FREQUENCY, sampling_rate / 2)).tolist())
     image = axes.imshow(
         decibels.T, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=low, vmax=max(high, low + 1)
     )
     figure.colorbar(image, ax=axes, label="Mel energy (dB)", pad=0.01)
     ticks = [frequency for frequency in FREQUENCY_TICKS if frequency <= sampling_rate / 2]
-    axes.set_yticks([_to_mel(frequency) for frequency in ticks], [str(frequency) for frequency in ticks])
+    axes.set_yticks(hertz_to_mel(ticks), [str(frequency) for frequency in ticks])
     axes.set_ylabel("Frequency (Hz, mel scale)")
 
 
@@ -209,11 +209,6 @@ def _draw_probabilities(axes: Axes, timeline: Sequence[Segment]) -> None:
     axes.stackplot(times, heights, step="post", labels=CLASS_NAMES, colors=list(CLASS_COLORS.values()), linewidth=0)
     axes.set_ylim(0, 1)
     axes.set_ylabel("Probability")
-
-
-def _to_mel(frequency: float) -> float:
-    """The HTK mel scale, as in the features."""
-    return 1127 * float(np.log1p(frequency / 700))
 
 
 def _numbered(paths: Sequence[Path]) -> list[Path]:

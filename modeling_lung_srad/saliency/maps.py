@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from ..errors import InputError
-from ..feature_extraction_lung_srad import HOP_SECONDS, LungSradFeatureExtractor, Waveform
+from ..feature_extraction_lung_srad import HOP_SECONDS, LungSradFeatureExtractor, Waveform, hertz_to_mel, mel_to_hertz
 from .evaluation_mode import evaluation_mode
 
 ANY_CRACKLE = ("crackle", "both")
@@ -190,9 +190,8 @@ def frame_times(feature_extractor: LungSradFeatureExtractor) -> np.ndarray:
 
 def mel_frequencies(feature_extractor: LungSradFeatureExtractor) -> np.ndarray:
     """Centres of the mel bins in Hz, shape `(num_mel_bins,)`."""
-    low, high = 1127.0 * np.log1p(np.array(feature_extractor.frequencies) / 700.0)
-    centres = np.linspace(low, high, feature_extractor.num_mel_bins + 2)[1:-1]
-    return 700.0 * np.expm1(centres / 1127.0)
+    low, high = hertz_to_mel(feature_extractor.frequencies)
+    return mel_to_hertz(np.linspace(low, high, feature_extractor.num_mel_bins + 2)[1:-1])
 
 
 def _columns(model: PreTrainedModel, target: tuple[str, ...]) -> list[int]:

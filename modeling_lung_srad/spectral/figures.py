@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..feature_extraction_lung_srad import hertz_to_mel
 from ..files.plots import FREQUENCY_TICKS
 from .layers import MixingLayer
 from .profile import LayerProfile, spread
@@ -190,7 +191,7 @@ def mel_share(frequency: float, frequencies: tuple[float, float]) -> float:
     (1.0, 0.345)
 
     ```"""
-    lowest, wanted, highest = np.log1p(np.array([frequencies[0], frequency, frequencies[1]]) / 700)
+    lowest, wanted, highest = hertz_to_mel([frequencies[0], frequency, frequencies[1]])
     return float(np.clip((wanted - lowest) / (highest - lowest), 0, 1))
 
 

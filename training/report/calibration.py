@@ -11,11 +11,11 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import brier_score_loss
 
+from modeling_lung_srad.configuration_lung_srad import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from training.metrics.icbhi_score.icbhi_measure import NUM_CLASSES
 from training.report.resampling import PatientDraws
 
 NUM_BINS = 15
-LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 SMALLEST_PROBABILITY = np.finfo(np.float64).tiny
 
 
@@ -33,7 +33,7 @@ class Temperature:
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> Temperature:
-    """The temperature between 0.05 and 20 with the smallest negative log-likelihood.
+    """The temperature between 0.01 and 100 with the smallest negative log-likelihood.
 
     Args:
         probabilities (`np.ndarray` of shape `(cycles, 4)`): of validation cycles.

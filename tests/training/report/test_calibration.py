@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
+from modeling_lung_srad.configuration_lung_srad import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from tests.training.report.conftest import made_up_cycles
 from training.report.calibration import (
     calibration_figures,
@@ -89,7 +90,7 @@ def test_no_temperature_on_a_fine_grid_is_better():
     fitted = fit_temperature(cycles.probabilities, cycles.label).value
     losses = [
         log_loss(cycles.label, scale_probabilities(cycles.probabilities, temperature))
-        for temperature in np.geomspace(0.05, 20, 400)
+        for temperature in np.geomspace(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE, 600)
     ]
     best = log_loss(cycles.label, scale_probabilities(cycles.probabilities, fitted))
     assert best <= min(losses) + 1e-9
@@ -107,8 +108,8 @@ def test_perfect_and_impossible_predictions_end_at_the_bounds_without_nan():
     always_right = np.array([[0.4, 0.2, 0.2, 0.2]] * 2)
     right, wrong = fit_temperature(always_right, np.array([0, 0])), fit_temperature(certain, np.array([1, 1]))
     assert right.at_bound
-    assert right.value == pytest.approx(0.05, rel=0.01)
+    assert right.value == pytest.approx(LOWEST_TEMPERATURE, rel=0.01)
     assert wrong.at_bound
-    assert wrong.value == pytest.approx(20, rel=0.01)
+    assert wrong.value == pytest.approx(HIGHEST_TEMPERATURE, rel=0.01)
     assert np.isfinite(negative_log_likelihood(certain, np.array([1, 1])))
     assert scale_probabilities(certain, 0.05)[0].tolist() == [1, 0, 0, 0]
