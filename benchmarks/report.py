@@ -32,11 +32,6 @@ TITLES = {
     "training": "Training step: forward, loss, backward",
     "length": "One recording in one pass, by length",
 }
-PEAKS = {
-    "copy_bytes_per_second": ("copy", "GB/s"),
-    "matmul_flops_per_second": ("square product by `@`", "GFLOP/s"),
-    "convolution_flops_per_second": ("the same as a 1x1 convolution", "GFLOP/s"),
-}
 
 
 def measurements_of(results: dict[str, Any]) -> list[Measurement]:
@@ -92,8 +87,6 @@ def describe(results: dict[str, Any]) -> str:
         if measured:
             lines += [f"## {title}", "", _date_and_code(results["sections"][name]), ""]
             lines += [*_measurement_table(measured, results["ratios"]), "", *_left_out(measured)]
-    if "peak" in results["sections"]:
-        lines += _describe_peak(results["sections"]["peak"])
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -173,66 +166,6 @@ def _measurement_table(measurements: Sequence[Measurement], ratios: Sequence[dic
 def _left_out(measurements: Sequence[Measurement]) -> list[str]:
     reasons = dict.fromkeys((NAMES[x.case.contender], x.left_out) for x in measurements if x.left_out)
     return [line for name, reason in reasons for line in (f"Left out: {name}: {reason}.", "")]
-
-
-def _describe_peak(section: dict[str, Any]) -> list[str]:
-    lines = ["## Share of peak", "", _date_and_code(section), ""]
-    for figures in section["figures"]:
-        peaks = figures["peaks"]
-        best = max(value for name, value in peaks.items() if name.endswith("flops_per_second"))
-        copy = peaks["copy_bytes_per_second"]
-        measured = (f"{PEAKS[name][0]} {value / 1e9:.0f} {PEAKS[name][1]}" for name, value in peaks.items())
-        lines += [f"{figures['threads']} threads. Measured in the same run: {', '.join(measured)}.", ""]
-        lines += _describe_shares(figures["shares"], best, copy) if figures.get("shares") else []
-        lines += _describe_scans(figures["scans"], copy)
-    return lines
-
-
-def _describe_shares(shares: dict[str, Any], best: float, copy: float) -> list[str]:
-    total = shares["profiled_seconds"]
-    rows = []
-    for kind, work in shares["kinds"].items():
-        seconds = work["seconds"]
-        if not seconds:
-            continue
-        flops, moved = work["flops"] / seconds, work["bytes"] / seconds
-        is_product = kind == "matrix products"
-        rate = f"{flops / 1e9:.0f} GFLOP/s" if is_product else f"{moved / 1e9:.1f} GB/s"
-        share = flops / best if is_product else moved / copy
-        rows.append((kind, f"{seconds * 1000:.1f}", f"{100 * seconds / total:.0f} %", rate, f"{100 * share:.0f} %"))
-    covered = sum(work["seconds"] for work in shares["kinds"].values())
-    rest = total - covered
-    rest_name = "the rest: Python, dispatch, views, our own kernels"
-    rows.append((rest_name, f"{rest * 1000:.1f}", f"{100 * rest / total:.0f} %", "", ""))
-    scan = shares["scan_seconds"]
-    return [
-        *markdown_table(("operators", "ms", "share of time", "rate", "share of peak"), rows),
-        "",
-        f"One forward pass, {shares['size']}, batch {shares['batch']}: {shares['seconds'] * 1000:.1f} ms alone, "
-        f"{total * 1000:.1f} ms under torch.profiler, of which {scan * 1000:.1f} ms ({100 * scan / total:.0f} %) is "
-        "the scan with its projections. Times are those of torch.profiler for the outermost operators, rates come "
-        "from the sizes of the tensors that go in and come out. The peak is the better of a large square product by "
-        "`@` and as a 1x1 convolution, and a copy much larger than the caches: what stays in a cache can exceed it.",
-        "",
-    ]
-
-
-def _describe_scans(scans: Sequence[dict[str, Any]], copy: float) -> list[str]:
-    rows = []
-    for scan in scans:
-        shape = " x ".join(map(str, scan["map"]))
-        if reason := scan.get("left_out"):
-            rows.append((shape, scan["backend"], f"left out: {reason}", "", "", ""))
-            continue
-        cells = [shape, scan["backend"]]
-        for step in ("forward", "training"):
-            seconds = scan[f"{step}_seconds"]
-            share = scan[f"{step}_bytes"] / seconds / copy
-            cells += [f"{seconds * 1e3:.3f}", f"{100 * share:.0f} %"]
-        rows.append(tuple(cells))
-    header = ("map", "scan", "forward ms", "of copy bandwidth", "forward and backward ms", "of copy bandwidth")
-    note = "The scan alone. Bandwidth: the least it could move (inputs read once, results written once) over its time."
-    return [*markdown_table(header, rows), "", note, ""]
 
 
 def _write(path: Path, text: str) -> None:

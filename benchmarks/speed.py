@@ -8,7 +8,6 @@ Sections, on a CPU each in a process of its own:
   batch      seconds per clip by batch size
   training   forward, loss and backward: time and peak memory
   length     time and peak memory of one recording in one pass, by its length
-  peak       matrix products and memory traffic beside what this machine can do, and the scan alone
 
 On a CPU ours is the compiled scan, beside which the torch scan is a peer; where numba cannot run, ours is the torch
 scan. On CUDA (`--device cuda`) our scan takes part with each of its back ends, under bfloat16 autocast.
@@ -43,10 +42,8 @@ from benchmarks.command import build_parser
 from benchmarks.measure import in_process_of_its_own, is_out_of_memory
 from benchmarks.report import JSON_NAME, to_json, write_report
 from benchmarks.sections import SECTIONS, SUITES, measure_section
-from benchmarks.share_of_peak import measure_peak
 from modeling_lung_srad.errors import InputError, reports_input_errors
 
-PEAK = "peak"
 ROOT = Path(__file__).parents[1]
 UNKNOWN, MODIFIED = "unknown", ", modified"
 
@@ -106,8 +103,6 @@ def _missing(results: dict[str, Any], options: argparse.Namespace) -> list[tuple
 
 def _measure(name: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
     run = in_process_of_its_own if options.device == "cpu" else _call
-    if name == PEAK:
-        return {"figures": [run(measure_peak, options.device, threads)]}
     measurements = run(measure_section, name, SUITES[options.suite], options.device, threads)
     return {"measurements": [to_json(x) for x in measurements]}
 
@@ -126,7 +121,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser("speed", __doc__)
-    sections = [*SECTIONS, PEAK]
+    sections = list(SECTIONS)
     cores = _cores()
     parser.add_argument("--suite", choices=SUITES, default="quick", help="how much to measure (default: quick)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")

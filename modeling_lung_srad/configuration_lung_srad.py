@@ -14,7 +14,7 @@ from .errors import InputError
 CLASS_NAMES = ("normal", "crackle", "wheeze", "both")
 
 MAX_BLOCKS, MAX_WIDTH = 1000, 65536
-LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 AUTO_MAP = {
     "AutoConfig": "configuration_lung_srad.LungSradConfig",
     "AutoModel": "modeling_lung_srad.LungSradModel",

@@ -45,30 +45,11 @@ def measurements() -> list[Measurement]:
 
 @pytest.fixture
 def results(measurements) -> dict:
-    """The measurements as `speed.json` has them, and shares of a copy of 20 GB/s and of products of 200 GFLOP/s."""
+    """The measurements as `speed.json` has them."""
     about = {"date": "2026-01-01 00:00", "code": "0123abc"}
     sections: dict = {}
     for measurement in measurements:
         section = sections.setdefault(measurement.section, about | {"measurements": []})
         section["measurements"].append(to_json(measurement))
-    peaks = {
-        "copy_bytes_per_second": 20e9,
-        "matmul_flops_per_second": 100e9,
-        "convolution_flops_per_second": 200e9,
-    }
-    kinds = {
-        "matrix products": {"seconds": 0.2, "bytes": 1e9, "flops": 32e9},
-        "depthwise convolutions": {"seconds": 0.0, "bytes": 0, "flops": 0},
-        "element by element, norms, copies": {"seconds": 0.1, "bytes": 1e9, "flops": 0},
-    }
-    shares = {"size": "medium", "batch": 1, "seconds": 0.3, "profiled_seconds": 0.4, "scan_seconds": 0.1}
-    forward = {"forward_seconds": 0.01, "forward_bytes": 1e8}
-    training = {"training_seconds": 0.04, "training_bytes": 2e8}
-    scans = [
-        {"map": [1, 32, 256, 96], "backend": "torch"} | forward | training,
-        {"map": [1, 32, 256, 96], "backend": "triton", "left_out": "runs on CUDA only"},
-    ]
-    figures = {"threads": 2, "peaks": peaks, "shares": shares | {"kinds": kinds}, "scans": scans}
-    sections["peak"] = about | {"figures": [figures]}
     machine = {"processor": "abacus", "cores": 2}
     return {"machine": machine, "suite": "quick", "device": "cpu", "sections": sections}

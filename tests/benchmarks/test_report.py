@@ -24,19 +24,6 @@ def test_markdown_shows_goals_and_what_is_left_out(results, tmp_path):
     assert "Left out: AST-base: AST-base takes 1024 frames only." in text
 
 
-def test_markdown_shows_shares_of_the_peak(results, tmp_path):
-    write_report(results, tmp_path)
-    text = (tmp_path / "speed.md").read_text(encoding="utf-8")
-    assert "## Share of peak\n\n2026-01-01 00:00, code 0123abc\n" in text
-    assert "2 threads. Measured in the same run: copy 20 GB/s, square product by `@` 100 GFLOP/s, " in text
-    assert "| matrix products | 200.0 | 50 % | 160 GFLOP/s | 80 % |" in text
-    assert "| element by element, norms, copies | 100.0 | 25 % | 10.0 GB/s | 50 % |" in text
-    assert "| the rest: Python, dispatch, views, our own kernels | 100.0 | 25 % |  |  |" in text
-    assert "depthwise" not in text
-    assert "| 1 x 32 x 256 x 96 | torch | 10.000 | 50 % | 40.000 | 25 % |" in text
-    assert "| 1 x 32 x 256 x 96 | triton | left out: runs on CUDA only |  |  |  |" in text
-
-
 def test_contenders_differ_in_colour():
     assert len(set(COLORS.values())) == len(COLORS)
 

@@ -33,7 +33,7 @@ class Temperature:
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> Temperature:
-    """The temperature between 0.01 and 100 with the smallest negative log-likelihood.
+    """The temperature between 0.05 and 20 with the smallest negative log-likelihood.
 
     Args:
         probabilities (`np.ndarray` of shape `(cycles, 4)`): of validation cycles.
