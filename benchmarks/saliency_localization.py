@@ -1,6 +1,5 @@
 """Counts how often the peak of a saliency map falls on the one event of a simulated recording.
 
-python -m benchmarks.event_detector runs/event_detector
 python -m benchmarks.saliency_localization [--checkpoint FOLDER_OR_HUB_ID] [--recordings 100] [--seconds 8]
 
 Every recording is 8 s (or fewer, which reach the model repeated to 8 s) of normal breathing with heart sounds, sensor
