@@ -34,7 +34,7 @@ NUM_FOLDS = 5
 SMALLEST_DEVIATION = 1e-6
 # Least spread of a spectrogram that is compared; digital silence has none.
 SMALLEST_SPREAD = 1e-3
-# Of 29 validation recordings, 3 have unfamiliar windows, and none has a quarter of them.
+# A recording is flagged from this share of unfamiliar windows on.
 UNFAMILIAR_SHARE = 0.25
 
 
