@@ -50,6 +50,8 @@ STEPS = 16
 LONGEST_CHAIN = 8
 # Elements of a float32 tensor of which a few stay in the cache while the operations of a scan pass over them.
 ELEMENTS_AT_ONCE = 2**20
+# Larger memory is given back to the system after a scan.
+MOST_ELEMENTS_KEPT = 2**23
 _kept = threading.local()
 
 # A map `(batch, height, width, channels)`, unrotated and rotated by 180 degrees.
@@ -329,6 +331,8 @@ def keep_memory(buffer: str, shape: tuple[int, ...], dtype: torch.dtype) -> torc
     Memory from the system costs more than the computation in it.
     """
     size = math.prod(shape)
+    if size > MOST_ELEMENTS_KEPT:
+        return torch.empty(shape, dtype=dtype, device="cpu")
     memory = _kept.__dict__.get(buffer)
     if memory is None or memory.dtype != dtype or memory.numel() < size:
         with torch.inference_mode(False):
