@@ -23,13 +23,14 @@ from modeling_lung_srad.errors import reports_input_errors
 from training.arguments import DataArguments
 from training.baselines import compute_statistics
 from training.data.cycle_sources import CycleSource, load_training_sources
+from training.data.feature_cache import cached_log_mel
 from training.metrics.icbhi_score.icbhi_measure import icbhi_score
 from training.metrics.sprsound_score.sprsound_measure import sprsound_score
 from training.prediction.classifier_loading import load_classifier
 from training.prediction.evaluate_checkpoint import predict
 from training.record.training_record import TRAINING_SUMMARY
 
-THRESHOLDS = np.arange(0.04, 0.62, 0.02).round(2)
+THRESHOLDS = np.arange(0.04, 0.98, 0.02).round(2)
 PREDICTIONS = "held_out_predictions.npz"
 DRAWS = 1000
 COLUMNS = {
@@ -64,7 +65,11 @@ def predict_run(run: Path, folders: dict[str, str]) -> Fold:
         last = max(run.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
         model, feature_extractor = load_classifier(last)
         sources = load_training_sources(data, "last").calibration
-        return {source.name: _held_out(source, predict(model, feature_extractor, source)) for source in sources}
+        fold = {}
+        for source in sources:
+            log_mel = cached_log_mel([source], feature_extractor, data.feature_cache)
+            fold[source.name] = _held_out(source, predict(model, feature_extractor, source, log_mel=log_mel))
+        return fold
 
     return _kept(run / PREDICTIONS, predict_all, run, folders)
 
@@ -167,7 +172,7 @@ def row(name: str, folds: Sequence[Fold]) -> str:
     for title, value in figures.items():
         low, high = np.quantile([drawn[title] for drawn in draws], (0.025, 0.975))
         cells.append(f"{100 * value:.1f} ({100 * low:.0f} to {100 * high:.0f})")
-    return f"| {name} | {' | '.join(cells)} |  <!-- thresholds {thresholds} -->"
+    return f"| {name} | {' | '.join(cells)} |  <!-- thresholds {[float(x) for x in thresholds]} -->"
 
 
 @reports_input_errors

@@ -88,10 +88,15 @@ def predict(
     source: CycleSource,
     batch_size: int = 16,
     description: str = "classify",
+    log_mel: torch.Tensor | None = None,
 ) -> np.ndarray:
-    """Probabilities `(cycles, 4)` in the order of `CLASS_NAMES`, on the model's device, with a progress bar."""
+    """Probabilities `(cycles, 4)` in the order of `CLASS_NAMES`, on the model's device, with a progress bar.
+
+    `log_mel` are the spectrograms of [`compute_log_mel`], which are computed when not given.
+    """
     labels = source.table["label"]
-    cycles = LogMelDataset(compute_log_mel([source], feature_extractor), labels, feature_extractor)
+    log_mel = compute_log_mel([source], feature_extractor) if log_mel is None else log_mel
+    cycles = LogMelDataset(log_mel, labels, feature_extractor)
     # `id2label` is what loading checks; `label2id` of an edited config.json may not fit it.
     columns = class_columns(model.config.id2label or {}, "model")
     model.eval()
