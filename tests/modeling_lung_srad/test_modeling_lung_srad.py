@@ -269,6 +269,26 @@ def test_a_batch_worked_through_in_pieces_gives_the_same(monkeypatch):
         torch.testing.assert_close(states, others, atol=1e-5, rtol=1e-5)
 
 
+def test_parameters_may_be_given_by_torch_func():
+    model = LungSradForAudioClassification(tiny_config()).eval()
+    inputs = random_input(frames=32)
+    doubled = {name: x.detach().double() for name, x in model.named_parameters()}
+    logits = torch.func.functional_call(model, doubled, (inputs,)).logits
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits.float(), model(inputs).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_every_linear_layer_takes_an_input():
+    """Adapters and quantizers replace linear layers by others of one input."""
+    model = LungSradForAudioClassification(tiny_config()).eval()
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    taken = []
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, inputs, output: taken.append(len(inputs)))
+    model(random_input(frames=32))
+    assert taken == [1] * len(layers)
+
+
 def test_shapes_can_be_had_without_memory():
     with torch.device("meta"):
         model = LungSradForAudioClassification(LungSradConfig.tiny())
