@@ -1,6 +1,8 @@
-"""The Python examples of the README do what it says, and its pages exist."""
+"""The Python examples of the README do what it says, its pages exist, and the command knows what pages call."""
 
 import re
+import shlex
+import string
 import subprocess
 import sys
 import tomllib
@@ -8,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from lung_srad_cli import build_parser
+from training.configuration import expand_seeds
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_first_example_prints_summary_quality_and_probabilities():
@@ -20,7 +26,36 @@ def test_the_first_example_prints_summary_quality_and_probabilities():
     assert re.search(r"{'normal': 0\.\d+, 'crackle': 0\.\d+, 'wheeze': 0\.\d+, 'both': 0\.\d+}", result.stdout)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))])
+def called_commands(page):
+    """The words of each `lung-srad` command in the shell blocks of a page, variables of the block filled in."""
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        variables = {}
+        for line in block.replace("\\\n", " ").splitlines():
+            for name, value in re.findall(r'(?:^|\s)(\w+)=("[^"]*"|\S+)', line if re.match(r"\w+=", line) else ""):
+                variables[name] = " ".join(value.strip('"').split())
+            if line.startswith("lung-srad "):
+                yield shlex.split(string.Template(line).safe_substitute(variables), comments=True)[1:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_a_page_is_understood(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in called_commands(page):
+        parsed = build_parser().parse_args(words)
+        if parsed.command == "train":
+            expand_seeds(parsed.config, parsed.overrides)
+
+
+def test_pages_call_commands():
+    assert {words[0] for page in PAGES for words in called_commands(page)} >= {
+        "classify",
+        "train",
+        "evaluate",
+        "export",
+    }
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_links_to_exists(page):
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not link.startswith("http"):
