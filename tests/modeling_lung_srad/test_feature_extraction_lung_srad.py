@@ -279,3 +279,8 @@ def test_other_windows_transforms_and_frequencies_follow_their_definition():
 def test_impossible_settings_are_refused_by_name(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         LungSradFeatureExtractor(**settings)
+
+
+def test_an_unknown_argument_is_an_error():
+    with pytest.raises(TypeError, match="paddding"):
+        LungSradFeatureExtractor()(np.zeros(16000, dtype=np.float32), sampling_rate=16000, paddding=True)
