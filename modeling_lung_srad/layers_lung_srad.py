@@ -1,4 +1,4 @@
-"""Faster variants of torch layers: which kernel runs depends on the hardware, the results do not."""
+"""Faster variants of torch layers: which kernel runs depends on the hardware, the results agree within rounding."""
 
 import functools
 from collections.abc import Callable

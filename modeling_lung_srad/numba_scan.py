@@ -75,7 +75,7 @@ def traversals(height: int, width: int) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _rows_by_step(batch: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of maps `(4, batch, length, columns)`, the row of each step of the four scans, and the step of each row."""
+    """Rows of the maps `(4, batch, length, columns)` in the order of the steps of the four scans, and the inverse."""
     with torch.inference_mode(False):
         order = traversals(height, width).unsqueeze(1)
         starts = height * width * torch.arange(4 * batch, device="cpu").view(4, batch, 1)
@@ -118,10 +118,11 @@ class _NumbaScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_out):
         with torch.autocast("cpu", enabled=False):
-            grads = list(_backward(grad_out.contiguous(), *ctx.saved_tensors))
+            grads = _backward(grad_out.contiguous(), *ctx.saved_tensors)
+        grad_u, grad_delta, grad_delta_weight, grad_weights, *others = grads
         if ctx.rows is not None:
-            grads[3] = _take_rows(grads[3], ctx.rows[1])
-        return *grads, None, None, None
+            grad_weights = _take_rows(grad_weights, ctx.rows[1])
+        return grad_u, grad_delta, grad_delta_weight, grad_weights, *others, None, None, None
 
 
 def _forward(u, delta, delta_weight, weights, rates, bias, skip, order, kept) -> torch.Tensor:

@@ -48,7 +48,7 @@ from torch.autograd.function import once_differentiable
 STEPS = 16
 # Blocks that are chained one after another; more are chained in groups.
 LONGEST_CHAIN = 8
-# Elements of a float32 tensor of which a few stay in the cache while the operations of a scan pass over them.
+# Size of a float32 tensor; a few of that size stay in the cache during a scan.
 ELEMENTS_AT_ONCE = 2**20
 # Larger memory is given back to the system after a scan.
 MOST_ELEMENTS_KEPT = 2**23

@@ -30,7 +30,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def recipe_trainer(name: str, folder: Path) -> LungSradTrainer:
-    """The trainer of `smoke.yaml` with other settings, for 5 steps of 8 cycles, each of which is logged."""
+    """The trainer of `smoke.yaml` with other settings, for 5 steps of 8 cycles; every step is logged."""
     settings = ["data.simulated=4", "data.validation=0", "model.feature_extractor.num_frames=64", "use_cpu=true"]
     settings += ["selection=last", "save_strategy=no", "logging_strategy=steps", "logging_steps=1"]
     settings += [f"max_steps={STEPS}", f"data.feature_cache={folder / 'cache'}", f"output_dir={folder / name}"]
