@@ -240,6 +240,8 @@ class SamplingArguments:
             of SPRSound; goes with `augmentation.stretch_frames`.
         patient_balance (`float`, *optional*, defaults to 0.0): within a class, a patient's chance is proportional to
             the number of their cycles to the power `1 - patient_balance`.
+        device_balance (`float`, *optional*, defaults to 0.0): how far the classes of each stethoscope are brought to
+            their shares over all: 0 leaves them, 1 makes them equal, so that no stethoscope stands for a class.
         cycles_per_epoch (`int`, *optional*): draws that make an epoch; as many as there are cycles when not given.
     """
 
@@ -249,10 +251,19 @@ class SamplingArguments:
     simulated: float = 1.0
     windows: float = 0.0
     patient_balance: float = 0.0
+    device_balance: float = 0.0
     cycles_per_epoch: int | None = None
 
     def __post_init__(self):
-        for name in ("class_balance", "icbhi", "sprsound", "simulated", "windows", "patient_balance"):
+        for name in (
+            "class_balance",
+            "icbhi",
+            "sprsound",
+            "simulated",
+            "windows",
+            "patient_balance",
+            "device_balance",
+        ):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"sampling.{name}", f"{getattr(self, name)} should be a finite number")
 

@@ -132,7 +132,8 @@ def prepare(
     names = [source.name for source in sources.training for _ in range(len(source.cycles))]
     labels = [label for source in sources.training for label in source.table["label"]]
     patients = [f"{source.name} {patient}" for source in sources.training for patient in source.table["patient"]]
-    weights = sampling_weights(names, labels, arguments.sampling, patients)
+    devices = [device for source in sources.training for device in source.table["device"]]
+    weights = sampling_weights(names, labels, arguments.sampling, patients, devices)
     batch_size = training_arguments.train_batch_size
     CycleSampler(
         len(labels), batch_size * training_arguments.world_size, 0, weights, arguments.sampling.cycles_per_epoch
@@ -253,7 +254,9 @@ def build_trainer(run: Run) -> LungSradTrainer:
     else:
         training = stretches(run)
         cycle_names = training.names
-        cycle_weights = sampling_weights(training.sources, training.labels, run.arguments.sampling, training.patients)
+        cycle_weights = sampling_weights(
+            training.sources, training.labels, run.arguments.sampling, training.patients, training.devices
+        )
     return LungSradTrainer(
         model=run.model,
         args=arguments,

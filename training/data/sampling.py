@@ -25,7 +25,11 @@ class CycleDraw(NamedTuple):
 
 
 def sampling_weights(
-    sources: Sequence[str], labels: Sequence[int], arguments: SamplingArguments, patients: Sequence[str] | None = None
+    sources: Sequence[str],
+    labels: Sequence[int],
+    arguments: SamplingArguments,
+    patients: Sequence[str] | None = None,
+    devices: Sequence[str] | None = None,
 ) -> np.ndarray | None:
     """Relative chance of each cycle to be drawn, or `None` where every cycle is to be seen once per epoch.
 
@@ -35,6 +39,7 @@ def sampling_weights(
             with the weight of its source.
         arguments (`SamplingArguments`): weights of the sources and balance of the classes.
         patients (sequence of `str`, *optional*): patient of each cycle, for `patient_balance`.
+        devices (sequence of `str`, *optional*): stethoscope of each cycle, for `device_balance`.
 
     Raises:
         InputError: a negative weight, or no cycle with a weight above zero.
@@ -57,9 +62,24 @@ def sampling_weights(
         # The classes keep their total.
         totals, evened_totals = (np.bincount(label_array, weights=weights * x) for x in (1.0, evened))
         weights = weights * evened * (totals / np.where(evened_totals > 0, evened_totals, 1.0))[label_array]
+    if devices is not None and arguments.device_balance:
+        weights = _even_devices(weights, label_array, devices, arguments.device_balance)
     if arguments.cycles_per_epoch is None and np.allclose(weights, weights[0]):
         return None
     return weights / weights.sum()
+
+
+def _even_devices(weights: np.ndarray, labels: np.ndarray, devices: Sequence[str], balance: float) -> np.ndarray:
+    """Weights with which the classes of each device have their shares over all devices; devices keep their total."""
+    shares = np.bincount(labels, weights)
+    evened = weights.copy()
+    for device in set(devices):
+        own = np.array([other == device for other in devices])
+        present = np.bincount(labels[own], weights[own], minlength=len(shares))
+        factors = (shares / np.where(present > 0, present, np.inf)) ** balance
+        evened[own] *= factors[labels[own]]
+        evened[own] *= weights[own].sum() / (evened[own].sum() or 1.0)
+    return evened
 
 
 class CycleSampler(Sampler[CycleDraw]):

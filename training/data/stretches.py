@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from dataset_scripts.cycles import CLASS_NAMES
+from dataset_scripts.simulated import DEVICE as SIMULATED_DEVICE
 from dataset_scripts.simulated_events import simulate_event
-from dataset_scripts.sprsound import load_sprsound_recordings
+from dataset_scripts.sprsound import DEVICE, load_sprsound_recordings
 from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.audio import SAMPLING_RATE, read_audio
 from modeling_lung_srad.feature_extraction_lung_srad import HOP_SECONDS
@@ -53,6 +54,7 @@ class SpectrogramOfRecording:
         spans (`tuple[Span, ...]`): its annotated cycles.
         source (`str`): `icbhi`, `sprsound` or `simulated`.
         patient (`str`): number of the patient.
+        device (`str`): stethoscope, by its name in the data set.
         name (`str`): what messages call it.
         is_whole (`bool`): whether windows may be cut anywhere, as all sounds in it are annotated.
     """
@@ -61,6 +63,7 @@ class SpectrogramOfRecording:
     spans: tuple[Span, ...]
     source: str
     patient: str
+    device: str
     name: str
     is_whole: bool
 
@@ -95,10 +98,12 @@ def load_recordings(
     for source in sources:
         read = _whole_recordings(source, sprsound) if source.name == "sprsound" and sprsound else _cycles(source)
         total = None if source.name == "sprsound" else len(source.cycles)
-        for waveform, spans, patient, name, is_whole in tqdm(read, desc=f"log-mel, {source.name}", total=total):
+        for waveform, spans, patient, device, name, is_whole in tqdm(
+            read, desc=f"log-mel, {source.name}", total=total
+        ):
             log_mel = _log_mel(waveform, feature_extractor)
             fitted = tuple(_fitted(span, len(log_mel)) for span in spans)
-            recordings.append(SpectrogramOfRecording(log_mel, fitted, source.name, patient, name, is_whole))
+            recordings.append(SpectrogramOfRecording(log_mel, fitted, source.name, patient, device, name, is_whole))
     for index in tqdm(range(simulated_events), desc="log-mel, simulated events", disable=not simulated_events):
         recordings.append(_simulated(index, feature_extractor))
     return recordings
@@ -118,6 +123,7 @@ class StretchDataset(Dataset):
         labels (`list[int]`): class of each cycle; of a window, that of the cycle that it is near.
         sources (`list[str]`): `icbhi`, `sprsound`, `simulated` or, for windows, `windows`.
         patients (`list[str]`): patient of each, with the name of the data set.
+        devices (`list[str]`): stethoscope of each.
         names (`list[str]`): what messages call each.
     """
 
@@ -138,6 +144,7 @@ class StretchDataset(Dataset):
         self.patients = [
             f"{recordings[unit.recording].source} {recordings[unit.recording].patient}" for unit in self.units
         ]
+        self.devices = [recordings[unit.recording].device for unit in self.units]
         self.names = [recordings[unit.recording].name for unit in self.units]
         self._normal = [
             index for index, unit in enumerate(self.units) if unit.span and unit.span.label == 0 and not unit.is_window
@@ -210,21 +217,21 @@ def _is_planted(recording: SpectrogramOfRecording) -> bool:
     return recording.source == "simulated" and recording.is_whole
 
 
-def _whole_recordings(source: CycleSource, folder: str) -> Iterator[tuple[np.ndarray, list, str, str, bool]]:
+def _whole_recordings(source: CycleSource, folder: str) -> Iterator[tuple[np.ndarray, list, str, str, str, bool]]:
     names = set(source.table["recording"])
     for recording in load_sprsound_recordings(Path(folder).expanduser()):
         if recording.name in names:
             waveform = read_audio(recording.path, SAMPLING_RATE, allow_silence=True)
             spans = [(cycle.start, cycle.end, cycle.label or 0) for cycle, _ in recording.events]
-            yield waveform, spans, recording.patient, recording.name, True
+            yield waveform, spans, recording.patient, DEVICE, recording.name, True
 
 
-def _cycles(source: CycleSource) -> Iterator[tuple[np.ndarray, list, str, str, bool]]:
+def _cycles(source: CycleSource) -> Iterator[tuple[np.ndarray, list, str, str, str, bool]]:
     table = source.table
-    for row, label, patient, name in zip(
-        source.cycles, table["label"], table["patient"], source.cycle_names, strict=True
+    for row, label, patient, device, name in zip(
+        source.cycles, table["label"], table["patient"], table["device"], source.cycle_names, strict=True
     ):
-        yield row["audio"]["array"], [(0.0, math.inf, label)], patient, name, False
+        yield row["audio"]["array"], [(0.0, math.inf, label)], patient, device, name, False
 
 
 def _simulated(index: int, feature_extractor: LungSradFeatureExtractor) -> SpectrogramOfRecording:
@@ -235,7 +242,9 @@ def _simulated(index: int, feature_extractor: LungSradFeatureExtractor) -> Spect
     log_mel = _log_mel(waveform, feature_extractor)
     span = _fitted((event.start, event.end, label), len(log_mel))
     name = f"simulated recording {index} with a {CLASS_NAMES[label]}"
-    return SpectrogramOfRecording(log_mel, (span,), "simulated", f"event {index}", name, is_whole=True)
+    return SpectrogramOfRecording(
+        log_mel, (span,), "simulated", f"event {index}", SIMULATED_DEVICE, name, is_whole=True
+    )
 
 
 def _log_mel(waveform: np.ndarray, feature_extractor: LungSradFeatureExtractor) -> torch.Tensor:

@@ -78,3 +78,16 @@ def test_patients_with_many_cycles_are_evened_out_within_a_class():
     half = sampling_weights(SOURCES, LABELS, SamplingArguments(patient_balance=0.5), patients)
     assert half[0] / half[8] == pytest.approx(3**-0.5)
     assert [half[np.array(LABELS) == label].sum() for label in range(4)] == pytest.approx([0.6, 0.2, 0.1, 0.1])
+
+
+def test_a_device_does_not_stand_for_a_class():
+    devices = ["a", "a", "a", "b", "b", "b", "b", "b", "b", "b"]
+    plain = sampling_weights(SOURCES, LABELS, SamplingArguments(cycles_per_epoch=10), None, devices)
+    even = sampling_weights(SOURCES, LABELS, SamplingArguments(device_balance=1.0), None, devices)
+    assert plain == pytest.approx([0.1] * 10)
+    labels, on_b = np.array(LABELS), np.array(devices) == "b"
+    assert even[~on_b].sum() == pytest.approx(0.3)
+    assert even[on_b].sum() == pytest.approx(0.7)
+    # Device a has normal cycles alone; those of b have the shares of all cycles.
+    shares = [even[on_b & (labels == label)].sum() / even[on_b].sum() for label in range(4)]
+    assert shares == pytest.approx([0.6, 0.2, 0.1, 0.1])

@@ -20,7 +20,7 @@ def numbered(frames):
 
 
 def recording(spans, frames=100, is_whole=False, source="icbhi", patient="101"):
-    return SpectrogramOfRecording(numbered(frames), tuple(spans), source, patient, "a recording", is_whole)
+    return SpectrogramOfRecording(numbered(frames), tuple(spans), source, patient, "Meditron", "a recording", is_whole)
 
 
 def frames_of(item):
