@@ -11,62 +11,24 @@ from transformers.activations import ACT2FN
 
 from .configuration_lung_srad import LungSradConfig
 
-# Smaller maps are not worth a kernel launch (measured on an H200).
-LAYER_NORM_KERNEL_FROM = 2**23
 # The C library returns memory of more than 32 MB to the system after every use, and getting it again costs more than
 # the computation in it.
 ELEMENTS_AT_ONCE = 2**22
 
 
 class LungSradLayerNorm(nn.LayerNorm):
-    """Layer norm over the channels of `(batch, mel, time, channels)`, before a linear layer.
-
-    On CUDA, large maps run as a Triton kernel, where that can be imported, as torch takes several times as long for
-    rows as short as these. The kernel returns the dtype of the weights or, under autocast, of the linear layer.
-    """
+    """Layer norm over the channels of `(batch, mel, time, channels)`, in the dtype of its weights."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        layer_norm = self._choose_kernel(hidden_states)
-        if layer_norm is not None:
-            dtype = self._dtype_under_autocast() if torch.is_autocast_enabled("cuda") else self.weight.dtype
-            return layer_norm(hidden_states, self.weight, self.bias, self.eps, dtype)
-        if self.weight.dtype != torch.float32:  # Torch takes these for no other input, and the scan returns float32.
-            hidden_states = hidden_states.to(self.weight.dtype)
-        return super().forward(hidden_states)
-
-    def _choose_kernel(self, hidden_states: torch.Tensor) -> Callable | None:
-        if not hidden_states.is_cuda or torch.compiler.is_compiling():
-            return None
-        if hidden_states.numel() < LAYER_NORM_KERNEL_FROM:
-            return None
-        layer_norm, is_supported = _load_layer_norm_kernel()
-        return layer_norm if is_supported(hidden_states, self.weight, self.bias) else None
-
-    def _dtype_under_autocast(self) -> torch.dtype:
-        return torch.get_autocast_dtype("cuda")
+        # Torch takes these for no other input, and the scan returns float32.
+        return super().forward(hidden_states.to(self.weight.dtype))
 
 
 class LungSradLayerNorm2d(LungSradLayerNorm):
-    """Layer norm over the channels of `(batch, channels, mel, time)`, before the residual stream or the pooling.
-
-    There, autocast on CUDA keeps float32, as torch does.
-    """
+    """Layer norm over the channels of `(batch, channels, mel, time)`, before the residual stream or the pooling."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return super().forward(hidden_states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-    def _dtype_under_autocast(self) -> torch.dtype:
-        return torch.float32
-
-
-@functools.cache
-def _load_layer_norm_kernel() -> tuple[Callable | None, Callable]:
-    """The kernel and which tensors it takes; none where Triton cannot be imported."""
-    try:
-        from .triton_layer_norm import is_supported, layer_norm
-    except ImportError:
-        return None, lambda *tensors: False
-    return layer_norm, is_supported
 
 
 class LungSradLinear(nn.Linear):

@@ -25,7 +25,6 @@ NEEDED_CODE = [
     "timeline.py",
     "torch_scan.py",
     "triton_kernels.py",
-    "triton_layer_norm.py",
     "triton_scan.py",
 ]
 
