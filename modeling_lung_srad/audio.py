@@ -1,20 +1,22 @@
-"""Reads audio files into the mono waveforms that the model works on: soundfile, no torch, no ffmpeg.
+"""Reads audio files into the mono waveforms that the model works on: soundfile, and PyAV for other formats.
 
 The module is saved with checkpoints, where arrays are classified without soundfile.
 """
 
-import io
 import math
+import mmap
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .containers import Content, PieceReader, Pieces, PyavFile, read_streams
 from .errors import InputError
+from .quality import QualityFlag
 
 try:
     import soundfile
@@ -29,18 +31,33 @@ MIN_SECONDS = 0.025
 MAX_CHANNELS = 2
 # A float file may have any scale, but no recording is louder than full scale of 32 bit.
 LARGEST_SAMPLE = 2.0**31
-# Lengths that writers put into a RIFF header when they stream and cannot know it. libsndfile reads to the end then.
-UNKNOWN_RIFF_LENGTHS = (0x7FFFF000, 0x80000000, 0xFFFFFFFF)
 # libsndfile reports this length for a FLAC file whose writer did not know it, and misses the end of such a file.
 UNKNOWN_FRAMES = 2**63 - 1
-LENGTH_REMEDY = "save it again by an audio editor, or by `ffmpeg -i FILE NEW.wav`"
-# Writers put a handful of chunks before the audio. A damaged file can have millions of empty ones.
-MAX_CHUNKS = 10000
-MP3_LENGTH_TOLERANCE_SECONDS = 0.1
 # A file is read in blocks of this many frames: memory grows with what is in it, not with what its header says.
 BLOCK_FRAMES = 2**20
+# Less missing at the end of a file is not worth a word, more is an error.
+MISSING_SECONDS = (0.05, 1.0)
+# A channel this much fainter than the other, in power, holds no sound; a mean this much fainter cancels.
+DEAD_CHANNEL, CANCELLED = 1e-3, 0.1
+# Lossy formats below take crackles away (`docs/recordings.md`).
+LOWEST_LOSSY_BITS = 64000
+LOSSY = ("MPEG", "VORBIS", "OPUS")
 # A longer waveform is resampled in pieces of this many samples, which are small beside it.
 SAMPLES_AT_ONCE = 2**24
+
+
+class SourceAudio(NamedTuple):
+    """
+    Args:
+        waveform (`np.ndarray`): float32, mono, shape `(samples,)`.
+        sampling_rate (`int`): in Hz, that of the file.
+        flags (`tuple[QualityFlag, ...]`): what the file itself gives reason to distrust: `wrong_length`, `lossy` and
+            `one_channel`.
+    """
+
+    waveform: np.ndarray
+    sampling_rate: int
+    flags: tuple[QualityFlag, ...]
 
 
 @contextmanager
@@ -76,25 +93,23 @@ def read_audio(path: str | os.PathLike, sampling_rate: int = SAMPLING_RATE, allo
             memory.
     """
     with memory_checked(path):
-        return resample(*read_source(path, allow_silence), sampling_rate)
+        source = read_source(path, allow_silence)
+        return resample(source.waveform, source.sampling_rate, sampling_rate)
 
 
-def read_source(path: str | os.PathLike, allow_silence: bool = False) -> tuple[np.ndarray, int]:
+def read_source(path: str | os.PathLike, allow_silence: bool = False) -> SourceAudio:
     """
     Reads a file as [`read_audio`], at the sampling rate that it has.
 
     Returns:
-        `tuple[np.ndarray, int]`: float32 waveform of shape `(samples,)`, and its rate in Hz.
+        [`SourceAudio`]
 
     Raises:
         InputError: as [`read_audio`].
     """
     path = _existing_file(path)
-    with path.open("rb") as file, memory_checked(path):
-        _check_complete(file, path)
-        file.seek(0)
-        # An open file and not its name, since soundfile takes only names that are text.
-        return _decode(file, path, allow_silence)
+    with memory_checked(path):
+        return _decode(_content(path), path, allow_silence)
 
 
 def decode_audio(
@@ -116,15 +131,22 @@ def decode_audio(
         InputError: as [`read_audio`].
     """
     with memory_checked(name):
-        return resample(*decode_source(data, name, allow_silence), sampling_rate)
+        source = decode_source(data, name, allow_silence)
+        return resample(source.waveform, source.sampling_rate, sampling_rate)
 
 
-def decode_source(data: bytes, name: str = "audio bytes", allow_silence: bool = False) -> tuple[np.ndarray, int]:
+def decode_source(
+    data: bytes, name: str = "audio bytes", allow_silence: bool = False, max_samples: float = math.inf
+) -> SourceAudio:
     """
     Decodes as [`decode_audio`], at the sampling rate that the content has.
 
+    Args:
+        data, name, allow_silence: as there.
+        max_samples (`float`, *optional*): number of samples a channel at which decoding stops with an error.
+
     Returns:
-        `tuple[np.ndarray, int]`: float32 waveform of shape `(samples,)`, and its rate in Hz.
+        [`SourceAudio`]
 
     Raises:
         InputError: as [`read_audio`].
@@ -132,8 +154,7 @@ def decode_source(data: bytes, name: str = "audio bytes", allow_silence: bool = 
     if not data:
         raise InputError(name, "is empty (0 bytes)", "record or export it again")
     with memory_checked(name):
-        _check_complete(io.BytesIO(data), name)
-        return _decode(io.BytesIO(data), name, allow_silence)
+        return _decode(data, name, allow_silence, max_samples)
 
 
 def check_waveform(waveform: np.ndarray, sampling_rate: int, name: str | os.PathLike, allow_silence: bool) -> None:
@@ -173,14 +194,17 @@ def check_waveform(waveform: np.ndarray, sampling_rate: int, name: str | os.Path
 
 def audio_duration(path: str | os.PathLike) -> float:
     """
-    Duration of an audio file in seconds, from its header alone.
+    Duration of an audio file in seconds, without decoding it.
 
     Raises:
         InputError: where the file is missing, empty or not audio.
     """
     path = _existing_file(path)
-    with path.open("rb") as file, _open(file, path) as sound:
-        return sound.frames / sound.samplerate
+    seconds = 0.0
+    for stream in read_streams(_content(path), path).streams:
+        with _open(stream, path) as sound:
+            seconds += sound.frames / sound.samplerate
+    return seconds
 
 
 def resample(waveform: np.ndarray, source_rate: int, sampling_rate: int) -> np.ndarray:
@@ -241,6 +265,12 @@ def resample(waveform: np.ndarray, source_rate: int, sampling_rate: int) -> np.n
     return resampled.reshape(-1)[:num_samples]
 
 
+def _content(path: Path) -> Content:
+    """The bytes of a file, which are read where they are used."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 def _existing_file(path: str | os.PathLike) -> Path:
     path = Path(path)
     try:
@@ -264,87 +294,138 @@ def _existing_file(path: str | os.PathLike) -> Path:
     return path
 
 
-def _check_complete(file: BinaryIO, name: str | os.PathLike) -> None:
-    """libsndfile silently shortens a truncated wav or ogg file to what is there, so that is looked up here."""
-    magic = file.read(12)
-    size = file.seek(0, os.SEEK_END)
-    if magic[:4] in (b"RIFF", b"RF64") and magic[8:12] == b"WAVE":
-        _check_complete_wav(file, size, name)
-    elif magic[:4] == b"OggS":
-        file.seek(max(0, size - 2**17))
-        tail = file.read()
-        last_page = tail[tail.rfind(b"OggS") :]
-        # Bit 4 of a page's sixth byte marks the end of the stream.
-        if len(last_page) < 6 or not last_page[5] & 4:
-            raise InputError(name, "is truncated (its Ogg stream lacks an end)", "copy or export the file again")
+class _Mixer:
+    """Mixes blocks of `(frames, channels)` down as they come."""
 
+    def __init__(self) -> None:
+        self._mid, self._side = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.float32)
+        self._moments = np.zeros((3, 2))
 
-def _check_complete_wav(file: BinaryIO, size: int, name: str | os.PathLike) -> None:
-    offset, bytes_per_second, long_length = 12, 0, 0
-    for _ in range(MAX_CHUNKS):
-        if offset + 8 > size:
+    def __len__(self) -> int:
+        return len(self._mid)
+
+    def add(self, block: np.ndarray) -> None:
+        """Takes the next frames. Two huge samples of float32 have a mean, but no sum."""
+        samples = block.astype(np.float64) if block.shape[1] > 1 else block
+        # In place: to join blocks in the end would take twice the memory of a long recording.
+        self._mid.resize(len(self._mid) + len(block), refcheck=False)
+        self._mid[-len(block) :] = samples.mean(axis=1)
+        if block.shape[1] == 1 and not len(self._side):
             return
-        file.seek(offset)
-        chunk, length = file.read(4), int.from_bytes(file.read(4), "little")
-        if chunk == b"fmt ":
-            bytes_per_second = int.from_bytes(file.read(16)[8:12], "little")
-        elif chunk == b"ds64":
-            # Files over 4 GiB (RF64) have the length of their audio here and a placeholder at its usual place.
-            long_length = int.from_bytes(file.read(16)[8:], "little")
-        elif chunk == b"data":
-            length = long_length or length
-            missing = length - (size - offset - 8)
-            if length == 0 and missing < 0:
-                raise InputError(name, "does not state how long its audio is", LENGTH_REMEDY)
-            if length not in UNKNOWN_RIFF_LENGTHS and missing > 0:
-                seconds = f" ({missing / bytes_per_second:.2f} s)" if bytes_per_second else ""
-                raise InputError(
-                    name,
-                    f"is truncated, {missing} of {length} audio bytes{seconds} are missing",
-                    "copy or export the file again",
-                )
-            return
-        offset += 8 + length + length % 2
-    raise InputError(name, f"has {MAX_CHUNKS} chunks and no audio among them", "copy or export the file again")
+        self._side.resize(len(self._mid), refcheck=False)
+        self._side[-len(block) :] = (samples[:, 0] - samples[:, -1]) / 2
+        kinds = np.stack([samples[:, 0], samples[:, -1], samples.mean(axis=1)])
+        self._moments += np.stack([kinds.sum(axis=1), np.square(kinds).sum(axis=1)], axis=1)
+
+    def mix(self) -> tuple[np.ndarray, QualityFlag | None]:
+        """The mean of the channels, or the louder one with a flag where they cancel or the other is dead."""
+        if not len(self._side):
+            return self._mid, None
+        means, squares = (self._moments / len(self._mid)).T
+        left, right, mid = squares - np.square(means)
+        louder, quieter = max(left, right), min(left, right)
+        if not np.isfinite(louder) or (mid >= CANCELLED * louder and quieter >= DEAD_CHANNEL * louder):
+            return self._mid, None
+        self._mid += self._side if left >= right else -self._side
+        name, other = ("left", "right") if left >= right else ("right", "left")
+        problem = f"The {other} channel holds no sound" if quieter < DEAD_CHANNEL * louder else "The channels cancel"
+        message = f"{problem}, so the {name} one was used alone; check the plug of the microphone, or record in mono."
+        return self._mid, QualityFlag("one_channel", message, float(quieter / louder))
 
 
-def _open(file: BinaryIO, name: str | os.PathLike) -> "soundfile.SoundFile":
+def _decode(
+    content: Content, name: str | os.PathLike, allow_silence: bool, max_samples: float = math.inf
+) -> SourceAudio:
+    found = read_streams(content, name)
+    mixer, rate, missing, is_lossy = _Mixer(), 0, found.missing_seconds, False
+    for stream in found.streams:
+        with _open(stream, name) as sound:
+            if rate not in (0, sound.samplerate):
+                raise InputError(name, "has parts of different sampling rates", "cut it into files of one rate each")
+            rate, is_lossy = sound.samplerate, is_lossy or any(kind in sound.subtype for kind in LOSSY)
+            if sound.channels > MAX_CHANNELS:
+                raise InputError(name, f"has {sound.channels} channels", "export one channel (mono) or two (stereo)")
+            first = len(mixer)
+            damage = _read_blocks(sound, mixer, max_samples)
+            if len(mixer) > max_samples:
+                raise InputError(name, f"has more than {max_samples / 1e6:.0f} million samples", "cut it into parts")
+            missing += max(0, sound.frames - (len(mixer) - first)) / rate
+            if damage and missing <= MISSING_SECONDS[0]:
+                raise InputError(name, f"is damaged ({damage})", "copy or export the file again")
+    seconds = len(mixer) / rate
+    flags = [_check_length(name, missing + found.missing * seconds, seconds)]
+    if is_lossy and seconds and (bits := 8 * len(content) / seconds) < LOWEST_LOSSY_BITS:
+        message = (
+            f"The file was compressed to {bits / 1000:.0f} kbit/s, which can take crackles away; record in wav or "
+            f"flac, or at {LOWEST_LOSSY_BITS // 1000} kbit/s or more."
+        )
+        flags.append(QualityFlag("lossy", message, bits))
+    waveform, one_channel = mixer.mix()
+    check_waveform(waveform, rate, name, allow_silence)
+    return SourceAudio(waveform, rate, tuple(flag for flag in (*flags, one_channel) if flag is not None))
+
+
+def _read_blocks(sound: Any, mixer: _Mixer, max_samples: float) -> str:
+    """Reads a stream to its end, or beyond `max_samples`; returns why it stopped before, if it did."""
+    try:
+        with _quiet(sound.subtype):
+            while len(mixer) <= max_samples and len(
+                block := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
+            ):
+                mixer.add(block)
+    except soundfile.LibsndfileError as error:
+        return error.error_string.strip(" .")
+    return ""
+
+
+@contextmanager
+def _quiet(subtype: str) -> Iterator[None]:
+    """Keeps the notes of libmpg123 about single frames, which name its own source files, from standard error."""
+    if "MPEG" not in subtype:
+        yield
+        return
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _check_length(name: str | os.PathLike, missing: float, seconds: float) -> QualityFlag | None:
+    """A flag about what is missing after `seconds`, or lies after the stated end.
+
+    Raises:
+        InputError: where more is missing than an answer can do without.
+    """
+    unnoticed, largest = MISSING_SECONDS
+    if missing > largest:
+        total = missing + seconds
+        problem = f"is truncated, {missing:.2f} of {total:.2f} s are missing"
+        raise InputError(name, problem, "copy or export the file again")
+    if missing > unnoticed:
+        message = f"The last {missing:.2f} s that the file states are missing; copy or export it again."
+    elif missing < -unnoticed:
+        message = (
+            f"The file states {seconds + missing:.2f} s, but {seconds:.2f} s of sound were found and used; save it "
+            "again by an audio editor."
+        )
+    else:
+        return None
+    return QualityFlag("wrong_length", message, missing)
+
+
+def _open(stream: Pieces, name: str | os.PathLike) -> Any:
+    """A stream as `soundfile.SoundFile`, or as [`PyavFile`] where libsndfile cannot read it to its end."""
     if soundfile is None:
         raise InputError(name, "cannot be read without soundfile", "install it by `pip install soundfile`")
     try:
-        sound = soundfile.SoundFile(file)
+        sound = soundfile.SoundFile(PieceReader(stream))
     except soundfile.LibsndfileError as error:
-        problem = f"is not readable audio ({error.error_string.strip(' .')})"
-    except TypeError:
-        # soundfile wants to be told the format of files named .raw.
-        problem = "is raw audio without a header"
-    else:
-        if sound.frames < UNKNOWN_FRAMES:
-            return sound
-        sound.close()
-        raise InputError(name, "does not state how long its audio is", LENGTH_REMEDY)
-    raise InputError(name, problem, "convert it to wav, flac, ogg or mp3")
-
-
-def _decode(file: BinaryIO, name: str | os.PathLike, allow_silence: bool) -> tuple[np.ndarray, int]:
-    with _open(file, name) as sound:
-        source_rate, frames, file_format = sound.samplerate, sound.frames, sound.format
-        if sound.channels > MAX_CHANNELS:
-            raise InputError(name, f"has {sound.channels} channels", "export one channel (mono) or two (stereo)")
-        try:
-            waveform = np.zeros(0, dtype=np.float32)
-            while len(block := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                # In place: to join blocks in the end would take twice the memory of a long recording.
-                waveform.resize(len(waveform) + len(block), refcheck=False)
-                # Two huge samples of float32 have a mean, but no sum.
-                waveform[-len(block) :] = block.mean(axis=1, dtype=np.float64)
-        except soundfile.LibsndfileError as error:
-            problem = f"is truncated or damaged ({error.error_string.strip(' .')})"
-            raise InputError(name, problem, "copy or export the file again") from error
-    # The length of an mp3 file is an estimate where its encoder did not store it.
-    tolerance = MP3_LENGTH_TOLERANCE_SECONDS * source_rate if file_format in ("MP3", "MPEG") else 0
-    if frames - len(waveform) > tolerance:
-        problem = f"is truncated, {frames - len(waveform)} of {frames} samples are missing"
-        raise InputError(name, problem, "copy or export the file again")
-    check_waveform(waveform, source_rate, name, allow_silence)
-    return waveform, source_rate
+        return PyavFile(stream, name, f"is not readable audio ({error.error_string.strip(' .')})")
+    if sound.frames < UNKNOWN_FRAMES:
+        return sound
+    sound.close()
+    return PyavFile(stream, name, "does not state its length")

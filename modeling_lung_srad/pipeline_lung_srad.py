@@ -195,7 +195,7 @@ class LungSoundPipeline(Pipeline):
         else:
             spans = check_cycles(cycles, recording.duration, recording.file or "cycles")
         with memory_checked(recording.file or "audio"):
-            quality = assess_recording(recording.source_waveform, recording.source_rate)
+            quality = [*recording.flags, *assess_recording(recording.source_waveform, recording.source_rate)]
         return {"recording": recording, "spans": spans, "quality": quality, "cycles_given": cycles is not None}
 
     def _forward(  # type: ignore[override]

@@ -59,12 +59,13 @@ class QualityFlag:
     One reason to distrust the answer for a recording.
 
     Args:
-        flag (`str`): `silence`, `clipping`, `low_level`, `narrow_bandwidth` or `too_short`, and `unfamiliar` where a
-            checkpoint knows what it was trained on.
+        flag (`str`): `silence`, `clipping`, `low_level`, `narrow_bandwidth` or `too_short`; of a file also
+            `wrong_length`, `lossy` or `one_channel`; `unfamiliar` where a checkpoint knows what it was trained on.
         message (`str`): one sentence that says what is wrong and what to do.
         value (`float`): what was measured: the share of the recording that is silent or of its samples that are cut
-            off or of its windows that are unfamiliar, the level in dBFS, the bandwidth in Hz, or the duration in
-            seconds.
+            off or of its windows that are unfamiliar, the level in dBFS, the bandwidth in Hz, the duration in seconds,
+            the seconds that are missing (negative: left over), the bit rate in bits/s, or the power of the fainter
+            channel as a share of the louder one's.
         spans (`tuple[tuple[float, float], ...]`): start and end in seconds of what is silent, clipped or unfamiliar;
             empty where the whole recording is meant.
     """

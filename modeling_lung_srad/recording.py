@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .audio import SAMPLING_RATE, check_waveform, decode_source, memory_checked, read_source, resample
+from .audio import SAMPLING_RATE, SourceAudio, check_waveform, decode_source, memory_checked, read_source, resample
 from .errors import InputError, one_line
+from .quality import QualityFlag
 
 FADE_SECONDS = 1 / 16
 ADDRESS_PREFIXES = ("http://", "https://")
@@ -30,6 +31,7 @@ class Recording:
         source_waveform (`np.ndarray`): float32, shape `(source_samples,)`: before resampling, as quality is judged on.
         source_rate (`int`): rate of `source_waveform` in Hz.
         file (`str`, *optional*): where it comes from.
+        flags (`tuple[QualityFlag, ...]`, *optional*): of the file, see [`SourceAudio`].
     """
 
     waveform: np.ndarray
@@ -37,6 +39,7 @@ class Recording:
     source_waveform: np.ndarray
     source_rate: int
     file: str | None = None
+    flags: tuple[QualityFlag, ...] = ()
 
     @property
     def duration(self) -> float:
@@ -67,12 +70,12 @@ def load_recording(source: Any, sampling_rate: int = SAMPLING_RATE, allow_silenc
     if isinstance(source, Mapping):
         return _load_mapping(source, sampling_rate, allow_silence)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _resampled(*decode_source(bytes(source), allow_silence=allow_silence), sampling_rate)
+        return _resampled(decode_source(bytes(source), allow_silence=allow_silence), sampling_rate)
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         if path.lower().startswith(ADDRESS_PREFIXES):
             raise InputError(path, "is an address, and nothing is downloaded here", "download it and name the file")
-        return _resampled(*read_source(path, allow_silence), sampling_rate, path)
+        return _resampled(read_source(path, allow_silence), sampling_rate, path)
     return _load_array(source, sampling_rate, sampling_rate, allow_silence)
 
 
@@ -136,7 +139,7 @@ def _load_mapping(source: Mapping[str, Any], sampling_rate: int, allow_silence: 
             raise InputError(
                 name, f'has "bytes" of type {type(content).__name__}', "give the content of an audio file"
             )
-        return _resampled(*decode_source(bytes(content), file or "audio bytes", allow_silence), sampling_rate, file)
+        return _resampled(decode_source(bytes(content), file or "audio bytes", allow_silence), sampling_rate, file)
     if file:
         return load_recording(file, sampling_rate, allow_silence)
     raise InputError(
@@ -166,7 +169,7 @@ def _load_array(
     with memory_checked(name):
         waveform = _float_waveform(array, name)
         check_waveform(waveform, source_rate, name, allow_silence)
-    return _resampled(waveform, source_rate, sampling_rate, file)
+    return _resampled(SourceAudio(waveform, source_rate, ()), sampling_rate, file)
 
 
 def _float_waveform(array: Any, name: str) -> np.ndarray:
@@ -193,7 +196,7 @@ def _float_waveform(array: Any, name: str) -> np.ndarray:
         return waveform.astype(np.float32)
 
 
-def _resampled(waveform: np.ndarray, source_rate: int, sampling_rate: int, file: str | None = None) -> Recording:
+def _resampled(source: SourceAudio, sampling_rate: int, file: str | None = None) -> Recording:
     with memory_checked(file or "audio"):
-        resampled = resample(waveform, source_rate, sampling_rate)
-    return Recording(resampled, sampling_rate, waveform, source_rate, file)
+        resampled = resample(source.waveform, source.sampling_rate, sampling_rate)
+    return Recording(resampled, sampling_rate, source.waveform, source.sampling_rate, file, source.flags)

@@ -45,20 +45,28 @@ def load_upload(path: str | None, folder: Path) -> Recording:
         raise InputError(name, f"is larger than {MAX_MEGABYTES} MB", "cut it, or save it as flac")
     data = file.read_bytes()
     check_length(data, name)
-    waveform, source_rate = decode_source(data, name)
-    return Recording(resample(waveform, source_rate, SAMPLING_RATE), SAMPLING_RATE, waveform, source_rate, name)
+    source = decode_source(data, name, max_samples=MAX_FRAMES)
+    if len(source.waveform) > MAX_SECONDS * source.sampling_rate:
+        raise too_long(name)
+    waveform = resample(source.waveform, source.sampling_rate, SAMPLING_RATE)
+    return Recording(waveform, SAMPLING_RATE, source.waveform, source.sampling_rate, name, source.flags)
+
+
+def too_long(name: str) -> InputError:
+    """The error for more than the page takes."""
+    return InputError(name, f"is longer than {MAX_MINUTES} minutes", "cut it into parts")
 
 
 def check_length(data: bytes, name: str) -> None:
     """Raises [`InputError`] for too much audio in a file's content. Other content passes; decoding it raises."""
     try:
-        # Decoding stops at the number of frames in the header, so a false header does no harm.
+        # A false header does no harm, as decoding stops after `MAX_FRAMES`.
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
             frames, rate = sound.frames, sound.samplerate
     except (soundfile.LibsndfileError, TypeError):
         return
     if frames > MAX_SECONDS * rate:
-        raise InputError(name, f"is longer than {MAX_MINUTES} minutes", "cut it into parts")
+        raise too_long(name)
     if frames > MAX_FRAMES:
         raise InputError(
             name,

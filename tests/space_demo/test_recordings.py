@@ -78,14 +78,21 @@ def test_more_samples_than_memory_is_meant_for_are_refused():
         check_length(content(np.zeros(160 * 192000, dtype=np.int16), 192000, "FLAC"), "fine.flac")
 
 
-def test_no_more_is_decoded_of_an_mp3_than_its_header_promises(folder):
+def test_a_header_that_states_less_lets_no_more_in(folder, monkeypatch):
     data = content(breath(8, 16000), 16000, "MP3")
     # The number of frames in a header of LAME's kind.
     place = max(data.find(b"Xing"), data.find(b"Info")) + 8
     assert place > 8
     path = folder / "lying.mp3"
     path.write_bytes(data[:place] + (20).to_bytes(4, "big") + data[place + 4 :])
-    assert load_upload(str(path), folder).duration < 2
+    assert load_upload(str(path), folder).duration == pytest.approx(8, abs=0.2)
+    monkeypatch.setattr("space_demo.recordings.MAX_SECONDS", 6)
+    with pytest.raises(InputError, match="longer than 10 minutes"):
+        load_upload(str(path), folder)
+    monkeypatch.setattr("modeling_lung_srad.audio.BLOCK_FRAMES", 4000)
+    monkeypatch.setattr("space_demo.recordings.MAX_FRAMES", 50000)
+    with pytest.raises(InputError, match="more than 0 million samples; cut it into parts"):
+        load_upload(str(path), folder)
 
 
 @pytest.mark.parametrize(
