@@ -25,8 +25,10 @@ logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 ANNOTATION_SUFFIX = ".txt"
-# The published archive has one folder around the files, other copies up to three.
-MAX_DEPTH = 3
+# The published archive has one folder around the files, other copies up to five.
+MAX_DEPTH = 5
+# Names, in lower case, under which the official split goes round.
+SPLIT_NAMES = ("train_test", "official_split")
 # Some published annotations end after their recording and are cut there.
 END_TOLERANCE_SECONDS = 1.0
 
@@ -189,15 +191,20 @@ def _folders(data_dir: Path) -> list[Path]:
     return folders
 
 
-def _find_split_file(*folders: Path) -> Path | None:
+def _find_split_file(data_dir: Path, path: Path) -> Path | None:
+    """The split file in a folder below `data_dir`, in `data_dir`, or between."""
+    between = [folder for folder in (path, *path.parents) if folder.is_relative_to(data_dir)]
     found = {
         file.resolve(): file
-        for folder in folders
+        for folder in reversed(between)
         for file in sorted(folder.iterdir())
-        if not file.name.startswith(".") and "train_test" in file.name.lower() and file.suffix.lower() == ".txt"
+        if file.suffix.lower() == ".txt"
+        and not file.name.startswith(".")
+        and any(name in file.name.lower() for name in SPLIT_NAMES)
     }
-    if len(found) > 1:
-        raise InputError(", ".join(map(str, found.values())), "more than one split file", "keep one of them")
+    splits = [read_split_file(file) for file in found.values()]
+    if any(split != splits[0] for split in splits):
+        raise InputError(", ".join(map(str, found.values())), "different split files", "keep one of them")
     return next(iter(found.values()), None)
 
 

@@ -27,6 +27,8 @@ LEAKED_RECORDINGS = _names(
     "156_5b3_Ll_mc_AKGC417L 156_5b3_Pl_mc_AKGC417L 156_8b3_Al_mc_AKGC417L 156_8b3_Lr_mc_AKGC417L "
     "218_1b1_Al_sc_Meditron 218_1b1_Pl_sc_Meditron 218_1b1_Pr_sc_Meditron 218_1p1_Pl_sc_Litt3200"
 )
+# The publisher's split file has another name for one recording than the archive.
+RENAMED = {"226_1b1_Pl_sc_Meditron": "226_1b1_Pl_sc_LittC2SE"}
 # Five folds by patient of RespireNet (arXiv 2011.00196).
 FOLD_PATIENTS = (
     _names("107 114 130 138 146 147 154 156 158 160 162 163 170 172 177 180 184 186 193 200 203 204 205 207 211 213"),
@@ -142,7 +144,7 @@ def read_split_file(path: str | os.PathLike) -> dict[str, str]:
         if len(fields) != 2 or fields[1].lower() not in PARTS:
             problem = f"{line.strip()!r} is not a recording and its part"
             raise InputError(path, f"line {number}: {problem}", "write the name, a tab, and train or test")
-        name = fields[0].removesuffix(".wav").removesuffix(".txt")
+        name = _name_in_archive(fields[0].removesuffix(".wav").removesuffix(".txt"))
         if parts.setdefault(name, fields[1].lower()) != fields[1].lower():
             raise InputError(path, f"line {number}: {name} is in both parts", "keep one of its lines")
     if not parts:
@@ -157,7 +159,11 @@ def _fold_patient(name: str) -> str:
     return patient
 
 
+def _name_in_archive(name: str) -> str:
+    return RENAMED.get(name, name)
+
+
 def _listed_part(name: str, listed: dict[str, str], split_file: str | os.PathLike) -> str:
-    if name not in listed:
+    if _name_in_archive(name) not in listed:
         raise InputError(split_file, f"does not name {name}", "add it with train or test, or remove the file")
-    return listed[name]
+    return listed[_name_in_archive(name)]

@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import InputError
 
+av: Any
 try:
     import av
 except ImportError:
@@ -365,7 +366,7 @@ def _read_mp3(content: Content, start: int, end: int) -> Streams:
     if stated == found and tables == len(runs) == 1:
         # Its own table also says how much of the first and last frames is padding.
         return Streams([[view[start:end]]])
-    streams = [[head.table(count), *(view[a:b] for a, b in spans)] for head, spans, count in runs]
+    streams: list[Pieces] = [[head.table(count), *(view[a:b] for a, b in spans)] for head, spans, count in runs]
     return Streams(streams, missing_seconds=max(0.0, missing))
 
 
@@ -407,16 +408,16 @@ class PyavFile:
         if av is None:
             raise InputError(name, f"is {kind}", f'install PyAV by `pip install "lung-srad[formats]"`, or {CONVERT}')
         try:
-            self._container: Any = av.open(PieceReader(stream), format=demuxer, metadata_errors="ignore")
-            self._stream: Any = self._container.streams.audio[0]
+            self._container = av.open(PieceReader(stream), format=demuxer, metadata_errors="ignore")
+            self._stream = self._container.streams.audio[0]
         except (av.FFmpegError, IndexError, OSError, ValueError) as error:
             raise InputError(name, f"is {kind}, truncated or without sound", f"copy it again, or {CONVERT}") from error
         self.samplerate, self.channels = self._stream.rate, self._stream.channels
         self.subtype = "" if self._stream.name in ("alac", "flac") else "MPEG"
-        stated = self._stream.duration, self._stream.time_base
-        if stated[0] is None:
-            stated = self._container.duration or 0, 1 / av.time_base
-        self.frames = int(stated[0] * stated[1] * self.samplerate)
+        seconds = (self._container.duration or 0) / av.time_base
+        if self._stream.duration is not None:
+            seconds = float(self._stream.duration * self._stream.time_base)
+        self.frames = int(seconds * self.samplerate)
         self._blocks = self._decode()
 
     def __enter__(self) -> "PyavFile":

@@ -1,8 +1,11 @@
 """Loading ICBHI 2017: layouts, splits, incomplete copies, counts."""
 
 import logging
+import math
+import os
 import shutil
 import stat
+import struct
 import zipfile
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from dataset_scripts import icbhi_files
 from dataset_scripts.cycle_dataset import load_cycles
 from dataset_scripts.icbhi import count_cycles, load_icbhi
+from dataset_scripts.icbhi_files import count_annotations, describe_missing, read_recordings, scan_folder
 from dataset_scripts.sprsound import load_sprsound
 from modeling_lung_srad.audio import audio_duration
 from modeling_lung_srad.errors import InputError
@@ -101,7 +105,7 @@ def test_files_may_lie_deeper_and_the_split_file_above_them(copied_folder, tmp_p
 
 def test_two_split_files_are_an_error(copied_folder):
     (copied_folder / "other_train_test.txt").write_text("101_1b1_Al_sc_Meditron\ttrain\n")
-    with pytest.raises(InputError, match="more than one split file; keep one"):
+    with pytest.raises(InputError, match="different split files; keep one"):
         load_icbhi(copied_folder)
 
 
@@ -286,3 +290,74 @@ def test_zip_with_a_link_and_broken_zips_are_errors(tmp_path):
     (tmp_path / "broken.zip").write_bytes((tmp_path / "link.zip").read_bytes()[:-30])
     with pytest.raises(InputError, match=r"is not a whole zip archive .*; delete it"):
         load_icbhi(tmp_path / "broken.zip", cache_dir=tmp_path / "cache")
+
+
+@pytest.fixture
+def complete_copy(tmp_path, icbhi_annotations):
+    """All 920 recordings of ICBHI, their audio replaced by silence, as a popular copy of it nests them, twice."""
+    annotations = {path.stem: path.read_text() for path in icbhi_annotations.rglob("*.txt")}
+    ends = {name: float(text.split()[-3]) for name, text in annotations.items()}
+    outer = tmp_path / "archive"
+    folders = [
+        outer / "Respiratory_Sound_Database" / "audio_and_txt_files",
+        outer / "respiratory_sound_database" / "Respiratory_Sound_Database" / "audio_and_txt_files",
+        outer / "__MACOSX" / "audio_and_txt_files",
+    ]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for name, text in annotations.items():
+        frames = math.ceil(ends[name] * 100)
+        head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 36 + frames, b"WAVE", b"fmt ", 16, 1, 1, 100, 100, 1, 8)
+        audio = head + struct.pack("<4sI", b"data", frames) + b"\x80" * frames
+        (folders[0] / f"{name}.txt").write_text(text)
+        (folders[0] / f"{name}.wav").write_bytes(audio)
+        os.link(folders[0] / f"{name}.txt", folders[1] / f"{name}.txt")
+        os.link(folders[0] / f"{name}.wav", folders[1] / f"{name}.wav")
+        (folders[2] / f"._{name}.wav").write_bytes(b"\0\x05\x16\x07")
+    for name in ("patient_diagnosis.csv", "demographic_info.txt", "filename_differences.txt", "filename_format.txt"):
+        (folders[0].parent / name).write_text("101\tURTI\n")
+    return outer
+
+
+def publishers_split(both_names=False):
+    """The publisher's file, whose name of one recording is not the archive's; some copies have both names."""
+    lines = shared_path("data/icbhi_official_split.txt").read_text().splitlines()
+    fitting = "226_1b1_Pl_sc_LittC2SE\ttrain"
+    published = [line.replace("LittC2SE", "Meditron") if line == fitting else line for line in lines]
+    assert published != lines
+    return "\r\n".join([*published, fitting] if both_names else published) + "\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "both_names"),
+    [
+        ("ICBHI_challenge_train_test.txt", False),
+        ("ICBHI_challenge_train_test.txt", True),
+        ("official_split.txt", False),
+    ],
+)
+def test_published_split_file_fits_the_published_archive(complete_copy, name, both_names):
+    (complete_copy / name).write_bytes(publishers_split(both_names).encode())
+    folder = scan_folder(complete_copy)
+    assert len(folder.audio) == len(folder.annotations) == 920
+    assert folder.split_file == complete_copy / name
+    for split, test_cycles in (("official", 2756), ("leak_free", 2636)):
+        counts = count_annotations(folder, split)
+        assert (counts["train"]["cycles"], counts["test"]["cycles"]) == (4142, test_cycles)
+        recordings = read_recordings(folder, split)
+        assert len(recordings["train"]) == 539
+        assert "226_1b1_Pl_sc_LittC2SE" in {recording.name for recording in recordings["train"]}
+        assert describe_missing(folder, split, recordings) == []
+
+
+def test_one_split_twice_is_one_split(complete_copy):
+    for folder in (complete_copy, complete_copy / "Respiratory_Sound_Database"):
+        (folder / "official_split.txt").write_bytes(publishers_split().encode())
+    assert scan_folder(complete_copy).split_file is not None
+
+
+def test_published_split_file_fits_the_published_archive_as_a_zip(complete_copy, tmp_path):
+    (complete_copy / "ICBHI_challenge_train_test.txt").write_bytes(publishers_split().encode())
+    shutil.make_archive(tmp_path / "icbhi", "zip", tmp_path, "archive")
+    counts = count_cycles(tmp_path / "icbhi.zip", "leak_free", cache_dir=tmp_path / "cache")
+    assert (counts["train"]["cycles"], counts["test"]["cycles"]) == (4142, 2636)
