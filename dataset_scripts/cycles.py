@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,13 +12,17 @@ import numpy as np
 
 from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE, decode_audio, read_audio
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
-from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.errors import InputError, shortened
 from modeling_lung_srad.recording import cut_cycle, fade_recording
 
 ANNOTATION_COLUMNS = ("start", "end", "crackle", "wheeze")
 # Annotated ends are rounded to milliseconds and some recordings end a little before their last one.
 END_TOLERANCE_SECONDS = 0.05
 RECORDINGS_IN_MEMORY = 4
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf)", re.IGNORECASE)
+# Columns of a selection table of Raven, in lower case: times, and what may have the label.
+RAVEN_TIMES = ("begin time (s)", "end time (s)")
+RAVEN_LABELS = ("label", "annotation", "species", "type", "notes")
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ def read_annotations(
     """
     Reads an ICBHI 2017 annotation file: one cycle a line, `start<TAB>end<TAB>crackle<TAB>wheeze`, seconds and 0 or 1.
 
+    Label tracks of Audacity (`start<TAB>end<TAB>label`) and selection tables of Raven are read as well, see
+    [`label_by_words`].
+
     Args:
         path (`str` or `os.PathLike`): the annotation file.
         duration (`float`, *optional*):
@@ -62,12 +70,18 @@ def read_annotations(
     """
     cycles: list[Cycle] = []
     line_of_span: dict[tuple[float, float], int] = {}
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if not line.strip():
+    lines = _read_text(path).splitlines()
+    columns = _raven_columns(lines)
+    for number, line in enumerate(lines, start=1):
+        # In Audacity's label tracks, a line that begins with a backslash has the frequencies of the one before.
+        if not line.strip() or line.startswith("\\") or (columns and number == 1):
             continue
-        cycle = _parse_cycle(line, f"{path}: line {number}", duration, end_tolerance)
+        cycle = _parse_cycle(line, columns, f"{path}: line {number}", duration, end_tolerance)
         first = line_of_span.setdefault((cycle.start, cycle.end), number)
         if first != number:
+            # In a table of Raven, a selection has a row for each view of it.
+            if columns:
+                continue
             raise InputError(path, f"line {number}: has the times of line {first}", "remove one of the two")
         cycles.append(cycle)
     if not cycles:
@@ -169,14 +183,29 @@ def _read_text(path: str | os.PathLike) -> str:
         raise InputError(path, f"cannot be opened ({error.strerror})", "check its permissions") from error
 
 
-def _parse_cycle(line: str, where: str, duration: float | None, end_tolerance: float) -> Cycle:
+def _raven_columns(lines: list[str]) -> dict[str, int]:
+    """Places of the columns of a selection table of Raven, by their names in lower case; none for other files."""
+    names = [name.strip().lower() for name in lines[0].split("\t")] if lines else []
+    return {name: place for place, name in enumerate(names)} if set(RAVEN_TIMES) <= set(names) else {}
+
+
+def _parse_cycle(
+    line: str, columns: dict[str, int], where: str, duration: float | None, end_tolerance: float
+) -> Cycle:
     fields = line.rstrip("\r\n").split("\t")
-    if len(fields) < len(ANNOTATION_COLUMNS):
+    if columns:
+        fields = _fields_of_raven(fields, columns, where)
+    is_label = bool(columns) or (len(fields) == 3 and fields[2].strip() not in ("0", "1"))
+    if not is_label and len(fields) < len(ANNOTATION_COLUMNS):
         raise InputError(where, _describe_columns(line, fields))
     if len(fields) > len(ANNOTATION_COLUMNS) and any(field.strip() for field in fields[len(ANNOTATION_COLUMNS) :]):
         raise InputError(where, f"has {len(fields)} columns", "keep start, end, crackle, wheeze")
     start, end = (_parse_seconds(fields[column], f"{where}: {ANNOTATION_COLUMNS[column]}") for column in (0, 1))
-    crackle, wheeze = (_parse_flag(fields[column], f"{where}: {ANNOTATION_COLUMNS[column]}") for column in (2, 3))
+    if is_label:
+        label = label_by_words(fields[2])
+    else:
+        flags = (_parse_flag(fields[column], f"{where}: {ANNOTATION_COLUMNS[column]}") for column in (2, 3))
+        label = class_label(*flags)
     if end <= start:
         raise InputError(where, f"end {end:g} s is not after start {start:g} s", "correct the times")
     if duration is not None:
@@ -186,7 +215,32 @@ def _parse_cycle(line: str, where: str, duration: float | None, end_tolerance: f
             )
         end = min(end, duration)
     check_length(start, end, where)
-    return Cycle(start, end, class_label(crackle, wheeze))
+    return Cycle(start, end, label)
+
+
+def _fields_of_raven(fields: list[str], columns: dict[str, int], where: str) -> list[str]:
+    """Begin, end and label of a row."""
+    places = [columns[name] for name in RAVEN_TIMES]
+    if len(fields) <= max(places):
+        raise InputError(where, f"has {len(fields)} of {len(columns)} columns", "save the table again by Raven")
+    noted = next((columns[name] for name in RAVEN_LABELS if name in columns), len(fields))
+    return [*(fields[place] for place in places), fields[noted] if noted < len(fields) else ""]
+
+
+def label_by_words(text: str) -> int | None:
+    """
+    Class that a label in words names, an index into `CLASS_NAMES`; `None` for other words.
+
+    Example:
+
+    ```python
+    >>> [label_by_words(text) for text in ("Fine crackles", "wheeze?", "both", "normal", "cough")]
+    [1, 2, 3, 0, None]
+
+    ```"""
+    words = text.lower()
+    label = class_label("crackle" in words or "both" in words, "wheez" in words or "both" in words)
+    return label if label or "normal" in words else None
 
 
 def _describe_columns(line: str, fields: list[str]) -> str:
@@ -198,16 +252,16 @@ def _describe_columns(line: str, fields: list[str]) -> str:
 
 
 def _parse_seconds(field: str, where: str) -> float:
-    try:
-        seconds = float(field)
-    except ValueError:
-        raise InputError(where, f"{field.strip()!r} is not a number", "give seconds, such as 1.25") from None
+    # `float` also takes the digits of other scripts, and underscores between digits.
+    if not NUMBER.fullmatch(field.strip()):
+        raise InputError(where, f"{shortened(field)} is not a number", "give seconds, such as 1.25")
+    seconds = float(field)
     if not math.isfinite(seconds) or seconds < 0:
-        raise InputError(where, f"{field.strip()!r} is not a time", "give seconds from 0 on")
+        raise InputError(where, f"{shortened(field)} is not a time", "give seconds from 0 on")
     return seconds
 
 
 def _parse_flag(field: str, where: str) -> bool:
     if field.strip() not in ("0", "1"):
-        raise InputError(where, f"{field.strip()!r} is not 0 or 1", "give 0 (absent) or 1 (present)")
+        raise InputError(where, f"{shortened(field)} is not 0 or 1", "give 0 (absent) or 1 (present)")
     return field.strip() == "1"

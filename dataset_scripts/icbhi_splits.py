@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.errors import InputError, shortened
 
 RECORDING_NAME = re.compile(r"(\d+)_([^_]+)_([A-Z][a-z])_(sc|mc)_([^_.]+)")
 PARTS = ("train", "test")
@@ -142,7 +142,7 @@ def read_split_file(path: str | os.PathLike) -> dict[str, str]:
         if not fields:
             continue
         if len(fields) != 2 or fields[1].lower() not in PARTS:
-            problem = f"{line.strip()!r} is not a recording and its part"
+            problem = f"{shortened(line)} is not a recording and its part"
             raise InputError(path, f"line {number}: {problem}", "write the name, a tab, and train or test")
         name = _name_in_archive(fields[0].removesuffix(".wav").removesuffix(".txt"))
         if parts.setdefault(name, fields[1].lower()) != fields[1].lower():

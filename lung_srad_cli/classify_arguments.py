@@ -9,15 +9,18 @@ DESCRIPTION = """\
 Gives every window, or every breathing cycle, of recordings its class and the probabilities of the four classes, and
 says what makes an answer doubtful: low confidence, silence, clipping, a faint, narrow, short or unfamiliar sound.
 
-Files may have any rate from 2 kHz on; stereo is mixed down. A file that cannot be used is named on standard error
-together with the remedy, and the others are done."""
+Files: wav, flac, ogg, opus, mp3, aiff, au, caf; with PyAV (pip install "lung-srad[formats]") also m4a, mp4, 3gp, webm,
+amr, aac and wma. They may have any rate from 2 kHz on; stereo is mixed down. A file that cannot be used is named on
+standard error together with the remedy, and the others are done."""
 EPILOG = """\
 examples:
-  lung-srad classify recording.wav                                   windows of 8 s, 4 s apart, as a table
+  lung-srad classify recording.wav                                   windows of 4 s, 2 s apart, as a table
   lung-srad classify recording.wav --annotations recording.txt       the annotated cycles
   lung-srad classify ICBHI/ --annotations ICBHI/ --output out.csv    every recording, with the .txt of its name
   lung-srad classify recordings.zip --output out.parquet             read without unpacking
   lung-srad classify recordings/ --window 4 --hop 1 --format json
+  lung-srad classify recordings/ --summary --output summary.csv      one row a recording
+  lung-srad classify recording.wav --format audacity --output recording.labels.txt
   lung-srad classify recording.wav --plot timeline.png
   accelerate launch --multi_gpu --num_processes 2 -m lung_srad_cli classify recordings/ --output out.csv
 
@@ -38,7 +41,8 @@ def add(commands: Any) -> None:
         nargs="+",
         type=path,
         metavar="PATH",
-        help="a recording, or a folder or zip of wav, flac, ogg and mp3 files",
+        help="a recording, or a folder or zip of them; @FILE: those that FILE names, a line each; -: that standard "
+        "input names",
     )
     parser.add_argument(
         "--checkpoint",
@@ -50,9 +54,12 @@ def add(commands: Any) -> None:
         "--annotations",
         type=path,
         metavar="FILE",
-        help="classify these cycles: an ICBHI .txt (start, end, crackle, wheeze; tabs), or a folder of them",
+        help="classify these cycles: an ICBHI .txt (start, end, crackle, wheeze; tabs), labels of Audacity or a "
+        "table of Raven, or a folder of them",
     )
-    parser.add_argument("--window", type=SECONDS, metavar="S", help="seconds of a window (default: 8)")
+    parser.add_argument(
+        "--window", type=SECONDS, metavar="S", help="seconds of a window (default: the model's, 4 for lung-srad-tiny)"
+    )
     parser.add_argument("--hop", type=SECONDS, metavar="S", help="seconds between windows (default: half a window)")
     parser.add_argument(
         "--min-confidence",
@@ -62,9 +69,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("table", "csv", "json", "parquet"),
-        help="default: by the suffix of --output, otherwise table",
+        choices=("table", "csv", "json", "parquet", "audacity", "raven"),
+        help="default: by the suffix of --output, otherwise table; labels for Audacity (one recording) or Raven",
     )
+    parser.add_argument("--summary", action="store_true", help="one row a recording in place of its windows")
+    parser.add_argument("--bom", action="store_true", help="begin CSV with a byte order mark, for Excel")
     parser.add_argument(
         "--output", type=path, metavar="FILE", help="write the results there (default: standard output)"
     )

@@ -21,20 +21,23 @@ from lung_srad_cli.processes import Processes, join_processes, leave_processes
 from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.audio import MIN_SECONDS, SAMPLING_RATE
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
-from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.errors import InputError, printable
 from modeling_lung_srad.files.output_files import check_output, replaced_when_complete
 from modeling_lung_srad.files.recording_files import (
     ArchivedRecording,
     find_annotations,
+    find_left_out,
     find_recordings,
     sum_durations,
 )
-from modeling_lung_srad.files.result_formats import FORMATS, PARQUET, write_results
+from modeling_lung_srad.files.result_formats import FORMATS, PARQUET, SUFFIXES, Layout, write_results
 from modeling_lung_srad.recording import Recording, load_recording
 from modeling_lung_srad.timeline import RecordingResult
 
 # A job with this much sound is long for every size of the network.
 ENOUGH_SECONDS = 1800.0
+# Files that are left out, by name.
+MOST_NAMES = 5
 
 
 class Job(NamedTuple):
@@ -70,7 +73,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         jobs = find_jobs(arguments, failures)
     if not jobs:
         return INPUT_ERROR
-    output_format = _choose_format(arguments)
+    output_format = _choose_format(arguments, jobs)
     if arguments.output is None or _is_special(Path(arguments.output)):
         if processes.count > 1:
             raise InputError("--output", "several processes need a file that they write together", "name one")
@@ -91,11 +94,10 @@ def _run_to_stream(
     """Writes each result to standard output, or to a pipe or device, as soon as it is there."""
     bar = _progress_bar(jobs, processes, arguments)
     results = (result for _, result in classify_jobs(bar, load_pipeline(arguments, jobs), failures))
-    is_annotated = arguments.annotations is not None
     if arguments.output is not None:
-        write_results(Path(arguments.output), output_format, results, is_annotated)
+        write_results(Path(arguments.output), output_format, results, _layout(arguments))
     else:
-        for piece in FORMATS[output_format](results, is_annotated):
+        for piece in FORMATS[output_format](results, _layout(arguments)):
             print(piece, end="", flush=True)
     return INPUT_ERROR if failures else 0
 
@@ -105,7 +107,7 @@ def _run_to_file(
 ) -> int:
     """Classifies the share of this process into the journal; the main one then writes the output of all."""
     lung_sounds = load_pipeline(arguments, jobs)
-    output, is_annotated = Path(arguments.output), arguments.annotations is not None
+    output = Path(arguments.output)
     with Journal(output, describe_settings(lung_sounds, arguments), processes.index) as journal:
         todo = [job for job in jobs[processes.index :: processes.count] if not _is_done(job, journal)]
         if processes.is_main and len(journal):
@@ -131,7 +133,7 @@ def _run_to_file(
                 )
             if done:
                 with replaced_when_complete(output) as temporary:
-                    write_results(temporary, output_format, journal.results(done), is_annotated)
+                    write_results(temporary, output_format, journal.results(done), _layout(arguments))
                 if sys.stderr.isatty():
                     print(f"{output}: {len(done)} of {len(jobs)} recordings", file=sys.stderr)
             journal.remove()
@@ -175,9 +177,32 @@ def find_distinct(paths: Iterable[str], failures: list[Exception]) -> dict[str, 
     found: dict[str, Path | ArchivedRecording] = {}
     for path in paths:
         with reported(failures):
-            for recording in find_recordings(path):
-                found.setdefault(_place(recording), recording)
+            for listed in _listed(path):
+                for recording in find_recordings(listed):
+                    found.setdefault(_place(recording), recording)
+                if names := find_left_out(listed):
+                    shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+                    print(printable(f"{listed}: {len(names)} files are left out: {shown}"), file=sys.stderr)
     return found
+
+
+def _listed(path: str) -> list[str]:
+    """The path itself; or the lines of standard input for `-`, or of FILE for `@FILE`."""
+    if path == "-":
+        lines = sys.stdin.read().splitlines()
+    elif path.startswith("@") and not Path(path).exists():
+        try:
+            lines = Path(path[1:]).read_text(encoding="utf-8-sig").splitlines()
+        except FileNotFoundError:
+            raise InputError(path[1:], "no such file", "name a text file with a path in each line") from None
+        except UnicodeDecodeError:
+            raise InputError(path[1:], "is not UTF-8 text", "write a path in each line") from None
+    else:
+        return [path]
+    named = [line.strip() for line in lines if line.strip()]
+    if not named:
+        raise InputError(path, "names no recording", "write a path in each line")
+    return named
 
 
 def _file_of(recording: Path | ArchivedRecording) -> Path:
@@ -288,14 +313,32 @@ def _plot(recording: Recording, result: RecordingResult, path: Path) -> None:
     save_figure(plot_recording(recording.waveform, result, recording.sampling_rate), path)
 
 
-def _choose_format(arguments: argparse.Namespace) -> str:
-    suffix = Path(arguments.output or "").suffix[1:].lower()
-    chosen = arguments.format or (suffix if suffix in (*FORMATS, PARQUET) else "table")
+def _layout(arguments: argparse.Namespace) -> Layout:
+    return Layout(arguments.annotations is not None, arguments.summary, arguments.bom)
+
+
+def _choose_format(arguments: argparse.Namespace, jobs: list[Job]) -> str:
+    output = Path(arguments.output or "")
+    chosen = arguments.format or SUFFIXES.get(output.suffix.lower(), "table")
+    if (
+        arguments.format is None
+        and output.suffix
+        and output.suffix.lower() not in SUFFIXES
+        and not _is_special(output)
+    ):
+        known = ", ".join(f"{suffix} ({name})" for suffix, name in SUFFIXES.items())
+        raise InputError(output, f"{output.suffix} says no format", f"use {known}, or give --format")
     if chosen == PARQUET:
         if arguments.output is None:
             raise InputError("--format parquet", "is not text", "name its file by --output")
         if importlib.util.find_spec("pyarrow") is None:
             raise InputError("pyarrow", "not installed", 'run pip install "lung-srad[parquet]", which writes Parquet')
+    if chosen == "audacity" and len(jobs) > 1:
+        raise InputError(
+            "--format audacity", f"has labels of one recording, and {len(jobs)} are given", "use raven, or name one"
+        )
+    if arguments.summary and chosen in ("audacity", "raven"):
+        raise InputError("--summary", f"does not go with --format {chosen}", "leave one of them out")
     return chosen
 
 

@@ -383,6 +383,16 @@ def _next_frame(content: Content, place: int, end: int) -> int:
     return end
 
 
+def is_for_pyav(head: bytes) -> bool:
+    """True for the first bytes of what only [`PyavFile`] reads."""
+    return bool(_for_pyav(head)[1])
+
+
+def _for_pyav(head: bytes) -> tuple[str, str]:
+    known = (kind for (place, sign), kind in FOR_PYAV.items() if head[place:].startswith(sign))
+    return next(known, ("", ""))
+
+
 class PyavFile:
     """
     A stream that FFmpeg decodes, with what is used of `soundfile.SoundFile`.
@@ -401,8 +411,7 @@ class PyavFile:
         for begin, (kind, remedy) in NOT_AUDIO.items():
             if head.lstrip().lower().startswith(begin.lower()):
                 raise InputError(name, kind, remedy)
-        known = (kind for (place, sign), kind in FOR_PYAV.items() if head[place:].startswith(sign))
-        kind, demuxer = next(known, ("", ""))
+        kind, demuxer = _for_pyav(head)
         if not demuxer:
             raise InputError(name, problem, CONVERT)
         if av is None:

@@ -44,6 +44,12 @@ def one_line(error: BaseException, longest: int = 300) -> str:
     return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
+def shortened(text: str, longest: int = 80) -> str:
+    """A text from outside in quotes, as messages show it, cut after `longest` signs."""
+    text = text.strip()
+    return repr(text if len(text) <= longest else f"{text[: longest - 3]}...")
+
+
 def printable(text: str) -> str:
     """A text with line breaks, signs that control a terminal and bytes that are not text written escaped."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

@@ -326,7 +326,7 @@ def _segment(
         "confidence": probabilities[best],
         "abstained": probabilities[best] < min_confidence or silent_share >= SILENT_SHARE,
         "probabilities": dict(zip(CLASS_NAMES, probabilities, strict=True)),
-        "flags": [name for name, overlap in overlaps.items() if overlap > 0],
+        "flags": [flag.flag for flag in quality if not flag.spans or overlaps[flag.flag] > 0],
     }
 
 

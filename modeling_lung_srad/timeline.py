@@ -17,6 +17,7 @@ SHORTEST_WINDOW_SECONDS = 0.05
 # A sound counts as present where it is more likely than not.
 PRESENT_FROM = 0.5
 NUM_STRONGEST = 3
+UNFAMILIAR = "unfamiliar"
 SOUNDS = {"crackle": ("crackle", "both"), "wheeze": ("wheeze", "both")}
 
 
@@ -27,7 +28,7 @@ class Segment(TypedDict):
     `start` and `end` are seconds from the beginning of the recording, `label` is the most probable class and
     `confidence` its probability, `probabilities` those of the four classes. `abstained` says that the answer should
     not be used: its confidence is below the stated one, or there is nothing to hear. `flags` names the quality flags
-    that touch the segment, `reference` is the annotated class, where there is one.
+    that touch the segment or are about the whole recording, `reference` is the annotated class, where there is one.
     """
 
     start: float
@@ -249,6 +250,23 @@ def summarize(timeline: Sequence[Segment]) -> Summary:
         "abstained_share": 1 - seconds_answered / covered if covered else 0.0,
         "strongest": _strongest(answered),
     }
+
+
+def why_no_answer(timeline: Sequence[Segment]) -> str | None:
+    """
+    Says why no segment of a timeline can be relied on; `None` where one can.
+
+    Such a segment was answered, and is not flagged as unlike the sounds of training.
+    """
+    if any(not segment["abstained"] and UNFAMILIAR not in segment["flags"] for segment in timeline):
+        return None
+    if all(UNFAMILIAR in segment["flags"] for segment in timeline):
+        return "it is unlike the lung sounds that the model was trained on"
+    if all("silence" in segment["flags"] for segment in timeline):
+        return "there is no sound to judge"
+    if any(UNFAMILIAR in segment["flags"] for segment in timeline):
+        return "each part is unlike the lung sounds of training, or the model is not sure enough of it"
+    return "the model is not sure enough of any part"
 
 
 def sound_probability(segment: Segment, sound: str) -> float:

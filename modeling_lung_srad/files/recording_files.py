@@ -14,15 +14,34 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import soundfile
 
 from ..audio import memory_checked
+from ..containers import is_for_pyav
 from ..errors import InputError, one_line
 
 # A recording inside a zip is decompressed in memory; 24 hours at 4 kHz and 16 bit are 0.7 GB.
 LARGEST_ARCHIVED_BYTES = 10**9
 # With the others zipfile decompresses some kilobytes at once whatever comes of it: 2 GB out of 1.5 kB of bzip2.
 BOUNDED_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
+    ".m4a", ".mp4", ".3gp", ".3g2", ".webm", ".mka", ".amr", ".aac", ".wma",
+)  # fmt: skip
+# What lies beside recordings and is none.
+COMPANION_SUFFIXES = (
+    ".txt",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".xlsx",
+    ".md",
+    ".pdf",
+    ".png",
+    ".jpg",
+    ".svg",
+    ".py",
+    ".parquet",
+)
 # An mp3 file begins with ID3, or else with the eleven set bits of its first frame.
-AUDIO_SIGNATURES = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3")
+AUDIO_SIGNATURES = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"riff")
 
 
 @dataclass(frozen=True)
@@ -77,9 +96,9 @@ class ArchivedRecording:
             raise InputError(self, "is empty (0 bytes)", "record or export it again")
         content = io.BytesIO()
         with archive.open(member) as file:
-            content.write(file.read(4))
+            content.write(file.read(12))
             if not _begins_like_audio(content.getvalue()):
-                raise InputError(self, "is not readable audio", "convert it to wav, flac, ogg or mp3")
+                raise InputError(self, "is not readable audio", "convert it to wav")
             shutil.copyfileobj(file, content)
         return content.getvalue()
 
@@ -110,7 +129,7 @@ def sum_durations(recordings: Sequence[Path | ArchivedRecording], enough: float)
 
 def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecording]:
     """
-    The recording at a path, or all wav, flac, ogg and mp3 files in a folder and the folders inside it, or in a zip,
+    The recording at a path, or all files with `AUDIO_SUFFIXES` in a folder and the folders inside it, or in a zip,
     sorted.
 
     Hidden files are left out. Any other path is returned as it is, whatever its name.
@@ -133,8 +152,16 @@ def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecord
     if unreadable:
         raise InputError(unreadable[0].filename, f"cannot be read ({unreadable[0].strerror})", "allow reading it")
     if not recordings:
-        raise InputError(path, f"contains no {', '.join(AUDIO_SUFFIXES)} file", "check the path")
+        raise InputError(path, "contains no recordings", f"check the path; known are {', '.join(AUDIO_SUFFIXES)}")
     return sorted(recordings)
+
+
+def find_left_out(path: str | os.PathLike) -> list[str]:
+    """Names of files in a folder and the folders inside it that are neither recordings nor what lies beside them."""
+    if not Path(path).is_dir():
+        return []
+    names = [name for _, _, names in os.walk(str(path)) for name in names if not name.startswith(".")]
+    return sorted(name for name in names if not name.lower().endswith((*AUDIO_SUFFIXES, *COMPANION_SUFFIXES)))
 
 
 def _find_archived(path: Path) -> list[ArchivedRecording]:
@@ -146,7 +173,7 @@ def _find_archived(path: Path) -> list[ArchivedRecording]:
     # The names of folders end in a slash.
     names = sorted(name for name in members if name[-1:] != "/" and _is_audio_name(PurePosixPath(name).name))
     if not names:
-        raise InputError(path, f"contains no {', '.join(AUDIO_SUFFIXES)} file", "check the path")
+        raise InputError(path, "contains no recordings", f"check the path; known are {', '.join(AUDIO_SUFFIXES)}")
     for name, count in Counter(names).items():
         if _leads_outside(name):
             raise InputError(f"{path}/{name}", "leads out of the zip", "pack it again with names inside one folder")
@@ -162,7 +189,8 @@ def _leads_outside(name: str) -> bool:
 
 
 def _begins_like_audio(content: bytes) -> bool:
-    return content.startswith(AUDIO_SIGNATURES) or (content[:1] == b"\xff" and content[1:2] >= b"\xe0")
+    is_mpeg = content[:1] == b"\xff" and content[1:2] >= b"\xe0"
+    return content.startswith(AUDIO_SIGNATURES) or is_mpeg or is_for_pyav(content)
 
 
 def _is_audio_name(name: str) -> bool:

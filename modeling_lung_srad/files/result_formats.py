@@ -1,4 +1,4 @@
-"""Writes classified recordings as a table to read, as CSV, JSON or Parquet, one recording after the other."""
+"""Writes classified recordings as a table to read, CSV, JSON, Parquet or labels, one recording after the other."""
 
 import csv
 import io
@@ -6,17 +6,45 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..audio import SAMPLING_RATE
 from ..configuration_lung_srad import CLASS_NAMES
 from ..errors import printable
-from ..timeline import RecordingResult
+from ..timeline import RecordingResult, why_no_answer
 
 COLUMNS = ("file", "start", "end", "label", *CLASS_NAMES, "abstained", "flags")
+SUMMARY_COLUMNS = (
+    "file", "duration", "sampling_rate", "label", "crackle_share", "wheeze_share", "abstained_share", "flags",
+)  # fmt: skip
+RAVEN_COLUMNS = (
+    "Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)", "Begin File",
+    "Label", "Probability",
+)  # fmt: skip
 SECONDS_DIGITS = 6
 PROBABILITY_DIGITS = 6
 FLAG_SEPARATOR = ";"
 FORMULA_SIGNS = ("=", "+", "-", "@")
+# By this sign at the beginning, Excel knows that a CSV file is UTF-8.
+BYTE_ORDER_MARK = "\ufeff"
+
+
+class Layout(NamedTuple):
+    """
+    What is written of results.
+
+    Args:
+        with_reference (`bool`, *optional*, defaults to `False`): whether annotated classes are.
+        summary (`bool`, *optional*, defaults to `False`): whether a recording gets one row in place of its segments.
+        byte_order_mark (`bool`, *optional*, defaults to `False`): whether CSV begins with one, for Excel.
+    """
+
+    with_reference: bool = False
+    summary: bool = False
+    byte_order_mark: bool = False
+
+
+SEGMENTS = Layout()
 
 
 def shown_file(result: RecordingResult) -> str | None:
@@ -27,35 +55,38 @@ def shown_file(result: RecordingResult) -> str | None:
     return f"./{name}" if name.startswith(FORMULA_SIGNS) else name
 
 
-def csv_text(results: Iterable[RecordingResult], with_reference: bool = False) -> Iterator[str]:
+def csv_text(results: Iterable[RecordingResult], layout: Layout = SEGMENTS) -> Iterator[str]:
     """
     One row a segment: file, start and end in seconds, class name, the four probabilities, whether the pipeline
-    abstained (`true`, `false`) and the names of the quality flags, separated by semicolons.
+    abstained (`true`, `false`) and the names of the quality flags, separated by semicolons; or one row a recording.
 
     Args:
         results (iterable of [`RecordingResult`]): taken one at a time.
-        with_reference (`bool`, *optional*, defaults to `False`): whether a column `reference` follows.
+        layout ([`Layout`], *optional*): with annotated classes a column `reference` follows.
 
     Yields:
         `str`: the header, then the rows of each recording.
     """
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _columns(with_reference), lineterminator="\n")
+    buffer = io.StringIO(BYTE_ORDER_MARK if layout.byte_order_mark else "")
+    buffer.seek(0, io.SEEK_END)
+    writer = csv.DictWriter(buffer, _columns(layout), lineterminator="\n")
     writer.writeheader()
     yield _take(buffer)
     for result in results:
-        for row in _rows(result, with_reference):
-            writer.writerow(row | {"abstained": str(row["abstained"]).lower()})
+        for row in _rows(result, layout):
+            if "abstained" in row:
+                row["abstained"] = str(row["abstained"]).lower()
+            writer.writerow(row | {"flags": FLAG_SEPARATOR.join(row["flags"])})
         yield _take(buffer)
 
 
-def json_text(results: Iterable[RecordingResult], with_reference: bool = False) -> Iterator[str]:
+def json_text(results: Iterable[RecordingResult], layout: Layout = SEGMENTS) -> Iterator[str]:
     """
     A list with one object a recording, the [`RecordingResult`] of the pipeline with rounded numbers.
 
     Args:
         results (iterable of [`RecordingResult`]): taken one at a time.
-        with_reference (`bool`, *optional*, defaults to `False`): ignored; a reference is written where it is given.
+        layout ([`Layout`], *optional*): a summary leaves the timeline out; a reference is written where it is given.
 
     Yields:
         `str`: pieces of one JSON document.
@@ -63,66 +94,114 @@ def json_text(results: Iterable[RecordingResult], with_reference: bool = False) 
     separator = "["
     for result in results:
         head = {name: value for name, value in result.items() if name != "timeline"} | {"file": shown_file(result)}
-        segments = ",\n    ".join(json.dumps(_rounded(segment)) for segment in result["timeline"])
-        yield f'{separator}\n  {json.dumps(_rounded(head))[:-1]}, "timeline": [\n    {segments}\n  ]}}'
+        text = json.dumps(_rounded(head))
+        if not layout.summary:
+            segments = ",\n    ".join(json.dumps(_rounded(segment)) for segment in result["timeline"])
+            text = f'{text[:-1]}, "timeline": [\n    {segments}\n  ]}}'
+        yield f"{separator}\n  {text}"
         separator = ","
     yield "[]\n" if separator == "[" else "\n]\n"
 
 
-def table_text(results: Iterable[RecordingResult], with_reference: bool = False) -> Iterator[str]:
+def table_text(results: Iterable[RecordingResult], layout: Layout = SEGMENTS) -> Iterator[str]:
     """
-    For each recording a line that sums it up, a line a segment and a line a quality flag.
+    For each recording a line that sums it up, a line a segment and a line a quality flag; a summary is the first line.
 
     Args:
         results (iterable of [`RecordingResult`]): taken one at a time.
-        with_reference (`bool`, *optional*, defaults to `False`): whether the annotated classes are shown.
+        layout ([`Layout`], *optional*): what is shown.
 
     Yields:
         `str`: the table of each recording.
     """
     separator = ""
     for result in results:
-        yield separator + "\n".join(_table_lines(result, with_reference)) + "\n"
+        if layout.summary:
+            yield f"{_head(result, layout.with_reference)}\n"
+            continue
+        yield separator + "\n".join(_table_lines(result, layout.with_reference)) + "\n"
         separator = "\n"
 
 
-FORMATS: dict[str, Callable[[Iterable[RecordingResult], bool], Iterator[str]]] = {
+def audacity_text(results: Iterable[RecordingResult], layout: Layout = SEGMENTS) -> Iterator[str]:
+    """
+    The label track of Audacity for one recording: start, end and class of each segment, `?` where it was abstained
+    from.
+
+    Args:
+        results (iterable of [`RecordingResult`]): of one recording.
+        layout ([`Layout`], *optional*): not used.
+
+    Yields:
+        `str`: its labels.
+    """
+    for result in results:
+        for segment in result["timeline"]:
+            doubt = "?" if segment["abstained"] else ""
+            yield f"{segment['start']:.6f}\t{segment['end']:.6f}\t{segment['label']}{doubt}\n"
+
+
+def raven_text(results: Iterable[RecordingResult], layout: Layout = SEGMENTS) -> Iterator[str]:
+    """
+    A selection table of Raven: a row a segment, over all frequencies that the recording has up to 8 kHz.
+
+    Args:
+        results (iterable of [`RecordingResult`]): taken one at a time.
+        layout ([`Layout`], *optional*): not used.
+
+    Yields:
+        `str`: the header, then the rows of each recording.
+    """
+    yield "\t".join(RAVEN_COLUMNS) + "\n"
+    selection = 0
+    for result in results:
+        highest = min(result["sampling_rate"], SAMPLING_RATE) / 2
+        file = Path(shown_file(result) or "").name
+        for segment in result["timeline"]:
+            selection += 1
+            label = segment["label"] + ("?" if segment["abstained"] else "")
+            times = f"{segment['start']:.6f}\t{segment['end']:.6f}"
+            yield (
+                f"{selection}\tSpectrogram 1\t1\t{times}\t0.0\t{highest:.1f}\t{file}\t{label}\t"
+                f"{segment['confidence']:.6f}\n"
+            )
+
+
+FORMATS: dict[str, Callable[[Iterable[RecordingResult], Layout], Iterator[str]]] = {
     "table": table_text,
     "csv": csv_text,
     "json": json_text,
+    "audacity": audacity_text,
+    "raven": raven_text,
 }
 PARQUET = "parquet"
+# Formats that the suffix of a file chooses.
+SUFFIXES = {".csv": "csv", ".json": "json", ".parquet": PARQUET, ".txt": "table"}
 
 
-def write_parquet(path: Path, results: Iterable[RecordingResult], with_reference: bool = False) -> None:
+def write_parquet(path: Path, results: Iterable[RecordingResult], layout: Layout = SEGMENTS) -> None:
     """
     The rows of the CSV with their types, a row group a recording. It needs pyarrow.
 
     Args:
         path (`Path`): the file to write.
         results (iterable of [`RecordingResult`]): taken one at a time.
-        with_reference (`bool`, *optional*, defaults to `False`): whether a column `reference` follows.
+        layout ([`Layout`], *optional*): what is written.
     """
     import pyarrow
     from pyarrow import parquet
 
-    numbers = ("start", "end", *CLASS_NAMES)
-    types = {"abstained": pyarrow.bool_(), "flags": pyarrow.list_(pyarrow.string())}
-    types |= dict.fromkeys(numbers, pyarrow.float64())
-    schema = pyarrow.schema(
-        [pyarrow.field(name, types.get(name, pyarrow.string())) for name in _columns(with_reference)]
-    )
+    types = dict.fromkeys((*CLASS_NAMES, *SUMMARY_COLUMNS, "start", "end"), pyarrow.float64())
+    types |= dict.fromkeys(("file", "label"), pyarrow.string()) | {"sampling_rate": pyarrow.int64()}
+    types |= {"abstained": pyarrow.bool_(), "flags": pyarrow.list_(pyarrow.string())}
+    schema = pyarrow.schema([pyarrow.field(name, types.get(name, pyarrow.string())) for name in _columns(layout)])
     with parquet.ParquetWriter(path, schema) as writer:
         for result in results:
-            rows = [
-                row | {"flags": segment["flags"]}
-                for row, segment in zip(_rows(result, with_reference), result["timeline"], strict=True)
-            ]
-            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+            writer.write_table(pyarrow.Table.from_pylist(list(_rows(result, layout)), schema=schema))
 
 
 def write_results(
-    path: Path, output_format: str, results: Iterable[RecordingResult], with_reference: bool = False
+    path: Path, output_format: str, results: Iterable[RecordingResult], layout: Layout = SEGMENTS
 ) -> None:
     """
     Writes a file, each result as soon as it is there.
@@ -131,33 +210,41 @@ def write_results(
         path (`Path`): the file, pipe or device.
         output_format (`str`): a key of `FORMATS`, or `PARQUET`.
         results (iterable of [`RecordingResult`]): taken one at a time.
-        with_reference (`bool`, *optional*, defaults to `False`): as in the functions of the formats.
+        layout ([`Layout`], *optional*): what is written.
     """
     if output_format == PARQUET:
-        write_parquet(path, results, with_reference)
+        write_parquet(path, results, layout)
         return
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        for piece in FORMATS[output_format](results, with_reference):
+        for piece in FORMATS[output_format](results, layout):
             file.write(piece)
             file.flush()
 
 
-def _columns(with_reference: bool) -> list[str]:
-    return [*COLUMNS, "reference"] if with_reference else list(COLUMNS)
+def _columns(layout: Layout) -> list[str]:
+    if layout.summary:
+        return list(SUMMARY_COLUMNS)
+    return [*COLUMNS, "reference"] if layout.with_reference else list(COLUMNS)
 
 
-def _rows(result: RecordingResult, with_reference: bool) -> Iterator[dict[str, Any]]:
+def _rows(result: RecordingResult, layout: Layout) -> Iterator[dict[str, Any]]:
+    file = shown_file(result) or ""
+    if layout.summary:
+        summary = {name: value for name, value in result["summary"].items() if name != "strongest"}
+        row = {"file": file, "duration": result["duration"], "sampling_rate": result["sampling_rate"], **summary}
+        yield _rounded(row) | {"flags": [flag["flag"] for flag in result["quality"]]}
+        return
     for segment in result["timeline"]:
         row = {
-            "file": shown_file(result) or "",
+            "file": file,
             "start": round(segment["start"], SECONDS_DIGITS),
             "end": round(segment["end"], SECONDS_DIGITS),
             "label": segment["label"],
             **{name: round(value, PROBABILITY_DIGITS) for name, value in segment["probabilities"].items()},
             "abstained": segment["abstained"],
-            "flags": FLAG_SEPARATOR.join(segment["flags"]),
+            "flags": segment["flags"],
         }
-        yield row | {"reference": segment.get("reference")} if with_reference else row
+        yield row | {"reference": segment.get("reference")} if layout.with_reference else row
 
 
 def _rounded(value: Any) -> Any:
@@ -196,7 +283,11 @@ def _head(result: RecordingResult, with_reference: bool) -> str:
     line = (
         f"{shown_file(result) or 'recording'}: {result['duration']:.1f} s, {len(timeline)} {unit}: {', '.join(parts)}"
     )
-    line += f"; crackle in {summary['crackle_share']:.0%}, wheeze in {summary['wheeze_share']:.0%} of the time"
+    reason = why_no_answer(timeline)
+    if reason is None:
+        line += f"; crackle in {summary['crackle_share']:.0%}, wheeze in {summary['wheeze_share']:.0%} of the time"
+    else:
+        line += f"; no answer: {reason}"
     if with_reference:
         matches = sum(segment["label"] == segment.get("reference") for segment in timeline)
         line += f"; {matches} of {len(timeline)} as annotated"

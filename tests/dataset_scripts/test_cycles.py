@@ -132,3 +132,36 @@ def test_cycles_agree_with_the_published_network_waveform(tmp_path):
         repeated = np.tile(cycle, math.ceil(128000 / len(cycle)))[:128000]
         expected = golden[f"sr4000.cycle{index}.waveform_pcm16"] / 32768
         np.testing.assert_allclose(repeated[:-1000], expected[:-1000], atol=0.51 / 32768)
+
+
+def test_labels_of_audacity_are_read(tmp_path):
+    text = "0.5\t1.5\tFine crackles\n\\\t100.0\t2000.0\n1.5\t3.0\tnormal\n3.0\t4.0\tcough\n"
+    cycles = read_annotations(write(tmp_path / "a.txt", text))
+    assert cycles == [Cycle(0.5, 1.5, 1), Cycle(1.5, 3.0, 0), Cycle(3.0, 4.0, None)]
+
+
+def test_tables_of_raven_are_read(tmp_path):
+    head = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)\tAnnotation\n"
+    rows = [
+        f"{number}\t{view}\t1\t{number}.0\t{number}.5\t0.0\t4000.0\t{label}\n"
+        for number, label in ((1, "wheeze"), (2, "both"))
+        for view in ("Waveform 1", "Spectrogram 1")
+    ]
+    assert read_annotations(write(tmp_path / "a.txt", head + "".join(rows))) == [
+        Cycle(1.0, 1.5, 2),
+        Cycle(2.0, 2.5, 3),
+    ]
+    with pytest.raises(InputError, match="line 2: has 2 of 8 columns"):
+        read_annotations(write(tmp_path / "a.txt", head + "1\t2\n"))
+
+
+@pytest.mark.parametrize("start", ["0.91_0", "٠.٥", "0x1", "1e", "0,5"])
+def test_only_plain_numbers_are_times(tmp_path, start):
+    with pytest.raises(InputError, match=r"line 1: start: .* is not a number"):
+        read_annotations(write(tmp_path / "a.txt", f"{start}\t2.0\t0\t0\n"))
+
+
+def test_a_long_field_is_not_echoed_whole(tmp_path):
+    with pytest.raises(InputError) as error:
+        read_annotations(write(tmp_path / "a.txt", f"{'9x' * 2500}\t2.0\t0\t0\n"))
+    assert len(str(error.value)) < 300

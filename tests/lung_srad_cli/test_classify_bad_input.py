@@ -118,7 +118,7 @@ def test_a_folder_without_recordings_is_named_and_the_others_are_done(classify, 
     empty.mkdir()
     (empty / "notes.txt").write_text("no recording")
     outcome = classify(empty, recording, "--format", "csv")
-    check_one_line(outcome, f"{empty}: contains no .wav, .flac, .ogg, .mp3 file")
+    check_one_line(outcome, f"{empty}: contains no recordings")
     assert [row["file"] for row in outcome.rows] == [str(recording)]
 
 

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -318,3 +319,63 @@ def test_one_recording_does_not_load_the_compiler(write_recording):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) > 4
+
+
+def test_recordings_may_be_listed_in_a_file_or_on_standard_input(classify, write_recording, tmp_path, monkeypatch):
+    recordings = [write_recording(name, noise(3, seed)) for seed, name in enumerate(("a.wav", "b c.wav"))]
+    text = "\n".join(map(str, recordings)) + "\n\n"
+    (tmp_path / "list.txt").write_text(text)
+    expected = classify(*recordings, "--format", "csv").output
+    assert classify(f"@{tmp_path / 'list.txt'}", "--format", "csv").output == expected
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    assert classify("-", "--format", "csv").output == expected
+    outcome = classify("@nosuch.txt")
+    assert outcome.exit_code == 2
+    assert "nosuch.txt: no such file; name a text file" in outcome.errors[0]
+
+
+def test_files_of_a_folder_that_are_left_out_are_named(classify, write_recording, tmp_path):
+    write_recording("a.wav", noise(3, 0))
+    for name in ("b.ape", "c.docx", "a.txt", ".hidden"):
+        (tmp_path / name).write_text("x")
+    outcome = classify(tmp_path, "--format", "csv")
+    assert outcome.exit_code == 0
+    assert f"{tmp_path}: 2 files are left out: b.ape, c.docx" in outcome.errors
+
+
+def test_a_file_of_a_phone_in_a_folder_is_not_left_out(classify, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_lung_srad.containers.av", None)
+    (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x1cftypM4A " + bytes(100))
+    outcome = classify(tmp_path)
+    assert outcome.exit_code == 2
+    assert "a.m4a: is MPEG-4 (m4a, mp4, 3gp); install PyAV" in outcome.errors[0]
+
+
+@pytest.mark.parametrize("name", ["results.xlsx", "results.jsonl"])
+def test_an_unknown_suffix_is_refused(classify, write_recording, tmp_path, name):
+    outcome = classify(write_recording("a.wav", noise(3, 0)), "--output", tmp_path / name)
+    assert outcome.exit_code == 2
+    assert "says no format; use .csv (csv), .json (json), .parquet (parquet), .txt (table), or" in outcome.errors[0]
+    assert not (tmp_path / name).exists()
+
+
+def test_one_row_a_recording(classify, write_recording, tmp_path):
+    recordings = [write_recording(name, noise(3, seed)) for seed, name in enumerate(("a.wav", "b.wav"))]
+    outcome = classify(*recordings, "--summary", "--bom", "--output", tmp_path / "summary.csv")
+    assert outcome.exit_code == 0
+    lines = (tmp_path / "summary.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert lines[0] == "file,duration,sampling_rate,label,crackle_share,wheeze_share,abstained_share,flags"
+    assert len(lines) == 3
+
+
+def test_labels_for_audacity_are_of_one_recording(classify, write_recording):
+    recordings = [write_recording(name, noise(3, seed)) for seed, name in enumerate(("a.wav", "b.wav"))]
+    outcome = classify(*recordings, "--format", "audacity")
+    assert outcome.exit_code == 2
+    assert "has labels of one recording, and 2 are given" in outcome.errors[0]
+    assert len(classify(recordings[0], "--format", "audacity").output.split("\t")) == 3
+
+
+def test_a_short_clip_is_marked_in_every_row(classify, write_recording):
+    (row,) = classify(write_recording("a.wav", noise(0.3, 0)), "--format", "csv").rows
+    assert "too_short" in row["flags"].split(";")

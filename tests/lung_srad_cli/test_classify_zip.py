@@ -41,7 +41,7 @@ def test_a_zip_whose_names_lead_out_of_it_is_refused_and_the_others_are_done(cla
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("a.zip", b"PK no zip", "is not a readable zip"), ("b.zip", None, "contains no .wav")],
+    [("a.zip", b"PK no zip", "is not a readable zip"), ("b.zip", None, "contains no recordings")],
 )
 def test_a_zip_that_cannot_be_used_is_named(classify, tmp_path, name, content, said):
     if content is None:

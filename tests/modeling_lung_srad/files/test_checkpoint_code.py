@@ -11,6 +11,7 @@ from modeling_lung_srad.files.checkpoint_code import CLASSES, checkpoint_code_fi
 NEEDED_CODE = [
     "audio.py",
     "configuration_lung_srad.py",
+    "containers.py",
     "errors.py",
     "familiarity.py",
     "feature_extraction_lung_srad.py",

@@ -4,7 +4,16 @@ import json
 
 import pytest
 
-from modeling_lung_srad.files.result_formats import csv_text, json_text, table_text, write_parquet
+from dataset_scripts.cycles import read_annotations
+from modeling_lung_srad.files.result_formats import (
+    Layout,
+    audacity_text,
+    csv_text,
+    json_text,
+    raven_text,
+    table_text,
+    write_parquet,
+)
 from tests.modeling_lung_srad.segments import recording_result, segment
 
 QUALITY = {"flag": "low_level", "message": "Faint; record again.", "value": -61.23456789, "spans": []}
@@ -30,7 +39,7 @@ def test_csv_is_a_header_and_a_row_per_segment():
 
 
 def test_the_reference_is_the_last_column():
-    rows = list(csv.DictReader(io.StringIO("".join(csv_text(RECORDINGS, with_reference=True)))))
+    rows = list(csv.DictReader(io.StringIO("".join(csv_text(RECORDINGS, Layout(with_reference=True))))))
     assert list(rows[0])[-1] == "reference"
     assert [row["reference"] for row in rows] == ["normal", "wheeze", "crackle"]
 
@@ -45,9 +54,9 @@ def test_json_is_the_answer_of_the_pipeline_with_rounded_numbers():
 
 def test_parquet_has_the_rows_of_the_csv_with_types(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
-    write_parquet(tmp_path / "a.parquet", RECORDINGS, with_reference=True)
+    write_parquet(tmp_path / "a.parquet", RECORDINGS, Layout(with_reference=True))
     table = parquet.read_table(tmp_path / "a.parquet")
-    rows = list(csv.DictReader(io.StringIO("".join(csv_text(RECORDINGS, with_reference=True)))))
+    rows = list(csv.DictReader(io.StringIO("".join(csv_text(RECORDINGS, Layout(with_reference=True))))))
     assert table.column_names == list(rows[0])
     for row, expected in zip(table.to_pylist(), rows, strict=True):
         assert row.pop("flags") == [name for name in expected.pop("flags").split(";") if name]
@@ -70,7 +79,7 @@ def test_nothing_classified_is_still_a_document():
 
 
 def test_the_table_is_aligned_and_summed_up():
-    assert "".join(table_text(RECORDINGS, with_reference=True)) == (
+    assert "".join(table_text(RECORDINGS, Layout(with_reference=True))) == (
         'a, "b".wav: 3.5 s, 2 cycles: 1 normal, 1 unsure; crackle in 0%, wheeze in 0% of the time; '
         "1 of 2 as annotated\n"
         "    start       end  label      normal  crackle   wheeze     both  reference\n"
@@ -93,3 +102,49 @@ def test_each_recording_is_written_before_the_next_one_is_classified():
         pieces = text_of(recording for recording in RECORDINGS if not asked_for.append(recording["file"]))
         while "c.wav" not in next(pieces):
             assert "c.wav" not in asked_for
+
+
+def test_a_summary_has_a_row_a_recording(tmp_path):
+    layout = Layout(summary=True, byte_order_mark=True)
+    text = "".join(csv_text(RECORDINGS, layout))
+    assert text.startswith("\ufefffile,duration")
+    rows = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
+    assert [row["label"] for row in rows] == ["normal", "crackle"]
+    assert rows[0]["flags"] == "low_level"
+    assert (rows[1]["crackle_share"], rows[1]["duration"]) == ("1.0", "0.333333")
+    answers = json.loads("".join(json_text(RECORDINGS, layout)))
+    assert all("summary" in answer and "timeline" not in answer for answer in answers)
+    assert "".join(table_text(RECORDINGS, layout)).count("\n") == 2
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write_parquet(tmp_path / "a.parquet", RECORDINGS, layout)
+    table = parquet.read_table(tmp_path / "a.parquet").to_pylist()
+    assert [row["flags"] for row in table] == [["low_level"], []]
+    assert [row["label"] for row in table] == ["normal", "crackle"]
+
+
+def test_labels_for_audacity_and_raven_are_read_again(tmp_path):
+    spans = [(item["start"], item["end"]) for item in RECORDINGS[0]["timeline"]]
+    for name, text_of in (("a.txt", audacity_text), ("b.txt", raven_text)):
+        path = tmp_path / name
+        path.write_text("".join(text_of(RECORDINGS[:1])))
+        cycles = read_annotations(path, duration=3.5)
+        assert [(cycle.start, cycle.end) for cycle in cycles] == spans
+        assert [cycle.label for cycle in cycles] == [0, 3]
+    rows = list(csv.DictReader((tmp_path / "b.txt").open(), delimiter="\t"))
+    assert [row["Begin File"] for row in rows] == ['a, "b".wav'] * 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "abstained", "said"),
+    [
+        (["unfamiliar"], False, "no answer: it is unlike the lung sounds"),
+        ([], True, "no answer: the model is not sure enough of any part"),
+        (["silence"], True, "no answer: there is no sound to judge"),
+        ([], False, "crackle in 0%"),
+    ],
+)
+def test_no_share_is_stated_without_an_answer(flags, abstained, said):
+    result = recording_result("c.wav", 1.0, segment(0, 1, (1, 0, 0, 0), abstained=abstained, flags=flags))
+    (line,) = "".join(table_text([result], Layout(summary=True))).splitlines()
+    assert said in line
+    assert ("%" in line) == said.endswith("%")
