@@ -18,7 +18,7 @@ from training.prediction.classifier_loading import load_classifier
 from training.prediction.evaluated_cycles import are_training_patients_common, load_evaluated_cycles
 from training.record.earlier_stages import earlier_stage_notes
 from training.record.run_summary import TEST_SELECTION_NOTE
-from training.record.training_record import TrainingRecord, read_training_record
+from training.record.training_record import TRAINING_SUMMARY, TrainingRecord, read_training_record
 from training.report.figures import build_report
 from training.report.predictions import CyclePredictions, concatenate
 
@@ -75,6 +75,7 @@ def evaluate_checkpoint(
         "selection": record.selection if record else None,
         "validation_missing": cycles.validation_missing,
         "validation_cycles": record.validation_cycles if record else None,
+        "training_patients_known": record is not None,
         "data_notes": _selection_note(record)
         + describe_limits(cycles.whole_part, split, part)
         + _leakage(record, split, part),
@@ -119,7 +120,7 @@ def _leakage(record: TrainingRecord | None, split: str, part: str) -> list[str]:
     if part == "train":
         return ["Training part: these are not figures of unseen patients."]
     if record is None:
-        return []
+        return [f"Lacks {TRAINING_SUMMARY}: which patients were trained on is unknown, and they may be in this part."]
     notes = earlier_stage_notes(record, split)
     if part == "validation" or not record.has_trained_on_split or are_training_patients_common(record, split):
         return notes

@@ -14,7 +14,10 @@ from training.report.risk_coverage import risk_coverage
 from training.report.subgroups import measure_subgroups
 
 # Known to the evaluation only; all else follows from the predictions.
-ABOUT = ("checkpoint", "data", "split", "part", "selection", "validation_missing", "validation_cycles", "data_notes")
+ABOUT = (
+    "checkpoint", "data", "split", "part", "selection", "validation_missing", "validation_cycles",
+    "training_patients_known", "data_notes",
+)  # fmt: skip
 
 
 def build_report(cycles: CyclePredictions, about: dict[str, Any]) -> dict[str, Any]:

@@ -122,6 +122,7 @@ def read_report(source: str | os.PathLike) -> tuple[CyclePredictions, dict[str, 
     about = _read_about(file.parent / REPORT_JSON) if file.name == PREDICTIONS_CSV else None
     if about is None:
         about = {**dict.fromkeys(ABOUT), "checkpoint": str(source), "part": _evaluated_part(cycles, file)}
+        about["training_patients_known"] = False
         about["data_notes"] = _notes_of_predictions_alone(cycles)
     if not (cycles.part == about["part"]).any():
         raise InputError(
@@ -160,7 +161,7 @@ def _check_types(about: dict[str, Any]) -> None:
     for key, value in about.items():
         if key == "data_notes":
             fits = isinstance(value, list) and all(isinstance(note, str) for note in value)
-        elif key == "validation_cycles":
+        elif key in ("validation_cycles", "training_patients_known"):
             fits = value is None or isinstance(value, int)
         else:
             fits = isinstance(value, str) or (value is None and key not in ("part", "checkpoint"))

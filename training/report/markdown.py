@@ -69,7 +69,7 @@ def _rates(report: dict[str, Any]) -> list[str]:
     header = ["measure", "%", "95 % interval"]
     repeated = "score" in leak_free
     if repeated:
-        header += ["leak-free test, %", "95 % interval"]
+        header += [f"{_of_leak_free(report)} test, %", "95 % interval"]
     rows = []
     for name, title in RATE_TITLES.items():
         row = [title, percent(report[name]), percent_interval(report["intervals_95"][name])]
@@ -82,7 +82,7 @@ def _rates(report: dict[str, Any]) -> list[str]:
         "They show how much the choice of patients matters, not that of the training seed. An interval without width "
         "means that no draw differs, not that the figure is certain."
     )
-    lines += _describe_leak_free(leak_free)
+    lines += _describe_leak_free(report)
     rows = [[name, *row, sum(row)] for name, row in zip(CLASS_NAMES, report["confusion_matrix"], strict=True)]
     return [
         *lines,
@@ -93,18 +93,30 @@ def _rates(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _describe_leak_free(leak_free: dict[str, Any]) -> list[str]:
+def _is_leak_unknown(report: dict[str, Any]) -> bool:
+    return report.get("training_patients_known") is False
+
+
+def _of_leak_free(report: dict[str, Any]) -> str:
+    return "reduced" if _is_leak_unknown(report) else "leak-free"
+
+
+def _describe_leak_free(report: dict[str, Any]) -> list[str]:
+    leak_free = report.get("leak_free_test", {})
     if not leak_free:
         return []
+    name, whose = "Leak-free test", "patients who are also in training"
+    if _is_leak_unknown(report):
+        name, whose = "Leak-free test: unknown. Reduced test", "patients on both sides of the official split"
     if not leak_free["recordings_left_out"]:
-        return ["", "Leak-free test: none of the recordings whose patients are also in training is here; the same."]
+        return ["", f"{name}: no recording of {whose} is here; the same."]
     left_out = f"{leak_free['recordings_left_out']} recordings ({leak_free['cycles_left_out']} cycles)"
     if "undefined" in leak_free:
-        return ["", f"Leak-free test: {UNDEFINED}; without {left_out}, {leak_free['undefined']}."]
+        return ["", f"{name}: {UNDEFINED}; without {left_out}, {leak_free['undefined']}."]
     return [
         "",
-        f"Leak-free test: without {left_out} of patients who are also in training; {leak_free['cycles']} cycles of "
-        f"{leak_free['patients']} patients remain.",
+        f"{name}: without {left_out} of {whose}; {leak_free['cycles']} cycles of {leak_free['patients']} patients "
+        "remain.",
     ]
 
 
@@ -124,7 +136,7 @@ def _discrimination(report: dict[str, Any]) -> list[str]:
     leak_free = report.get("leak_free_test", {}).get("discrimination")
     header = ["sound", "cycles with it", "AUROC", "AUPRC", "AUPRC of chance"]
     if leak_free:
-        header += ["leak-free AUROC", "leak-free AUPRC"]
+        header += [f"{_of_leak_free(report)} AUROC", f"{_of_leak_free(report)} AUPRC"]
     rows = []
     for name, figures in report["discrimination"].items():
         row = [name, figures["positives"], *_areas(figures), fraction(figures["prevalence"])]
@@ -150,7 +162,8 @@ def _calibration(report: dict[str, Any]) -> list[str]:
     columns = {"before": report["calibration"]["before"], "after": report["calibration"]["after"]}
     leak_free = report.get("leak_free_test", {}).get("calibration")
     if leak_free:
-        columns |= {"leak-free, before": leak_free["before"], "leak-free, after": leak_free["after"]}
+        name = _of_leak_free(report)
+        columns |= {f"{name}, before": leak_free["before"], f"{name}, after": leak_free["after"]}
     shown = {name: figures for name, figures in columns.items() if figures is not None}
     rows = []
     for name, title in CALIBRATION_TITLES.items():

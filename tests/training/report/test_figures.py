@@ -93,7 +93,16 @@ def test_official_test_part_is_recognised_by_its_recordings_whatever_the_split_i
 def test_copy_without_leaked_recordings_says_that_the_figures_are_the_same():
     report = build_report(of_official_test(made_up_cycles()), about_test())
     assert report["leak_free_test"] == {"recordings_left_out": 0, "cycles_left_out": 0}
-    assert "none of the recordings whose patients are also in training is here" in markdown_report(report)
+    assert "Leak-free test: no recording of patients who are also in training is here" in markdown_report(report)
+
+
+def test_nothing_is_called_leak_free_where_the_training_patients_are_unknown():
+    about = about_test() | {"training_patients_known": False}
+    for cycles in (made_up_cycles(), with_leaked_recording()):
+        text = markdown_report(build_report(of_official_test(cycles), about))
+        assert "Leak-free test: unknown. Reduced test: " in text
+        assert text.lower().count("leak-free") == 1
+        assert "also in training" not in text
 
 
 def test_leak_free_subset_without_abnormal_cycles_is_undefined():
