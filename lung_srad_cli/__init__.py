@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         `int`: the exit code.
     """
+    # For what imports torch before `modeling_lung_srad`, which does the same.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         # File names may hold bytes that are not text.
         if isinstance(stream, io.TextIOWrapper):

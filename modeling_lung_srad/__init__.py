@@ -8,6 +8,12 @@ copies the files that these import relatively, and finds siblings only, so they 
 behind: `conversion`, `export`, `files`, `saliency`, `spectral` and `checkpoints`.
 """
 
+import os
+
+# Waiting threads of torch sleep instead of spinning: on a machine with other work, everything takes a fraction of the
+# time. It has no effect where torch was imported before.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 

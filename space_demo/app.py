@@ -35,8 +35,6 @@ def main(checkpoints: Sequence[str] = (), host: str | None = None, port: int | N
     folder = make_private_folder()
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # Waiting threads of torch sleep: on a machine that other programs use too, an answer takes a quarter of the time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import_gradio()
     from space_demo.page import Page
     from space_demo.recognizers import Recognizers

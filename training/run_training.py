@@ -47,6 +47,7 @@ from training.record.run_folder import (
 from training.record.run_summary import describe_outcome, describe_seeds, summarize
 from training.record.training_record import TRAINING_SUMMARY
 from training.report.files import write_json
+from training.start_notes import say_start
 from training.teachers.teachers import Teacher, Teachers, load_teachers
 from training.trainer import LungSradTrainer
 from training.training_arguments import LungSradTrainingArguments
@@ -187,6 +188,11 @@ def run_training(run: Run) -> dict[str, Any]:
         InputError: a loss that is NaN or infinite, a damaged checkpoint, a disk that cannot be written to, or no epoch
             to select; what was saved before is kept.
     """
+    if run.training_arguments.process_index == 0 and run.last_checkpoint is None:
+        augmentation, sampling = run.arguments.augmentation, run.arguments.sampling
+        frames = augmentation.stretch_frames or augmentation.crop_frames or run.feature_extractor.num_frames
+        cycles = sampling.cycles_per_epoch or len(run.labels)
+        say_start(run.model, run.arguments.model.checkpoint, frames, run.training_arguments.num_train_epochs, cycles)
     trainer = build_trainer(run)
     if trainer.is_world_process_zero():
         run.output_dir.mkdir(parents=True, exist_ok=True)

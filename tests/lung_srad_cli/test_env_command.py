@@ -58,3 +58,11 @@ def test_a_broken_numba_is_told_with_its_reason(tmp_path):
 @pytest.mark.skipif(not TEMPLATE.exists(), reason="needs the checkout")
 def test_bug_reports_are_asked_for_its_output():
     assert "`lung-srad env`" in TEMPLATE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_threads_wait_asleep_unless_the_user_says_otherwise(run, monkeypatch, chosen):
+    monkeypatch.setenv("OMP_WAIT_POLICY", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert f"OMP_WAIT_POLICY={chosen or 'PASSIVE'}" in run("env").output
