@@ -22,7 +22,7 @@ from lung_srad_cli import (
     spectrum_arguments,
     train_command,
 )
-from lung_srad_cli.argument_types import INPUT_ERROR, Parser
+from lung_srad_cli.argument_types import INPUT_ERROR, Parser, at_revision
 from lung_srad_cli.errors import report_text
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     parsed = build_parser().parse_args(arguments)
+    at_revision(parsed)
     try:
         exit_code = parsed.run(parsed)
         if sys.stdout is not None:

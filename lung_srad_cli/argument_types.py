@@ -49,6 +49,24 @@ PROBABILITY = number(float, 0, math.nextafter(1, 2), "a probability from 0 to 1"
 SHARE = number(float, 0, 1, "a share from 0 up to, but not including, 1")
 
 
+def add_revision(parser: Parser) -> None:
+    """Adds `--revision`; [`at_revision`] joins it with the names of checkpoints."""
+    parser.add_argument(
+        "--revision", type=path, metavar="REV", help="branch, tag or commit of a checkpoint on the Hub"
+    )
+
+
+def at_revision(arguments: argparse.Namespace) -> None:
+    """Puts `--revision` behind the names of checkpoints, as `USER/NAME@REVISION`."""
+    revision = getattr(arguments, "revision", None)
+    if not revision:
+        return
+    if getattr(arguments, "checkpoint", None):
+        arguments.checkpoint = f"{arguments.checkpoint}@{revision}"
+    if getattr(arguments, "checkpoints", None):
+        arguments.checkpoints = [f"{name}@{revision}" for name in arguments.checkpoints]
+
+
 def add_batch_size(parser: Parser) -> None:
     """Adds `--batch-size`."""
     parser.add_argument("--batch-size", type=COUNT, default=16, metavar="N", help="cycles at once (default: 16)")

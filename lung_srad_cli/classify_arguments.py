@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from lung_srad_cli.argument_types import PROBABILITY, SECONDS, add_batch_size, path
+from lung_srad_cli.argument_types import PROBABILITY, SECONDS, add_batch_size, add_revision, path
 
 DESCRIPTION = """\
 Gives every window, or every breathing cycle, of recordings its class and the probabilities of the four classes, and
@@ -84,6 +84,7 @@ def add(commands: Any) -> None:
         help="draw spectrogram, classes, quality flags and probabilities over time; .svg and .pdf work too; for "
         "several recordings their names are added, or give a folder",
     )
+    add_revision(parser)
     add_batch_size(parser)
     parser.set_defaults(run=run)
 

@@ -4,7 +4,7 @@ import argparse
 import socket
 from typing import Any
 
-from lung_srad_cli.argument_types import number, path
+from lung_srad_cli.argument_types import add_revision, number, path
 from lung_srad_cli.errors import require_modules
 
 DESCRIPTION = """\
@@ -45,6 +45,7 @@ def add(commands: Any) -> None:
         metavar="ADDRESS",
         help="where to listen (default: 127.0.0.1, this machine only; 0.0.0.0: all networks, without a password)",
     )
+    add_revision(parser)
     parser.set_defaults(run=run)
 
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from lung_srad_cli.argument_types import SPLITS, add_batch_size, path
+from lung_srad_cli.argument_types import SPLITS, add_batch_size, add_revision, path
 from lung_srad_cli.errors import TRAINING_MODULES, require_modules
 
 USAGE = """\
@@ -64,6 +64,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--split", choices=SPLITS, help="default: official")
     parser.add_argument("--part", choices=("test", "validation", "train"), help="default: test")
     parser.add_argument("--output", type=path, metavar="DIR", help="folder for the report and the predictions")
+    add_revision(parser)
     add_batch_size(parser)
     parser.set_defaults(batch_size=None, run=run)
 

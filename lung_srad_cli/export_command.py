@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from lung_srad_cli.argument_types import COUNT, SPLITS, path
+from lung_srad_cli.argument_types import COUNT, SPLITS, add_revision, path
 from lung_srad_cli.errors import TRAINING_MODULES, require_modules
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def add(commands: Any) -> None:
         help="of DATA (default: validation, the patients that the checkpoint's training run kept for it)",
     )
     parser.add_argument("--force", action="store_true", help="replace the files of an earlier export in OUT")
+    add_revision(parser)
     parser.set_defaults(run=run)
 
 

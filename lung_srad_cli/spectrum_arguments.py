@@ -5,7 +5,7 @@ import contextlib
 import math
 from typing import Any
 
-from lung_srad_cli.argument_types import COUNT, SECONDS, number, path
+from lung_srad_cli.argument_types import COUNT, SECONDS, add_revision, number, path
 
 DESCRIPTION = """\
 Shows which spatial frequencies the layers of a model keep: the effective attention of SS2D blocks and the attention of
@@ -105,6 +105,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="at most so many windows of a recording, evenly spaced (default: 3)",
     )
+    add_revision(parser)
     parser.set_defaults(run=run)
 
 

@@ -66,7 +66,8 @@ def load_checkpoint(
     the checkpoint is run either. The model comes in float32 and in evaluation mode.
 
     Args:
-        checkpoint (`str` or `os.PathLike`): a folder that `save_pretrained` wrote, or the id of one on the Hub.
+        checkpoint (`str` or `os.PathLike`): a folder that `save_pretrained` wrote, or the id of one on the Hub, with a
+            revision as `USER/NAME@REVISION` where wanted.
         revision (`str`, *optional*): branch, tag or commit of a checkpoint on the Hub.
 
     Returns:
@@ -151,6 +152,9 @@ def _checkpoint_folder(checkpoint: str | os.PathLike, revision: str | None) -> P
         raise InputError("checkpoint", "the name is empty", "name a folder or an id of the Hub")
     try:
         folder = Path(os.path.expanduser(checkpoint))
+        if "@" in folder.name and not folder.exists():
+            checkpoint, _, revision = str(checkpoint).rpartition("@")
+            folder = Path(os.path.expanduser(checkpoint))
         is_folder = folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(checkpoint, f"is not a path ({error})", "check it") from error
@@ -165,8 +169,9 @@ def _checkpoint_folder(checkpoint: str | os.PathLike, revision: str | None) -> P
     if folder.is_absolute() or str(checkpoint).startswith((".", "~")) or len(folder.parts) > 2:
         raise InputError(checkpoint, "no such folder", "check the path")
     try:
-        patterns = ["*.json", "*.safetensors"]
-        return Path(huggingface_hub.snapshot_download(str(checkpoint), revision=revision, allow_patterns=patterns))
+        # Not what lies in folders: checkpoints of the training run and its logs.
+        patterns: Any = {"allow_patterns": ["*.json", "*.safetensors"], "ignore_patterns": ["*/*"]}
+        return Path(huggingface_hub.snapshot_download(str(checkpoint), revision=revision, **patterns))
     except GatedRepoError as error:
         raise InputError(
             checkpoint, "access must be asked for on the Hub", "then log in by `hf auth login`"
@@ -175,7 +180,7 @@ def _checkpoint_folder(checkpoint: str | os.PathLike, revision: str | None) -> P
         raise InputError(
             checkpoint,
             "neither a folder here nor a model that can be fetched from the Hugging Face Hub",
-            "check the name and the network, and log in by `hf auth login` if it is private",
+            "check the name, the revision and the network, and log in by `hf auth login` if it is private",
         ) from error
 
 

@@ -369,18 +369,6 @@ class LungSradModel(LungSradPreTrainedModel):
         )
 
 
-class LungSradHead(nn.Linear):
-    """Pooled features `(batch, channels)` to logits, of the labels themselves or composed from two sounds."""
-
-    def __init__(self, in_features: int, out_features: int, composes_classes: bool):
-        super().__init__(in_features, out_features)
-        self.composes_classes = composes_classes
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        logits = super().forward(pooled)
-        return compose_classes(logits) if self.composes_classes else logits
-
-
 def compose_classes(log_odds: torch.Tensor) -> torch.Tensor:
     """
     Logits of normal, crackle, wheeze and both, whose softmax is the product of two independent probabilities.
@@ -418,7 +406,7 @@ class LungSradForAudioClassification(LungSradPreTrainedModel):
         super().__init__(config)
         self.lung_srad = LungSradModel(config)
         outputs = len(SOUNDS) if config.head == "sounds" else config.num_labels or 0
-        self.head = LungSradHead(config.hidden_size, outputs, composes_classes=config.head == "sounds")
+        self.head = nn.Linear(config.hidden_size, outputs)
         self.post_init()
 
     @can_return_tuple
@@ -438,6 +426,8 @@ class LungSradForAudioClassification(LungSradPreTrainedModel):
         """
         outputs = self.lung_srad(input_values, **kwargs)
         logits = self.head(outputs.pooler_output)
+        if self.config.head == "sounds":
+            logits = compose_classes(logits)
         # A copy, since the loss writes the kind of problem that it infers into the configuration.
         loss = None if labels is None else self.loss_function(labels, logits.float(), copy.copy(self.config))
         return LungSradClassifierOutput(

@@ -266,7 +266,7 @@ class LungSoundPipeline(Pipeline):
 
 def _familiarity_of(config: LungSradConfig) -> Familiarity | None:
     """Familiarity saved with the weights, found by their name; None if missing or of another revision."""
-    found = load_familiarity(config.name_or_path or "")
+    found = load_familiarity(config.name_or_path or "", revision=getattr(config, "_commit_hash", None))
     if (None if found is None else found.digest) == config.familiarity_digest:
         return found
     logger.warning_once(

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from lung_srad_cli import build_parser
+from lung_srad_cli.argument_types import at_revision
 
 COMMANDS = [
     [],
@@ -122,3 +123,20 @@ def test_options_of_evaluate_that_do_not_go_together_are_named(run, arguments, s
     assert outcome.exit_code == 2
     assert len(outcome.errors) == 1
     assert said in outcome.errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["classify", "a.wav", "--checkpoint", "user/name"], "user/name@v1"),
+        (["export", "user/name", "onnx"], "user/name@v1"),
+        (["spectrum", "user/name", "a.wav"], "user/name@v1"),
+        (["evaluate", "user/name", "user/other", "icbhi"], ["user/name@v1", "user/other@v1"]),
+        (["demo", "--checkpoint", "user/name"], ["user/name@v1"]),
+        (["classify", "a.wav"], None),
+    ],
+)
+def test_a_revision_goes_with_the_names_of_checkpoints(arguments, named):
+    parsed = build_parser().parse_args([*arguments, "--revision", "v1"])
+    at_revision(parsed)
+    assert (parsed.checkpoints if "checkpoints" in parsed else parsed.checkpoint) == named

@@ -146,7 +146,8 @@ def test_what_the_hub_does_not_have_is_named(name):
 
 
 def test_a_hub_id_fetches_neither_code_nor_pickles(folder, monkeypatch, tmp_path):
-    def download(name, revision, allow_patterns):
+    def download(name, revision, allow_patterns, ignore_patterns):
+        assert (name, ignore_patterns) == ("someone/lung-srad", ["*/*"])
         revisions.append(revision)
         fetched = tmp_path / "cache"
         fetched.mkdir()
@@ -160,13 +161,16 @@ def test_a_hub_id_fetches_neither_code_nor_pickles(folder, monkeypatch, tmp_path
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     lung_sounds = load_pipeline("someone/lung-srad", revision="v1.0", window=2.0)
     assert lung_sounds.choose_window(2.0) == (2.0, 1.0)
-    assert revisions == ["v1.0"]
+    shutil.rmtree(tmp_path / "cache")
+    load_pipeline("someone/lung-srad@v2.0")
+    assert revisions == ["v1.0", "v2.0"]
     assert sorted(file.suffix for file in (tmp_path / "cache").iterdir()) == [".json", ".json", ".safetensors"]
 
 
 def test_a_folder_has_no_revision(folder):
-    with pytest.raises(InputError, match="is a folder, so revision main cannot be chosen; leave revision out"):
-        load_pipeline(folder, revision="main")
+    for name, revision in ((folder, "main"), (f"{folder}@main", None)):
+        with pytest.raises(InputError, match="is a folder, so revision main cannot be chosen; leave revision out"):
+            load_pipeline(name, revision=revision)
 
 
 def test_the_embedded_checkpoint_is_the_default_of_the_pipeline():

@@ -330,3 +330,23 @@ def test_convolutions_start_as_documented(initializer_range):
             assert module.weight.std().item() == pytest.approx(expected, rel=0.2), name
             if initializer_range is None and module.bias is not None:
                 assert not module.bias.any()
+
+
+@pytest.mark.parametrize("head", ["classes", "sounds"])
+def test_lora_on_all_linear_layers_trains_merges_and_saves(tmp_path, head):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = LungSradForAudioClassification(LungSradConfig.tiny(head=head))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", r=2, init_lora_weights=False))
+    input_values, labels = torch.randn(2, 64, 128), torch.tensor([0, 3])
+    adapted(input_values=input_values, labels=labels).loss.backward()
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    assert trained
+    assert all(parameter.grad is not None for parameter in trained)
+    adapted.eval()
+    expected = adapted(input_values=input_values).logits
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(merged(input_values).logits, expected, atol=1e-4, rtol=1e-4)
+    merged.save_pretrained(tmp_path)
+    loaded = LungSradForAudioClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(input_values).logits, expected, atol=1e-4, rtol=1e-4)

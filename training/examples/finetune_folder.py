@@ -56,7 +56,6 @@ trainer = Trainer(
 trainer.train()
 trainer.save_model()
 accuracy = trainer.evaluate()["eval_balanced_accuracy"]
-print(
-    f"balanced accuracy {accuracy:.2f} on {len(held_out)} cycles of patients held out ({1 / len(classes):.2f} by chance)"
-)
+chance = 1 / len(classes)
+print(f"balanced accuracy {accuracy:.2f} on {len(held_out)} cycles of patients held out ({chance:.2f} by chance)")
 print(f"{len(kept)} cycles of {', '.join(classes)}; saved to {output}")

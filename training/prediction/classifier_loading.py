@@ -43,9 +43,7 @@ def load_classifier(checkpoint: str | os.PathLike) -> tuple[PreTrainedModel, Lun
 def classify_pooled(classifier: PreTrainedModel, pooled: torch.Tensor) -> torch.Tensor:
     """The part of a classifier after its `base_model`: logits `(batch, num_labels)` of pooled features
     `(batch, hidden_size)`."""
-    if hasattr(classifier, "head"):
-        return classifier.get_submodule("head")(pooled)
-    logits = classifier.get_submodule("classifier")(pooled)
+    logits = classifier.get_submodule("head" if hasattr(classifier, "head") else "classifier")(pooled)
     return compose_classes(logits) if getattr(classifier.config, "head", None) == "sounds" else logits
 
 
