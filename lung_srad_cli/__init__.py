@@ -14,6 +14,7 @@ from lung_srad_cli import (
     classify_arguments,
     convert_command,
     demo_command,
+    embed_command,
     env_command,
     evaluate_arguments,
     export_command,
@@ -28,6 +29,7 @@ from lung_srad_cli.errors import report_text
 INTERRUPTED, BROKEN_PIPE = 130, 141
 COMMANDS = (
     classify_arguments,
+    embed_command,
     train_command,
     evaluate_arguments,
     convert_command,

@@ -53,6 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Serves the page until it is interrupted; returns the exit code."""
     require_modules(("gradio",), extra="demo")
     check_address(arguments.host, arguments.port)
+    if arguments.checkpoints:
+        from modeling_lung_srad.checkpoint_loading import load_checkpoint
+
+        for checkpoint in arguments.checkpoints:
+            load_checkpoint(checkpoint)
     from space_demo.app import main
 
     main(arguments.checkpoints, arguments.host, arguments.port)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,20 @@ DEFAULT_BATCH_SIZE = 16
 # Abstain from windows at least this silent.
 SILENT_SHARE = 0.9
 NUMBERS = ("window", "hop", "min_confidence")
+
+
+class RecordingEmbeddings(NamedTuple):
+    """
+    Args:
+        file (`str`, *optional*): as the caller wrote it.
+        start, end (`np.ndarray` of shape `(windows,)`): in seconds.
+        embeddings (`np.ndarray` of shape `(windows, hidden_size)`): float32, the features before the classifier.
+    """
+
+    file: str | None
+    start: np.ndarray
+    end: np.ndarray
+    embeddings: np.ndarray
 
 
 class LungSoundPipeline(Pipeline):
@@ -120,6 +134,38 @@ class LungSoundPipeline(Pipeline):
         results = (self._classify(recording, **kwargs) for recording in inputs)
         return list(results) if is_sequence else results
 
+    def embed(
+        self,
+        inputs: Any,
+        window: float | None = None,
+        hop: float | None = None,
+        cycles: Iterable[tuple[float, float]] | None = None,
+        batch_size: int | None = None,
+    ) -> RecordingEmbeddings:
+        """
+        Pooled features of the windows of a recording, for retrieval, clustering or a classifier of your own.
+
+        Args:
+            inputs: a recording, as of [`~LungSoundPipeline.__call__`].
+            window, hop, cycles, batch_size: as there.
+
+        Returns:
+            [`RecordingEmbeddings`]
+
+        Raises:
+            InputError: as there.
+        """
+        spans_given = None if cycles is None else _listed(cycles)
+        prepared = self.preprocess(inputs, _number("window", window), _number("hop", hop), spans_given)
+        with self.device_placement(), torch.inference_mode():
+            pooled = [
+                outputs.pooler_output.float().cpu()
+                for _, _, outputs in self._run_windows(prepared, batch_size or self._batch_size or DEFAULT_BATCH_SIZE)
+            ]
+        start, end = np.array(prepared["spans"], dtype=np.float64).reshape(-1, 2).T
+        nothing = torch.zeros(0, self.model.config.hidden_size)
+        return RecordingEmbeddings(prepared["recording"].file, start, end, torch.cat([nothing, *pooled]).numpy())
+
     def choose_window(self, window: float | None = None, hop: float | None = None) -> tuple[float, float]:
         """
         Window and hop in seconds, with the defaults of the class for what is not given.
@@ -204,24 +250,31 @@ class LungSoundPipeline(Pipeline):
         windows_at_once: int = DEFAULT_BATCH_SIZE,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Any]:
+        logits, distances = [torch.zeros(0, self.model.config.num_labels)], [np.zeros(0)]
+        for done, log_mel, outputs in self._run_windows(input_tensors, windows_at_once):
+            logits.append(outputs.logits.float().cpu())
+            if self.familiarity is not None:
+                distances.append(self.familiarity.distance(log_mel))
+            if on_progress is not None:
+                on_progress(done, len(input_tensors["spans"]))
+        return input_tensors | {"logits": torch.cat(logits), "distances": np.concatenate(distances)}
+
+    def _run_windows(
+        self, input_tensors: dict[str, Any], windows_at_once: int
+    ) -> Iterator[tuple[int, torch.Tensor, Any]]:
+        """Of each batch of windows the number done so far, the log-mel spectrograms and the output of the model."""
         if not isinstance(windows_at_once, int) or windows_at_once < 1:
             raise InputError("batch_size", f"{windows_at_once!r} is not a number of windows", "give 1 or more")
         recording, spans = input_tensors["recording"], input_tensors["spans"]
         rate = recording.sampling_rate
         with memory_checked(recording.file or "audio"):
             faded = fade_recording(recording.waveform, rate)
-        logits, distances = [torch.zeros(0, self.model.config.num_labels)], [np.zeros(0)]
         for first in range(0, len(spans), windows_at_once):
             batch = spans[first : first + windows_at_once]
             clips = [cut_cycle(faded, rate, start, end) for start, end in batch]
             log_mel = self.feature_extractor.log_mel(clips)
             input_values = self.feature_extractor.resize(self.feature_extractor.normalize(log_mel))
-            logits.append(self.model(input_values.to(self.device)).logits.float().cpu())
-            if self.familiarity is not None:
-                distances.append(self.familiarity.distance(log_mel))
-            if on_progress is not None:
-                on_progress(first + len(batch), len(spans))
-        return input_tensors | {"logits": torch.cat(logits), "distances": np.concatenate(distances)}
+            yield first + len(batch), log_mel, self.model(input_values.to(self.device))
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: dict[str, Any], min_confidence: float | None = None

@@ -12,20 +12,21 @@ from modeling_lung_srad import LungSoundPipeline
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.files.plots import CLASS_COLORS, plot_recording
-from modeling_lung_srad.files.result_formats import csv_text
-from modeling_lung_srad.timeline import QualityReport, RecordingResult, Segment, Summary
+from modeling_lung_srad.files.result_formats import csv_text, json_text
+from modeling_lung_srad.timeline import QualityReport, RecordingResult, Segment, Summary, why_no_answer
 from space_demo.parts import choices
 from space_demo.recordings import load_upload
 
 # Ten minutes at this hop are 1200 windows, a minute's work.
 SHORTEST_HOP_SECONDS = 0.5
 MOST_SPANS = 4
+# A plot of minutes scrolls sideways.
+LONGEST_INCHES = 60
 HEADLINES = {
     "normal": "The model found no crackles or wheezes",
     "crackle": "The model found crackles",
     "wheeze": "The model found wheezes",
     "both": "The model found crackles and wheezes",
-    None: "No answer: the model is not sure enough of any part",
 }
 
 
@@ -42,29 +43,31 @@ def analyse(
     if hop < SHORTEST_HOP_SECONDS:
         raise InputError("hop", f"{hop:g} s is too short for this page", f"give at least {SHORTEST_HOP_SECONDS:g} s")
     recording = load_upload(path, folder)
-    result = lung_sounds(recording, window=window, hop=hop, min_confidence=min_confidence)
+    result = lung_sounds(recording, window=window, hop=min(hop, window), min_confidence=min_confidence)
     untitled = result.copy()
     untitled["file"] = None
-    figure = image_html(plot_recording(recording.waveform, untitled, recording.sampling_rate), figure_text(result))
-    return answer_html(result, figure)
+    figure = plot_recording(recording.waveform, untitled, recording.sampling_rate, LONGEST_INCHES)
+    return answer_html(result, player_html(figure, result))
 
 
 def answer_html(result: RecordingResult, figure: str) -> str:
     """The answer as HTML, with the HTML of its figure; the name of the file is escaped."""
-    table = "".join(csv_text([result])).encode("utf-8", errors="backslashreplace")
-    address = f"data:text/csv;charset=utf-8;base64,{base64.b64encode(table).decode()}"
+    reason = why_no_answer(result["timeline"])
+    headline = HEADLINES[result["summary"]["label"] or "normal"] if reason is None else f"No answer: {reason}"
     return f"""
 <section class="lung-answer">
-  <h2>{HEADLINES[result["summary"]["label"]]}</h2>
+  <h2>{headline}</h2>
   <p class="lung-file">{html.escape(result["file"] or "")}</p>
   <p>{" ".join(summary_sentences(result))}</p>
-  {_shares_html(result["summary"])}
+  {_shares_html(result["summary"], reason is not None)}
   <figure>{figure}</figure>
   <h3>Quality of the recording</h3>
   {_quality_html(result["quality"])}
   <h3>Windows</h3>
   {_table_html(result["timeline"])}
-  <p><a class="lung-download" download="lung_sounds.csv" href="{address}">Download the windows as CSV</a></p>
+  <p>{_download("windows as CSV", "lung_sounds.csv", "text/csv", "".join(csv_text([result])))}
+  {_download("answer as JSON", "lung_sounds.json", "application/json", "".join(json_text([result])))}
+  <a class="lung-download" id="lung-plot-link" download="lung_sounds.webp" href="#">Download the plot</a></p>
   <p class="lung-part"><label for="lung-part">Window to explain</label> {_parts_html(result)}</p>
 </section>"""
 
@@ -72,7 +75,10 @@ def answer_html(result: RecordingResult, figure: str) -> str:
 def summary_sentences(result: RecordingResult) -> Iterable[str]:
     """The summary in words."""
     summary = result["summary"]
+    no_answer = why_no_answer(result["timeline"]) is not None
     yield f"Recording of {result['duration']:.1f} s at {result['sampling_rate'] / 1000:g} kHz."
+    if no_answer:
+        return
     yield (
         f"Where the model is sure enough, crackles are more likely than not in {summary['crackle_share']:.0%} of the "
         f"recording, wheezes in {summary['wheeze_share']:.0%}."
@@ -82,8 +88,7 @@ def summary_sentences(result: RecordingResult) -> Iterable[str]:
     if summary["strongest"]:
         strongest = summary["strongest"][0]
         yield (
-            f"The strongest part is a {strongest['label']} from {strongest['start']:.1f} to {strongest['end']:.1f} s, "
-            f"alone or with the other sound, with a probability of {strongest['probability']:.2f}."
+            f"The strongest part is a {strongest['label']} from {strongest['start']:.1f} to {strongest['end']:.1f} s."
         )
     if not result["calibrated"]:
         yield "The probabilities of this model are not calibrated."
@@ -108,13 +113,29 @@ def image_html(figure: Figure, alternative: str) -> str:
     return f'<img class="lung-figure" alt="{html.escape(alternative)}" src="data:image/webp;base64,{data}">'
 
 
-def _shares_html(summary: Summary) -> str:
-    shares = (
-        ("Crackles", summary["crackle_share"]),
-        ("Wheezes", summary["wheeze_share"]),
-        ("Unsure", summary["abstained_share"]),
-    )
-    items = "".join(f"<div><dt>{name}</dt><dd>{share:.0%}</dd><dd>of the time</dd></div>" for name, share in shares)
+def player_html(figure: Figure, result: RecordingResult) -> str:
+    """The figure with the places of its time axis; the script of the page plays the recording from where it is
+    clicked."""
+    image = image_html(figure, figure_text(result))
+    # Drawn by now, so the layout is settled.
+    place = figure.axes[0].get_position()
+    return f"""<div class="lung-scroll"><div class="lung-player" role="slider" tabindex="0" aria-label="Place in the
+      recording: click, or use the arrow keys, to play from there; space stops" aria-valuemin="0" aria-valuenow="0"
+      aria-valuemax="{result["duration"]:.2f}" aria-valuetext="0.0 s" style="--seconds: {result["duration"]:.0f}"
+      data-left="{place.x0:.5f}" data-right="{place.x1:.5f}">{image}<span class="lung-cursor"></span></div></div>"""
+
+
+def _download(what: str, name: str, kind: str, text: str) -> str:
+    data = base64.b64encode(text.encode("utf-8", errors="backslashreplace")).decode()
+    address = f"data:{kind};charset=utf-8;base64,{data}"
+    return f'<a class="lung-download" download="{name}" href="{address}">Download the {what}</a>'
+
+
+def _shares_html(summary: Summary, no_answer: bool) -> str:
+    found = (("Crackles", summary["crackle_share"]), ("Wheezes", summary["wheeze_share"]))
+    shares = [(name, "–" if no_answer else f"{share:.0%}") for name, share in found]
+    shares.append(("Unsure", f"{summary['abstained_share']:.0%}"))
+    items = "".join(f"<div><dt>{name}</dt><dd>{share}</dd><dd>of the time</dd></div>" for name, share in shares)
     return f'<dl class="lung-shares">{items}</dl>'
 
 

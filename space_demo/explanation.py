@@ -56,7 +56,7 @@ def explain(path: str | None, folder: Path, lung_sounds: LungSoundPipeline, chos
 <section class="lung-explanation">
   <h3>What made {part.start:.1f}–{part.end:.1f} s “{part.label}”</h3>
   <p>{sentence} Orange is where taking the sound away makes “{part.label}” less likely for the model.
-  It does not show that the answer is right: of 100 planted events, such maps of the embedded model found none.</p>
+  It does not show that the answer is right.</p>
   <figure>{image}</figure>
 </section>"""
 

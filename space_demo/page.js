@@ -30,8 +30,63 @@ window.lungSounds = (() => {
     return send(recording, checkpoint, document.querySelector("#lung-part")?.value ?? null);
   }
 
-  return { send, sendPart };
+  // The kept recording, played from a second on; its place is shown on the plot.
+  let audio = null;
+
+  function show(player, seconds) {
+    const duration = Number(player.getAttribute("aria-valuemax"));
+    const { left, right } = player.dataset;
+    player.setAttribute("aria-valuenow", seconds.toFixed(2));
+    player.setAttribute("aria-valuetext", `${seconds.toFixed(1)} s`);
+    const share = Number(left) + (seconds / duration) * (right - left);
+    player.querySelector(".lung-cursor").style.left = `${100 * share}%`;
+  }
+
+  function play(player, seconds) {
+    if (audio?.blob !== kept.blob) {
+      audio?.pause();
+      audio = Object.assign(new Audio(kept.blob ? URL.createObjectURL(kept.blob) : ""), { blob: kept.blob });
+    }
+    const duration = Number(player.getAttribute("aria-valuemax"));
+    audio.ontimeupdate = () => show(player, Math.min(audio.currentTime, duration));
+    audio.currentTime = Math.min(Math.max(seconds, 0), duration);
+    show(player, audio.currentTime);
+    // A browser that cannot decode the format stays silent; the place is shown all the same.
+    audio.play().catch(console.warn);
+  }
+
+  function stop() {
+    audio?.pause();
+  }
+
+  return { send, sendPart, play, stop };
 })();
+
+document.addEventListener("click", (event) => {
+  const player = event.target.closest(".lung-player");
+  if (!player) return;
+  const place = player.getBoundingClientRect();
+  const { left, right } = player.dataset;
+  const share = ((event.clientX - place.left) / place.width - left) / (right - left);
+  window.lungSounds.play(player, share * Number(player.getAttribute("aria-valuemax")));
+});
+
+document.addEventListener("keydown", (event) => {
+  if (!event.target.matches?.(".lung-player")) return;
+  const steps = { ArrowLeft: -1, ArrowRight: 1, PageDown: -10, PageUp: 10 };
+  const now = Number(event.target.getAttribute("aria-valuenow"));
+  if (event.key === " ") window.lungSounds.stop();
+  else if (event.key in steps) window.lungSounds.play(event.target, now + steps[event.key]);
+  else if (event.key === "Home") window.lungSounds.play(event.target, 0);
+  else return;
+  event.preventDefault();
+});
+
+// The link to the plot gets the address of the image when it is used, which is large.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("#lung-plot-link");
+  if (link) link.href = document.querySelector("#answer .lung-figure").src;
+}, true);
 
 // Voice control finds buttons by the words on them, which gradio leaves out of some names.
 new MutationObserver(() => {

@@ -1,6 +1,7 @@
 """The page: its elements, and the function that answers each button."""
 
 import json
+import math
 import sys
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,10 @@ SEND_PART = "(...inputs) => window.lungSounds.sendPart(...inputs)"
 FORGET = f'() => [{json.dumps(EMPTY_ANSWER)}, "", {{ __type__: "update", visible: false }}]'
 WORKING: dict[str, Any] = {"concurrency_limit": MAX_AT_ONCE, "concurrency_id": "model", "show_progress": "minimal"}
 WINDOW_SECONDS, HOP_SECONDS, MIN_CONFIDENCE = DEFAULT_SETTINGS = (4.0, 2.0, 0.5)
+# Of the embedded checkpoint.
+LONGEST_SECONDS = 8.0
+# The hop stays half a window, unless it is set after the window.
+FOLLOW = '(window) => ({ __type__: "update", maximum: window, value: Math.max(0.5, window / 2) })'
 READY = "Ready"
 
 
@@ -96,6 +101,14 @@ class Page:
         finally:
             self._remove(path)
 
+    def limits(self, checkpoint: str) -> Any:
+        """The slider of the window with the default and the longest one of a checkpoint."""
+        try:
+            window, longest = self._worker.submit(self._limits, checkpoint).result()
+        except Exception:  # The next answer says what is wrong with the checkpoint.
+            return gr.Slider()
+        return gr.Slider(maximum=longest, value=window)
+
     def _build_question(self) -> None:
         self.recording = gr.Audio(
             sources=["upload", "microphone"],
@@ -112,9 +125,16 @@ class Page:
         self.checkpoint = gr.Radio(names, value=default, label="Model", info=EMBEDDED_NOTE)
         with gr.Accordion("Windows and confidence", open=False):
             self.window = gr.Slider(
-                1, 10, WINDOW_SECONDS, step=0.5, label="Window", info="seconds that are classified at once"
+                1,
+                LONGEST_SECONDS,
+                WINDOW_SECONDS,
+                step=0.5,
+                label="Window",
+                info="seconds that are classified at once",
             )
-            self.hop = gr.Slider(0.5, 10, HOP_SECONDS, step=0.5, label="Hop", info="seconds from window to window")
+            self.hop = gr.Slider(
+                0.5, WINDOW_SECONDS, HOP_SECONDS, step=0.5, label="Hop", info="seconds from window to window"
+            )
             self.min_confidence = gr.Slider(
                 0,
                 1,
@@ -135,6 +155,8 @@ class Page:
 
     def _connect(self) -> None:
         settings = [self.window, self.hop, self.min_confidence]
+        self.window.change(None, self.window, self.hop, js=FOLLOW)
+        self.checkpoint.input(self.limits, self.checkpoint, self.window, api_visibility="private", **WORKING)
         answered = [self.result, self.explanation, self.explaining]
         self.recording.change(None, None, answered, js=FORGET)
         asked = [self.recording, self.checkpoint, *settings]
@@ -145,6 +167,11 @@ class Page:
             button.click(lambda name=name: self.example(name), None, self.recording, api_visibility="private")
 
     # These import torch, which would delay the first page.
+
+    def _limits(self, checkpoint: str) -> tuple[float, float]:
+        lung_sounds = self.recognizers.get(checkpoint)
+        longest = lung_sounds.feature_extractor.cycle_seconds
+        return lung_sounds.choose_window()[0], math.floor(2 * longest) / 2
 
     def _example(self, name: str) -> str:
         from space_demo.examples import write_example

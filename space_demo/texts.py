@@ -11,7 +11,7 @@ HEADER = """
   treatment.</p>
 </header>"""
 HINT = """
-<p class="lung-hint">wav, flac, ogg or mp3; at most {megabytes} MB and {minutes} minutes.</p>
+<p class="lung-hint">wav, flac, ogg, mp3 and more; at most {megabytes} MB and {minutes} minutes.</p>
 <p class="lung-alert" role="alert" data-largest="{bytes}"
   data-message="The file is larger than {megabytes} MB; cut it, or save it as flac."></p>
 <p class="lung-hint">Or try a simulated example, which a program computed:</p>"""

@@ -33,9 +33,15 @@ MOST_EDGED_BARS = 80
 FLAG_COLOR = "#b3261e"
 ABSTAINED_HATCH = "////"
 LONGEST_TITLE = 90
+LONGEST_INCHES = 16
 
 
-def plot_recording(waveform: np.ndarray, result: RecordingResult, sampling_rate: int = SAMPLING_RATE) -> Figure:
+def plot_recording(
+    waveform: np.ndarray,
+    result: RecordingResult,
+    sampling_rate: int = SAMPLING_RATE,
+    longest_inches: float = LONGEST_INCHES,
+) -> Figure:
     """
     Draws one recording. Where windows overlap, the mean of their probabilities is shown; what the pipeline abstained
     from is hatched.
@@ -44,6 +50,7 @@ def plot_recording(waveform: np.ndarray, result: RecordingResult, sampling_rate:
         waveform (`np.ndarray`): the whole recording, shape `(samples,)`.
         result ([`RecordingResult`]): the answer of [`LungSoundPipeline`] for it.
         sampling_rate (`int`, *optional*, defaults to 16000): rate of `waveform` in Hz.
+        longest_inches (`float`, *optional*, defaults to 16): width of the plot of a long recording.
 
     Returns:
         `matplotlib.figure.Figure`: with the axes spectrogram, rows (predicted, annotated, a row for each quality flag
@@ -54,7 +61,9 @@ def plot_recording(waveform: np.ndarray, result: RecordingResult, sampling_rate:
     flags = [flag for flag in result["quality"] if flag["spans"]]
     num_rows = 1 + is_annotated + len(flags)
     figure = Figure(
-        figsize=(float(np.clip(result["duration"] / 3, 10, 16)), 5.5 + 0.25 * num_rows), dpi=120, layout="constrained"
+        figsize=(float(np.clip(result["duration"] / 3, 10, longest_inches)), 5.5 + 0.25 * num_rows),
+        dpi=120,
+        layout="constrained",
     )
     spectrogram, rows, probabilities = figure.subplots(3, 1, sharex=True, height_ratios=(5, 0.5 * num_rows, 3))
     _draw_spectrogram(figure, spectrogram, waveform, sampling_rate)
@@ -68,7 +77,7 @@ def plot_recording(waveform: np.ndarray, result: RecordingResult, sampling_rate:
     spectrogram.set_title(_shortened(printable(Path(result["file"] or "").name)), parse_math=False)
     probabilities.set_xlim(0, result["duration"])
     probabilities.set_xlabel("Time (s)")
-    probabilities.xaxis.set_major_locator(MaxNLocator(nbins=12, steps=[1, 2, 5, 10]))
+    probabilities.xaxis.set_major_locator(MaxNLocator(nbins=round(figure.get_figwidth()), steps=[1, 2, 5, 10]))
     handles, labels = probabilities.get_legend_handles_labels()
     if any(segment["abstained"] for segment in timeline):
         handles.append(Patch(facecolor="gray", edgecolor="white", hatch=ABSTAINED_HATCH, alpha=0.4))

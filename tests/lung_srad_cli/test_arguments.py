@@ -12,6 +12,7 @@ COMMANDS = [
     ["classify"],
     ["train"],
     ["evaluate"],
+    ["embed"],
     ["convert"],
     ["prepare"],
     ["prepare", "icbhi"],

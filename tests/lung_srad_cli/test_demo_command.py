@@ -11,6 +11,7 @@ import urllib.request
 import pytest
 
 import space_demo.app
+from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
 from tests.conftest import FIXTURES
 
 ROOT = FIXTURES.parents[1]
@@ -36,8 +37,19 @@ def taken_port():
 def test_page_is_started_with_what_is_given(run, calls):
     pytest.importorskip("gradio")
     assert run("demo").exit_code == 0
-    assert run("demo", "--checkpoint", "a/b", "--checkpoint", "runs/first", "--host", "localhost").exit_code == 0
-    assert calls == [([], "127.0.0.1", None), (["a/b", "runs/first"], "localhost", None)]
+    checkpoint = str(DEFAULT_CHECKPOINT)
+    assert run("demo", "--checkpoint", checkpoint, "--host", "localhost").exit_code == 0
+    assert calls == [([], "127.0.0.1", None), ([checkpoint], "localhost", None)]
+
+
+@pytest.mark.parametrize("name", ["nosuch", "nobody/no-such-model", "./nosuch"])
+def test_a_checkpoint_that_is_missing_starts_no_page(run, calls, name):
+    pytest.importorskip("gradio")
+    outcome = run("demo", "--checkpoint", str(DEFAULT_CHECKPOINT), "--checkpoint", name)
+    assert outcome.exit_code == 2
+    (line,) = outcome.errors
+    assert line.startswith(f"lung-srad: error: {name}: ")
+    assert calls == []
 
 
 def test_port_that_is_taken_is_one_line(run, calls, taken_port):
@@ -78,16 +90,17 @@ def test_missing_gradio_is_one_line(run, calls, monkeypatch):
 
 
 def test_page_is_served_until_interrupted_and_a_wrong_checkpoint_is_said(tmp_path):
+    """One of the variable, which a Space has, does not stop the page."""
     pytest.importorskip("gradio")
     environment = os.environ | {"TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "lung_srad_cli", "demo", "--checkpoint", "nobody/no-such-model"]
+    environment["LUNG_SRAD_CHECKPOINTS"] = "nobody/no-such-model"
+    command = [sys.executable, "-m", "lung_srad_cli", "demo"]
     with (tmp_path / "log.txt").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         said = wait_for(process, tmp_path / "log.txt", "Ready")
         address = said.split("Listening on ")[1].split()[0]
         assert b"Lung-SRAD" in urllib.request.urlopen(address, timeout=60).read()
-        assert "nobody/no-such-model: neither a folder here nor a model that can be fetched" in said
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0
         assert "Traceback" not in (tmp_path / "log.txt").read_text()

@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -98,8 +99,11 @@ def test_table_has_a_row_for_each_window(result):
 
 
 def test_link_holds_the_csv_of_the_command(result):
-    (link,) = Elements(answer_html(result, "")).links
-    assert link["download"] == "lung_sounds.csv"
+    link, answer, plot = Elements(answer_html(result, "")).links
+    assert (link["download"], answer["download"]) == ("lung_sounds.csv", "lung_sounds.json")
+    assert plot["download"] == "lung_sounds.webp"
+    (written,) = json.loads(base64.b64decode(answer["href"].partition(";base64,")[2]))
+    assert written["summary"] == result["summary"]
     kind, _, data = link["href"].partition(";base64,")
     assert kind == "data:text/csv;charset=utf-8"
     rows = list(csv.reader(io.StringIO(base64.b64decode(data).decode())))
@@ -115,11 +119,27 @@ def test_summary_is_told_in_words(result):
     text = " ".join(summary_sentences(result))
     assert text == (
         "Recording of 16.0 s at 44.1 kHz. Where the model is sure enough, crackles are more likely than not in 50% of "
-        "the recording, wheezes in 0%. The strongest part is a crackle from 0.0 to 8.0 s, alone or with the other "
-        "sound, with a probability of 0.90."
+        "the recording, wheezes in 0%. The strongest part is a crackle from 0.0 to 8.0 s."
     )
     result["calibrated"] = False
     assert list(summary_sentences(result))[-1] == "The probabilities of this model are not calibrated."
+
+
+@pytest.mark.parametrize(
+    ("change", "headline"),
+    [
+        ({"flags": ["unfamiliar"]}, "No answer: it is unlike the lung sounds that the model was trained on"),
+        ({"abstained": True}, "No answer: the model is not sure enough of any part"),
+    ],
+)
+def test_no_answer_is_the_headline_and_no_share_is_stated(result, change, headline):
+    result["timeline"] = [part | change for part in result["timeline"]]
+    result["summary"] = summarize(result["timeline"])
+    text = answer_html(result, "")
+    assert f"<h2>{headline}</h2>" in text
+    assert text.count("<dd>–</dd>") == 2
+    assert "more likely than not" not in text
+    assert "found no" not in text
 
 
 def test_quality_is_told_with_its_times(result):

@@ -39,6 +39,9 @@ def test_upload_is_answered_can_be_downloaded_and_fits_a_narrow_screen(visit, re
     for row in rows:
         assert row["file"] == "left lung.wav"
         assert sum(float(row[name]) for name in ("normal", "crackle", "wheeze", "both")) == pytest.approx(1, abs=1e-5)
+    with visit.page.expect_download() as download:
+        visit.page.get_by_role("link", name="Download the plot").click()
+    assert download.value.suggested_filename == "lung_sounds.webp"
     visit.keep_screenshot("upload")
     visit.page.set_viewport_size({"width": 390, "height": 844})
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -122,8 +125,8 @@ def wav(waveform, rate=8000, **options):
 
 WRONG_FILES = {
     "text": ("notes.wav", lambda: b"these are notes and no audio", "is not readable audio"),
-    "video": ("breath.mp4", lambda: b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(5000), "is not readable audio"),
-    "zip": ("bomb.wav", lambda: b"PK\x03\x04" + bytes(100_000), "is not readable audio"),
+    "video": ("breath.mp4", lambda: b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(5000), "is MPEG-4"),
+    "zip": ("bomb.wav", lambda: b"PK\x03\x04" + bytes(100_000), "is a zip"),
     "two_hours": ("night.flac", lambda: wav(np.zeros(7200 * 2000), 2000, format="FLAC"), "is longer than 10 minutes"),
     "empty_microphone": ("audio.wav", lambda: wav(np.zeros(0)), "lasts 0.0 ms"),
     "not_a_number": ("nan.wav", lambda: wav(np.full(8000, np.nan), subtype="FLOAT"), "has NaN or infinite samples"),
@@ -213,3 +216,32 @@ def violations(page):
     found = page.evaluate("rules => axe.run({ runOnly: rules })", rules)
     assert "color-contrast" in {rule["id"] for rule in found["passes"]}
     return [(rule["id"], rule["impact"], rule["nodes"][0]["html"][:200]) for rule in found["violations"]]
+
+
+def test_recording_is_played_from_where_the_plot_is_clicked(visit, recording):
+    visit = visit()
+    visit.choose(recording)
+    visit.ask()
+    player = visit.page.get_by_role("slider", name="Place in the recording")
+    place = player.bounding_box()
+    left, right = (float(player.get_attribute(f"data-{side}")) for side in ("left", "right"))
+    player.click(position={"x": place["width"] * (left + right) / 2, "y": place["height"] / 4})
+    assert float(player.get_attribute("aria-valuenow")) == pytest.approx(10, abs=0.8)
+    visit.page.wait_for_function("Number(document.querySelector('.lung-player').ariaValueNow) > 10.5")
+    visit.page.keyboard.press("Space")
+    player.focus()
+    visit.page.keyboard.press("Home")
+    visit.page.keyboard.press("ArrowRight")
+    assert 0.9 < float(player.get_attribute("aria-valuenow")) < 5
+    visit.keep_screenshot("played")
+
+
+def test_hop_follows_the_window_and_the_window_the_model(visit, recording):
+    visit = visit()
+    visit.choose(recording)
+    visit.page.get_by_role("button", name="Windows and confidence").click()
+    visit.set_slider("Window", "2")
+    assert visit.page.get_by_label("range slider for Hop").input_value() == "1"
+    assert visit.page.get_by_label("range slider for Window").get_attribute("max") == "8"
+    visit.ask()
+    assert visit.page.locator("#answer tbody tr").count() == 19

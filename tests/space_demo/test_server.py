@@ -144,10 +144,10 @@ def test_upload_that_was_answered_is_gone_and_that_is_said(space, sound):
     assert "once.wav: was removed" in classify(space.address, path)
 
 
-def test_settings_that_do_not_fit_are_said(space, sound):
+def test_hop_is_at_most_the_window_and_settings_out_of_range_are_refused(space, sound):
     path = upload(space.address, "short.wav", sound)
-    answer = classify(space.address, path, ["lung-srad-tiny (embedded)", 2, 4, 0.5])
-    assert "hop: 4 s is not possible" in answer
+    assert '<th scope="row">0.0–2.0</th>' in classify(space.address, path, ["lung-srad-tiny (embedded)", 2, 4, 0.5])
+    assert classify(space.address, None, ["lung-srad-tiny (embedded)", 10, 4, 0.5]) is None
     assert classify(space.address, None, ["another/model", 8, 4, 0.5]) is None
 
 
