@@ -35,6 +35,7 @@ LARGEST_SAMPLE = 2.0**31
 UNKNOWN_FRAMES = 2**63 - 1
 # A file is read in blocks of this many frames: memory grows with what is in it, not with what its header says.
 BLOCK_FRAMES = 2**20
+FLAC_FRAMES = 2**12
 # Less missing at the end of a file is not worth a word, more is an error.
 MISSING_SECONDS = (0.05, 1.0)
 # A channel this much fainter than the other, in power, holds no sound; a mean this much fainter cancels.
@@ -369,13 +370,37 @@ def _read_blocks(sound: Any, mixer: _Mixer, max_samples: float) -> str:
     """Reads a stream to its end, or beyond `max_samples`; returns why it stopped before, if it did."""
     try:
         with _quiet(sound.subtype):
-            while len(mixer) <= max_samples and len(
-                block := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
-            ):
+            blocks = _flac_blocks(sound) if sound.format == "FLAC" else _blocks(sound, BLOCK_FRAMES)
+            for block in blocks:
                 mixer.add(block)
+                if len(mixer) > max_samples:
+                    break
     except soundfile.LibsndfileError as error:
         return error.error_string.strip(" .")
     return ""
+
+
+def _blocks(sound: Any, frames: int) -> Iterator[np.ndarray]:
+    while len(block := sound.read(frames, dtype="float32", always_2d=True)):
+        yield block
+
+
+def _flac_blocks(sound: Any) -> Iterator[np.ndarray]:
+    """Blocks that are read in small pieces, as libsndfile loses the whole piece in which a truncated file ends."""
+    pieces: list[np.ndarray] = []
+    error = None
+    try:
+        for piece in _blocks(sound, FLAC_FRAMES):
+            pieces.append(piece)
+            if len(pieces) * FLAC_FRAMES >= BLOCK_FRAMES:
+                yield np.concatenate(pieces)
+                pieces = []
+    except soundfile.LibsndfileError as raised:
+        error = raised
+    if pieces:
+        yield np.concatenate(pieces)
+    if error is not None:
+        raise error
 
 
 @contextmanager

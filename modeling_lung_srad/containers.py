@@ -421,7 +421,7 @@ class PyavFile:
             self._stream = self._container.streams.audio[0]
         except (av.FFmpegError, IndexError, OSError, ValueError) as error:
             raise InputError(name, f"is {kind}, truncated or without sound", f"copy it again, or {CONVERT}") from error
-        self.samplerate, self.channels = self._stream.rate, self._stream.channels
+        self.samplerate, self.channels, self.format = self._stream.rate, self._stream.channels, "PyAV"
         self.subtype = "" if self._stream.name in ("alac", "flac") else "MPEG"
         seconds = (self._container.duration or 0) / av.time_base
         if self._stream.duration is not None:

@@ -236,3 +236,13 @@ def test_a_truncated_file_of_a_phone():
 def test_playlists_open_no_other_file(content):
     with pytest.raises(InputError, match="is not readable audio"):
         decode_source(content)
+
+
+def test_flac_that_ends_early_is_read_up_to_there():
+    content = encoded(noise(6.0, 48000), "FLAC", rate=48000)
+    assert flags(content[: round(0.95 * len(content))])["wrong_length"] == pytest.approx(0.4, abs=0.1)
+    assert seconds(content[: round(0.95 * len(content))]) == pytest.approx(5.6, abs=0.1)
+    with pytest.raises(InputError, match=r"is truncated, 1\.\d\d of 6\.00 s are missing"):
+        decode_source(content[: round(0.7 * len(content))])
+    with pytest.raises(InputError, match="more than 0 million samples"):
+        decode_source(content, max_samples=1000)
