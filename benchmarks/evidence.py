@@ -23,7 +23,6 @@ from modeling_lung_srad.errors import reports_input_errors
 from training.arguments import DataArguments
 from training.baselines import compute_statistics
 from training.data.cycle_sources import CycleSource, load_training_sources
-from training.data.feature_cache import cached_log_mel
 from training.metrics.icbhi_score.icbhi_measure import icbhi_score
 from training.metrics.sprsound_score.sprsound_measure import sprsound_score
 from training.prediction.classifier_loading import load_classifier
@@ -67,8 +66,7 @@ def predict_run(run: Path, folders: dict[str, str]) -> Fold:
         sources = load_training_sources(data, "last").calibration
         fold = {}
         for source in sources:
-            log_mel = cached_log_mel([source], feature_extractor, data.feature_cache)
-            fold[source.name] = _held_out(source, predict(model, feature_extractor, source, log_mel=log_mel))
+            fold[source.name] = _held_out(source, predict(model, feature_extractor, source))
         return fold
 
     return _kept(run / PREDICTIONS, predict_all, run, folders)

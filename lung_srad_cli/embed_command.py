@@ -14,8 +14,8 @@ examples:
   lung-srad embed recordings/ --output embeddings.parquet
   lung-srad embed recording.wav --window 2 --hop 1 --output embeddings.npz
 
-.npz: arrays recording, start, end (seconds) and embeddings (windows, width); .parquet: the same as columns, embeddings as
-lists. In Python: load_pipeline().embed("recording.wav")."""
+.npz: arrays recording, start, end (seconds) and embeddings (windows, width); .parquet: the same as columns, embeddings
+as lists. In Python: load_pipeline().embed("recording.wav")."""
 SUFFIXES = (".npz", ".parquet")
 
 

@@ -39,14 +39,12 @@ def shared_path(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def own_caches(tmp_path_factory):
-    """Keeps tables of the data sets library and spectrograms out of the user's caches."""
+    """Keeps tables of the data sets library out of the user's cache."""
     import datasets
 
     before = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LUNG_SRAD_CACHE", str(tmp_path_factory.mktemp("spectrograms")))
-        yield
+    yield
     datasets.config.HF_DATASETS_CACHE = before
 
 

@@ -33,7 +33,7 @@ def recipe_trainer(name: str, folder: Path) -> LungSradTrainer:
     """The trainer of `smoke.yaml` with other settings, for 5 steps of 8 cycles; every step is logged."""
     settings = ["data.simulated=4", "data.validation=0", "model.feature_extractor.num_frames=64", "use_cpu=true"]
     settings += ["selection=last", "save_strategy=no", "logging_strategy=steps", "logging_steps=1"]
-    settings += [f"max_steps={STEPS}", f"data.feature_cache={folder / 'cache'}", f"output_dir={folder / name}"]
+    settings += [f"max_steps={STEPS}", f"output_dir={folder / name}"]
     return build_trainer(prepare(*read_configuration(str(CONFIGS / "smoke.yaml"), [*settings, *RECIPES[name]])))
 
 

@@ -51,8 +51,6 @@ class DataArguments:
             out, to fit temperature and thresholds to both databases after training.
         simulated_events (`int`, *optional*, defaults to 0): number of simulated recordings with one planted crackle
             burst or wheeze to train on; goes with `augmentation.stretch_frames`.
-        feature_cache (`str`, *optional*): folder for computed log-mel spectrograms; `$LUNG_SRAD_CACHE` or
-            `~/.cache/lung-srad` when not given.
     """
 
     icbhi: str | None = None
@@ -63,11 +61,10 @@ class DataArguments:
     validation_seed: int = 0
     sprsound_validation: float = 0.0
     simulated_events: int = 0
-    feature_cache: str | None = None
 
     def __post_init__(self):
         check_choice("data.split", self.split, SPLITS)
-        _check_paths(self, "data", ("icbhi", "sprsound", "feature_cache"))
+        _check_paths(self, "data", ("icbhi", "sprsound"))
         if not 0 <= self.sprsound_validation < 1 or self.simulated_events < 0:
             raise InputError(
                 "data.sprsound_validation, data.simulated_events",

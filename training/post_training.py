@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import softmax
 from tqdm.auto import tqdm
 
@@ -20,8 +21,7 @@ from modeling_lung_srad.checkpoint_loading import load_checkpoint
 from modeling_lung_srad.errors import InputError, reports_input_errors
 from modeling_lung_srad.familiarity import Familiarity, fit_familiarity, log_mel_statistics
 from training.data.cycle_sources import CycleSource, RunSources
-from training.data.feature_cache import cached_log_mel
-from training.data.log_mel_dataset import LogMelDataset, check_sampling_rate
+from training.data.log_mel_dataset import LogMelDataset, check_sampling_rate, compute_log_mel
 from training.prediction.evaluate_checkpoint import predict
 from training.prediction.evaluated_cycles import load_evaluated_cycles
 from training.record.training_record import TRAINING_SUMMARY, read_training_record
@@ -34,9 +34,7 @@ BATCH_SIZE = 64
 MODEL_TYPE = "lung_srad"
 
 
-def fit_after_training(
-    trainer: LungSradTrainer, sources: RunSources, cache_dir: str | None = None
-) -> Familiarity | None:
+def fit_after_training(trainer: LungSradTrainer, sources: RunSources) -> Familiarity | None:
     """
     Puts the temperature of the validation patients into the configuration of the trained model, and fits the
     familiarity of its training cycles. With a head for two sounds, all of `sound_calibration.py` is fitted, to the
@@ -48,7 +46,6 @@ def fit_after_training(
     Args:
         trainer (`LungSradTrainer`): after training, with the weights that are kept.
         sources (`RunSources`): the cycles of the run.
-        cache_dir (`str`, *optional*): as for `cached_log_mel`, where the validation part is not in the trainer.
 
     Returns:
         `Familiarity` or `None`: on the main process, where the training cycles are from two patients or more.
@@ -57,17 +54,17 @@ def fit_after_training(
     if config.model_type != MODEL_TYPE:
         return None
     if config.head == "sounds" and sources.calibration:
-        cycles = [_all_cycles([source], trainer.processing_class, cache_dir) for source in sources.calibration]
+        cycles = [_all_cycles([source], trainer.processing_class) for source in sources.calibration]
         classifier = trainer.training_model.classifier
         apply_to_head(classifier, fit_sounds([predict_sounds(classifier, part) for part in cycles]))
     elif sources.validation is not None:
-        logits, labels = _predict(trainer, _validation_cycles(trainer, sources.validation, cache_dir))
+        logits, labels = _predict(trainer, _validation_cycles(trainer, sources.validation))
         config.temperature = usable_temperature(softmax(logits, axis=-1), labels)
     if not trainer.is_world_process_zero():
         return None
     training = trainer.train_dataset
     if not isinstance(training, LogMelDataset):
-        return familiarity_of(_all_cycles(sources.training, trainer.processing_class, cache_dir), sources.training)
+        return familiarity_of(_all_cycles(sources.training, trainer.processing_class), sources.training)
     return familiarity_of(training, sources.training)
 
 
@@ -78,8 +75,8 @@ def _predict(trainer: LungSradTrainer, cycles: LogMelDataset) -> tuple[np.ndarra
     return logits.astype(np.float64), np.asarray(predicted.label_ids)
 
 
-def _all_cycles(sources: Sequence[CycleSource], feature_extractor: Any, cache_dir: str | None) -> LogMelDataset:
-    log_mel = cached_log_mel(sources, feature_extractor, cache_dir, "log-mel, calibration")
+def _all_cycles(sources: Sequence[CycleSource], feature_extractor: Any) -> LogMelDataset:
+    log_mel = compute_log_mel(sources, feature_extractor, torch.float16, "log-mel, calibration")
     return LogMelDataset(log_mel, [label for source in sources for label in source.table["label"]], feature_extractor)
 
 
@@ -136,26 +133,26 @@ def fit_checkpoint(checkpoint: str, data: str, sprsound: str | None = None) -> t
         calibration += [CycleSource("sprsound", parts["validation"])] if "validation" in parts else []
     temperature = None
     if model.config.head == "sounds" and calibration:
-        held_out = [_all_cycles([source], feature_extractor, None) for source in calibration]
+        held_out = [_all_cycles([source], feature_extractor) for source in calibration]
         apply_to_head(model, fit_sounds([predict_sounds(model, part) for part in held_out]))
         temperature = model.config.temperature
         model.save_pretrained(checkpoint)
     elif cycles.validation is not None:
         probabilities = predict(model, feature_extractor, cycles.validation, description="classify, validation")
         temperature = usable_temperature(probabilities, np.array(cycles.validation.table["label"]))
-    familiarity = familiarity_of(_all_cycles(sources, feature_extractor, None), sources)
+    familiarity = familiarity_of(_all_cycles(sources, feature_extractor), sources)
     _write_temperature(Path(checkpoint, "config.json"), temperature)
     if familiarity is not None:
         familiarity.save(checkpoint)
     return temperature, familiarity
 
 
-def _validation_cycles(trainer: LungSradTrainer, validation: CycleSource, cache_dir: str | None) -> LogMelDataset:
+def _validation_cycles(trainer: LungSradTrainer, validation: CycleSource) -> LogMelDataset:
     arguments: Any = trainer.args
     monitored: Any = trainer.eval_dataset
     if arguments.selection != "test":
         return monitored
-    return _all_cycles([validation], monitored.feature_extractor, cache_dir)
+    return _all_cycles([validation], monitored.feature_extractor)
 
 
 def _write_temperature(path: Path, temperature: float | None) -> None:

@@ -25,8 +25,7 @@ from modeling_lung_srad.files.checkpoint_code import write_checkpoint_code
 from training.arguments import RunArguments
 from training.configuration import expand_seeds, read_configuration
 from training.data.cycle_sources import CycleSource, RunSources, load_training_sources
-from training.data.feature_cache import cached_log_mel
-from training.data.log_mel_dataset import LogMelDataset
+from training.data.log_mel_dataset import LogMelDataset, compute_log_mel
 from training.data.sampling import CycleSampler, sampling_weights
 from training.data.stretches import StretchDataset, load_recordings
 from training.evaluation import compute_metrics
@@ -208,7 +207,7 @@ def run_training(run: Run) -> dict[str, Any]:
             "lower eval_delay, eval_steps and save_steps, or use selection=last",
         )
     measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
-    familiarity = fit_after_training(trainer, run.sources, run.arguments.data.feature_cache)
+    familiarity = fit_after_training(trainer, run.sources)
     try:
         trainer.save_model()
         if familiarity is not None:
@@ -239,7 +238,7 @@ def run_training(run: Run) -> dict[str, Any]:
 
 
 def build_trainer(run: Run) -> LungSradTrainer:
-    """The trainer of a run, with the log-mel spectrograms of its cycles computed or taken from the cache."""
+    """The trainer of a run, with the log-mel spectrograms of its cycles."""
     # A copy, since the settings of the run are those that the same command has the next time.
     arguments = copy.copy(run.training_arguments)
     monitored = run.sources.part("test" if arguments.selection == "test" else "validation")
@@ -248,7 +247,7 @@ def build_trainer(run: Run) -> LungSradTrainer:
         arguments.eval_strategy = "no"
 
     def cycles(sources: Sequence[CycleSource], part: str, augmented: bool) -> LogMelDataset:
-        log_mel = cached_log_mel(sources, run.feature_extractor, run.arguments.data.feature_cache, f"log-mel, {part}")
+        log_mel = compute_log_mel(sources, run.feature_extractor, torch.float16, f"log-mel, {part}")
         labels = [label for source in sources for label in source.table["label"]]
         return LogMelDataset(log_mel, labels, run.feature_extractor, run.arguments.augmentation if augmented else None)
 

@@ -17,7 +17,7 @@ from transformers import TrainerState
 from tests.training.conftest import start_process
 from training import run_training
 from training.configuration import CONFIGS
-from training.data import feature_cache
+from training.data import log_mel_dataset
 from training.record.training_record import TRAINING_SUMMARY as SUMMARY
 from training.trainer import LungSradTrainer
 
@@ -45,7 +45,7 @@ def write_half_a_state(state, path):
 
 # The function, and the number of the call of it, in which the process kills itself; and what it leaves half done.
 PHASES = {
-    "features": (feature_cache, "iterate_log_mel", 1),
+    "features": (log_mel_dataset, "iterate_log_mel", 1),
     "first step": (LungSradTrainer, "training_step", 1),
     "step in the first epoch, after a checkpoint": (LungSradTrainer, "training_step", 4),
     "evaluation": (LungSradTrainer, "evaluate", 1),
@@ -74,7 +74,6 @@ def kill_in(owner, name, call, half_done=lambda *arguments: None):
 def train_alone(arguments, folder, phase):
     """What a process of its own does: one thread, as sums over several are not the same twice, and its own caches."""
     torch.set_num_threads(1)
-    os.environ["LUNG_SRAD_CACHE"] = str(folder / "spectrograms")
     datasets.config.HF_DATASETS_CACHE = folder / "datasets"
     if phase is not None:
         kill_in(*PHASES[phase])
@@ -109,7 +108,6 @@ def arguments(simulated_folder):
 def test_run_killed_in_every_phase_ends_with_the_weights_of_an_uninterrupted_one(arguments, tmp_path):
     exit_code, errors = run_process(tmp_path, arguments(tmp_path / "whole", *FULL_METHOD))
     assert exit_code == 0, errors
-    (tmp_path / "spectrograms").rename(tmp_path / "other spectrograms")
     for phase in PHASES:
         exit_code, errors = run_process(tmp_path, arguments(tmp_path / "parts", *FULL_METHOD), phase)
         assert exit_code == -signal.SIGKILL, f"{phase}: {exit_code} {errors}"
@@ -129,7 +127,6 @@ def launch(folder, arguments):
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "HF_HOME": str(folder / "home"),
-        "LUNG_SRAD_CACHE": str(folder / "spectrograms"),
     }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

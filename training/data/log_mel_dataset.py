@@ -1,6 +1,7 @@
 """Cycles as log-mel spectrograms in memory, and the torch data set that training and evaluation share."""
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,7 +42,8 @@ def iterate_log_mel(
         `torch.Tensor` of shape `(batch, frames, num_mel_bins)`: what `LungSradFeatureExtractor.log_mel` returns, which
         is all that costs time and does not change from epoch to epoch.
     """
-    with tqdm(total=sum(len(source.cycles) for source in sources), desc=description, unit="cycle") as progress:
+    total, is_other = sum(len(source.cycles) for source in sources), os.environ.get("RANK", "0") != "0"
+    with tqdm(total=total, desc=description, unit="cycle", disable=is_other) as progress:
         for source in sources:
             waveforms = (row["audio"]["array"] for row in source.cycles)
             while batch := list(itertools.islice(waveforms, CYCLES_PER_BATCH)):
@@ -82,8 +84,7 @@ class LogMelDataset(Dataset):
     [`CycleDraw`], which brings the seed of its augmentation.
 
     Args:
-        log_mel (`torch.Tensor` of shape `(cycles, frames, num_mel_bins)`): from `compute_log_mel` or `cached_log_mel`,
-            any float type.
+        log_mel (`torch.Tensor` of shape `(cycles, frames, num_mel_bins)`): from `compute_log_mel`, any float type.
         labels (sequence of `int`): class of each cycle.
         feature_extractor (`LungSradFeatureExtractor`): the one that made `log_mel`.
         augmentation (`AugmentationArguments`, *optional*): for training; none when not given.

@@ -16,7 +16,6 @@ from training.training_arguments import LungSradTrainingArguments
 CONFIGURATION = "training_configuration.json"
 # How a run is logged, loaded and shared may change between its parts.
 OPERATIONAL = ("output_dir", "run_name", "dataloader", "log", "report_to", "disable_tqdm", "hub", "push")
-OPERATIONAL_DATA = ("data.feature_cache",)
 # Beside the settings; known once the teachers are loaded.
 TEACHER_WEIGHTS = "teacher.sha256"
 
@@ -40,12 +39,7 @@ def shaping_settings(arguments: RunArguments, training_arguments: LungSradTraini
     sections = dataclasses.asdict(arguments)
     if not arguments.teacher.checkpoints:
         del sections["teacher"]
-    shaping = {
-        f"{section}.{key}": value
-        for section, values in sections.items()
-        for key, value in values.items()
-        if f"{section}.{key}" not in OPERATIONAL_DATA
-    }
+    shaping = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     return shaping | {"number of processes": training_arguments.world_size} | training_settings(training_arguments)
 
 

@@ -58,7 +58,6 @@ def summarize(
         if sections[section][key] is not None:
             sections[section][key] = Path(sections[section][key]).name
     sections["teacher"]["checkpoints"] = [Path(name).name for name in sections["teacher"]["checkpoints"]]
-    del sections["data"]["feature_cache"]
     validation_patients = sorted(set(sources.validation.table["patient"])) if sources.validation else []
     summary: dict[str, Any] = {
         "selection": selection,

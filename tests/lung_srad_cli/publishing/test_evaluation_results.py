@@ -77,7 +77,6 @@ def test_an_undefined_rate_is_left_out_of_the_index_and_called_so_in_the_text(re
 
 
 def test_a_report_of_lung_srad_evaluate_is_read(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setenv("LUNG_SRAD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
     data = write_simulated(tmp_path / "data", patients=6, recordings_per_patient=1, cycles_per_recording=4)
     report, cycles = evaluate_checkpoint(checkpoint, data)
