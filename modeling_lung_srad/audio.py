@@ -316,7 +316,8 @@ class _Mixer:
         self._side.resize(len(self._mid), refcheck=False)
         self._side[-len(block) :] = (samples[:, 0] - samples[:, -1]) / 2
         kinds = np.stack([samples[:, 0], samples[:, -1], samples.mean(axis=1)])
-        self._moments += np.stack([kinds.sum(axis=1), np.square(kinds).sum(axis=1)], axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):  # Infinite samples are an error later.
+            self._moments += np.stack([kinds.sum(axis=1), np.square(kinds).sum(axis=1)], axis=1)
 
     def mix(self) -> tuple[np.ndarray, QualityFlag | None]:
         """The mean of the channels, or the louder one with a flag where they cancel or the other is dead."""
@@ -341,6 +342,8 @@ def _decode(
     mixer, rate, missing, is_lossy = _Mixer(), 0, found.missing_seconds, False
     for stream in found.streams:
         with _open(stream, name) as sound:
+            if sound.samplerate <= 0 or sound.channels <= 0:
+                raise InputError(name, "states no sampling rate or no channels", "export it again")
             if rate not in (0, sound.samplerate):
                 raise InputError(name, "has parts of different sampling rates", "cut it into files of one rate each")
             rate, is_lossy = sound.samplerate, is_lossy or any(kind in sound.subtype for kind in LOSSY)
@@ -369,7 +372,7 @@ def _decode(
 def _read_blocks(sound: Any, mixer: _Mixer, max_samples: float) -> str:
     """Reads a stream to its end, or beyond `max_samples`; returns why it stopped before, if it did."""
     try:
-        with _quiet(sound.subtype):
+        with _quiet("MPEG" in sound.subtype):
             blocks = _flac_blocks(sound) if sound.format == "FLAC" else _blocks(sound, BLOCK_FRAMES)
             for block in blocks:
                 mixer.add(block)
@@ -404,9 +407,9 @@ def _flac_blocks(sound: Any) -> Iterator[np.ndarray]:
 
 
 @contextmanager
-def _quiet(subtype: str) -> Iterator[None]:
+def _quiet(is_mpeg: bool) -> Iterator[None]:
     """Keeps the notes of libmpg123 about single frames, which name its own source files, from standard error."""
-    if "MPEG" not in subtype:
+    if not is_mpeg:
         yield
         return
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -447,7 +450,8 @@ def _open(stream: Pieces, name: str | os.PathLike) -> Any:
     if soundfile is None:
         raise InputError(name, "cannot be read without soundfile", "install it by `pip install soundfile`")
     try:
-        sound = soundfile.SoundFile(PieceReader(stream))
+        with _quiet(bytes(stream[0][:1]) == b"\xff" or bytes(stream[0][:3]) == b"ID3"):
+            sound = soundfile.SoundFile(PieceReader(stream))
     except soundfile.LibsndfileError as error:
         return PyavFile(stream, name, f"is not readable audio ({error.error_string.strip(' .')})")
     if sound.frames < UNKNOWN_FRAMES:

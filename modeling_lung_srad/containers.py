@@ -269,7 +269,7 @@ def _read_ogg(content: Content, name: object) -> Streams:
 
 def _rate_of_vorbis(content: Content) -> int:
     place = content.find(b"\x01vorbis", 0, 4096)
-    return struct.unpack("<I", content[place + 12 : place + 16])[0] if place >= 0 else 0
+    return int.from_bytes(content[place + 12 : place + 16], "little") if place >= 0 else 0
 
 
 def _cut_seconds(content: Content, position: int, rate: int) -> float:
@@ -419,9 +419,10 @@ class PyavFile:
         try:
             self._container = av.open(PieceReader(stream), format=demuxer, metadata_errors="ignore")
             self._stream = self._container.streams.audio[0]
-        except (av.FFmpegError, IndexError, OSError, ValueError) as error:
+            self.samplerate, self.channels = self._stream.rate, self._stream.channels
+        except (av.FFmpegError, AttributeError, IndexError, OSError, ValueError) as error:
             raise InputError(name, f"is {kind}, truncated or without sound", f"copy it again, or {CONVERT}") from error
-        self.samplerate, self.channels, self.format = self._stream.rate, self._stream.channels, "PyAV"
+        self.format = "PyAV"
         self.subtype = "" if self._stream.name in ("alac", "flac") else "MPEG"
         seconds = (self._container.duration or 0) / av.time_base
         if self._stream.duration is not None:

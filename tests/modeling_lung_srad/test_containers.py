@@ -246,3 +246,22 @@ def test_flac_that_ends_early_is_read_up_to_there():
         decode_source(content[: round(0.7 * len(content))])
     with pytest.raises(InputError, match="more than 0 million samples"):
         decode_source(content, max_samples=1000)
+
+
+@pytest.mark.parametrize(("file_format", "place"), [("WAV", 24), ("AU", 16), ("CAF", 20)])
+def test_a_rate_of_zero_is_an_error(file_format, place):
+    content = bytearray(encoded(noise(), file_format, "PCM_16"))
+    content[place : place + (8 if file_format == "CAF" else 4)] = bytes(8 if file_format == "CAF" else 4)
+    with pytest.raises(InputError):
+        decode_source(bytes(content))
+
+
+def test_damage_of_any_kind_is_an_error_of_the_input():
+    generator = np.random.default_rng(0)
+    originals = [encoded(noise(0.3), *kind) for kind in (("WAV",), ("AIFF",), ("FLAC",), ("OGG", "VORBIS"), ("MP3",))]
+    for trial in range(600):
+        content = bytearray(originals[trial % len(originals)])
+        for place in generator.integers(0, min(len(content), (64, 400, len(content))[trial % 3]), 3):
+            content[place] = generator.integers(256)
+        with contextlib.suppress(InputError):
+            decode_source(bytes(content[: generator.integers(1, len(content) + 1)]))
