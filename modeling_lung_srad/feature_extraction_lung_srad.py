@@ -14,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from transformers import BatchFeature
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
+from transformers.utils import logging
 
 from .audio import MAX_SOURCE_RATE, MIN_SOURCE_RATE
 from .errors import InputError
+
+logger = logging.get_logger(__name__)
 
 FRAME_SECONDS = 0.025
 HOP_SECONDS = 0.010
@@ -248,6 +251,14 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         if isinstance(waveforms, np.ndarray | torch.Tensor):
             if waveforms.ndim > 2:
                 raise InputError("waveforms", f"must be mono, got an array of shape {tuple(waveforms.shape)}")
+            if waveforms.ndim == 2 and waveforms.shape[1] <= 2 < len(waveforms):
+                raise InputError(
+                    "waveforms",
+                    f"shape {tuple(waveforms.shape)} is of channels",
+                    "average them: waveform.mean(axis=1)",
+                )
+            if waveforms.ndim == 2 and len(waveforms) == 2:
+                logger.warning_once("waveforms of shape (2, samples) are a batch of two, not the channels of one")
             batch = list(waveforms) if waveforms.ndim == 2 else [waveforms]
         elif len(waveforms) and np.ndim(waveforms[0]) > 0:
             batch = list(waveforms)

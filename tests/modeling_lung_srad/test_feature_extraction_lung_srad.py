@@ -284,3 +284,16 @@ def test_impossible_settings_are_refused_by_name(settings):
 def test_an_unknown_argument_is_an_error():
     with pytest.raises(TypeError, match="paddding"):
         LungSradFeatureExtractor()(np.zeros(16000, dtype=np.float32), sampling_rate=16000, paddding=True)
+
+
+def test_channels_are_not_taken_for_a_batch_without_a_word(monkeypatch):
+    said = []
+    monkeypatch.setattr("modeling_lung_srad.feature_extraction_lung_srad.logger.warning_once", said.append)
+    extractor = LungSradFeatureExtractor()
+    stereo = 0.1 * np.random.default_rng(0).standard_normal((16000, 2)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"shape \(16000, 2\) is of channels; average them: waveform.mean\(axis=1\)"):
+        extractor(stereo, sampling_rate=16000)
+    assert extractor(stereo.T, sampling_rate=16000)["input_values"].shape[0] == 2
+    assert said == ["waveforms of shape (2, samples) are a batch of two, not the channels of one"]
+    extractor([stereo[:, 0], stereo[:, 1]], sampling_rate=16000)
+    assert len(said) == 1
