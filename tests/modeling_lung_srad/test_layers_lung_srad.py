@@ -30,3 +30,25 @@ def test_a_linear_layer_is_the_same_on_every_processor(is_intel, bias, monkeypat
 def test_the_processor_is_known_by_its_name(name, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name} if name else {}, raising=False)
     assert layers_lung_srad._is_processor_of_intel.__wrapped__() is expected
+
+
+class Quantized(torch.Tensor):
+    """A weight that, as those of torchao, can be used in a linear layer and not be reshaped."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function.__name__ not in ("__get__", "linear"):
+            raise NotImplementedError(function.__name__)
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
+
+
+def test_a_quantized_weight_goes_into_a_linear_layer(monkeypatch):
+    monkeypatch.setattr(layers_lung_srad, "_is_processor_of_intel", lambda: False)
+    layer = LungSradLinear(64, 96).requires_grad_(False)
+    hidden_states = torch.randn(2, 3, 5, 64)
+    expected = layer(hidden_states)
+    weight = layer.weight.detach().as_subclass(Quantized)
+    del layer.weight
+    layer.weight = weight
+    torch.testing.assert_close(layer(hidden_states), expected, atol=1e-5, rtol=1e-5)

@@ -340,3 +340,16 @@ def test_thresholds_and_window_of_the_configuration_are_followed(model, feature_
     for segment in timeline:
         assert segment["label"] == "crackle"
         assert segment["confidence"] == segment["probabilities"]["crackle"]
+
+
+def test_familiarity_is_of_the_revision_of_the_weights(model, feature_extractor, monkeypatch):
+    asked = []
+
+    def load(checkpoint, revision):
+        asked.append((checkpoint, revision))
+
+    monkeypatch.setattr("modeling_lung_srad.pipeline_lung_srad.load_familiarity", load)
+    monkeypatch.setattr(model.config, "_commit_hash", "0123abc", raising=False)
+    monkeypatch.setattr(model.config, "name_or_path", "user/name", raising=False)
+    LungSoundPipeline(model=model, feature_extractor=feature_extractor)
+    assert asked == [("user/name", "0123abc")]

@@ -45,6 +45,8 @@ def test_upload_is_answered_can_be_downloaded_and_fits_a_narrow_screen(visit, re
     visit.keep_screenshot("upload")
     visit.page.set_viewport_size({"width": 390, "height": 844})
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+    # The plot keeps a width at which its labels can be read, and scrolls.
+    assert visit.page.locator(".lung-player").bounding_box()["width"] >= 640
     visit.keep_screenshot("narrow")
 
 
