@@ -44,7 +44,7 @@ NOT_AUDIO = {
     b"<": ("is a web page or XML and not a recording", "download the recording itself"),
     b"PK\x03\x04": ("is a zip", "name it .zip, or unpack it"),
 }
-# Signatures, from which byte on, of what PyAV decodes, and the one demuxer of FFmpeg that may read it: others, such as
+# Place and bytes of a signature; name of the format; the one demuxer of FFmpeg that may read it. Other demuxers, such as
 # those of playlists, would open further files and addresses.
 FOR_PYAV = {
     (4, b"ftyp"): ("MPEG-4 (m4a, mp4, 3gp)", "mov"),
@@ -78,7 +78,7 @@ class Streams(NamedTuple):
 
 
 class PieceReader(io.RawIOBase):
-    """A binary file made of pieces, none of which is copied."""
+    """A binary file made of pieces, without copying them."""
 
     def __init__(self, pieces: Pieces):
         self._pieces = [memoryview(piece) for piece in pieces]

@@ -262,7 +262,7 @@ class LungSoundPipeline(Pipeline):
     def _run_windows(
         self, input_tensors: dict[str, Any], windows_at_once: int
     ) -> Iterator[tuple[int, torch.Tensor, Any]]:
-        """Of each batch of windows the number done so far, the log-mel spectrograms and the output of the model."""
+        """Runs the model on batches of windows: windows done so far, log-mel spectrograms and output of each batch."""
         if not isinstance(windows_at_once, int) or windows_at_once < 1:
             raise InputError("batch_size", f"{windows_at_once!r} is not a number of windows", "give 1 or more")
         recording, spans = input_tensors["recording"], input_tensors["spans"]

@@ -23,7 +23,7 @@ SEND_PART = "(...inputs) => window.lungSounds.sendPart(...inputs)"
 FORGET = f'() => [{json.dumps(EMPTY_ANSWER)}, "", {{ __type__: "update", visible: false }}]'
 WORKING: dict[str, Any] = {"concurrency_limit": MAX_AT_ONCE, "concurrency_id": "model", "show_progress": "minimal"}
 WINDOW_SECONDS, HOP_SECONDS, MIN_CONFIDENCE = DEFAULT_SETTINGS = (4.0, 2.0, 0.5)
-# Of the embedded checkpoint.
+# The embedded checkpoint hears so much at once.
 LONGEST_SECONDS = 8.0
 # The hop stays half a window, unless it is set after the window.
 FOLLOW = '(window) => ({ __type__: "update", maximum: window, value: Math.max(0.5, window / 2) })'

@@ -1,4 +1,4 @@
-"""What a run says before it computes anything: random weights, and how long a CPU takes."""
+"""Notes at the start of a run: random weights, and the time on a CPU."""
 
 import copy
 import logging

@@ -25,7 +25,7 @@ AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".mp3", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
     ".m4a", ".mp4", ".3gp", ".3g2", ".webm", ".mka", ".amr", ".aac", ".wma",
 )  # fmt: skip
-# What lies beside recordings and is none.
+# Usual files beside recordings.
 COMPANION_SUFFIXES = (
     ".txt",
     ".json",

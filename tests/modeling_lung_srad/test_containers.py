@@ -175,7 +175,7 @@ def test_flags_of_the_file_are_in_the_answer():
     assert "one_channel" in [flag["flag"] for flag in load_pipeline()(content)["quality"]]
 
 
-# What phones and browsers record: name, encoder, rate.
+# Formats of phones and browsers: name, encoder, rate.
 OF_PHONES = [
     ("mp4", "aac", 44100),
     ("3gp", "aac", 16000),

@@ -1,4 +1,4 @@
-"""What a run says before it computes anything."""
+"""Notes at the start of a run."""
 
 import logging
 

@@ -37,7 +37,7 @@ if len(set(patients)) < 2:
         f"{sounds}: all files are of patient {patients[0]}, so none can be held out; begin names with the patient"
     )
 (kept, held_out), *_ = GroupShuffleSplit(1, test_size=0.2, random_state=0).split(cycles, groups=patients)
-# What was fitted to the weights of the checkpoint does not fit those of the new one.
+# These were fitted to the weights of the checkpoint.
 fitted = ("temperature", "crackle_threshold", "wheeze_threshold", "familiarity_digest")
 changed = {"head": "classes"} | dict.fromkeys(fitted)
 changed |= {"id2label": dict(enumerate(classes)), "label2id": {name: label for label, name in enumerate(classes)}}
