@@ -100,6 +100,9 @@ class LungSradConfig(PreTrainedConfig):
         crackle_threshold, wheeze_threshold (`float`, *optional*):
             Calibrated probability from which [`LungSoundPipeline`] names the sound in the label of a window or cycle,
             fitted on validation patients; `None`: the label is the most probable class.
+        context_weight (`float`, *optional*):
+            How much the windows around it count in the answer of [`LungSoundPipeline`] for a window, see
+            [`add_context`]; `None`: not at all. It goes with the head `"sounds"`.
         temperature (`float`, *optional*):
             What [`LungSoundPipeline`] divides the logits by before the softmax, fitted on validation patients
             (arXiv 1706.04599); `None`: the probabilities are not calibrated. The logits of the model are not scaled.
@@ -142,6 +145,7 @@ class LungSradConfig(PreTrainedConfig):
     scan_backend: Literal["auto", "torch", "numba", "triton", "mamba_ssm"] = "auto"
     head: Literal["classes", "sounds"] = "classes"
     window_seconds: float | int | None = None
+    context_weight: float | None = None
     crackle_threshold: float | None = None
     wheeze_threshold: float | None = None
     temperature: float | int | None = None
@@ -211,6 +215,10 @@ class LungSradConfig(PreTrainedConfig):
         for name in ("crackle_threshold", "wheeze_threshold"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < 1:
                 raise InputError(name, f"must be None or between 0 and 1, got {getattr(self, name)}")
+        if self.context_weight is not None and (self.head != "sounds" or not 0 <= self.context_weight <= 1):
+            raise InputError(
+                "context_weight", f"must be None, or 0 to 1 with head 'sounds', got {self.context_weight}"
+            )
         if self.window_seconds is not None and not self.window_seconds > 0:
             raise InputError("window_seconds", f"must be None or positive, got {self.window_seconds}")
         if self.head == "sounds" and self.num_labels != len(CLASS_NAMES):

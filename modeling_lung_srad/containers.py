@@ -44,8 +44,8 @@ NOT_AUDIO = {
     b"<": ("is a web page or XML and not a recording", "download the recording itself"),
     b"PK\x03\x04": ("is a zip", "name it .zip, or unpack it"),
 }
-# Place and bytes of a signature; name of the format; the one demuxer of FFmpeg that may read it. Other demuxers, such as
-# those of playlists, would open further files and addresses.
+# Place and bytes of a signature; name of the format; the one demuxer of FFmpeg that may read it. Others, as those of
+# playlists, would open further files and addresses.
 FOR_PYAV = {
     (4, b"ftyp"): ("MPEG-4 (m4a, mp4, 3gp)", "mov"),
     (0, b"\x1a\x45\xdf\xa3"): ("WebM or Matroska", "matroska"),

@@ -21,9 +21,18 @@ from .audio import memory_checked
 from .configuration_lung_srad import CLASS_NAMES, LungSradConfig, class_columns
 from .errors import InputError
 from .familiarity import FAMILIARITY_FILE, Familiarity, load_familiarity
+from .modeling_lung_srad import compose_classes
 from .quality import QualityFlag, assess_recording
 from .recording import Recording, cut_cycle, fade_recording, load_recording
-from .timeline import RecordingResult, Segment, check_cycles, check_window, sliding_windows, summarize
+from .timeline import (
+    RecordingResult,
+    Segment,
+    add_context,
+    check_cycles,
+    check_window,
+    sliding_windows,
+    summarize,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -56,7 +65,8 @@ class LungSoundPipeline(Pipeline):
     Pipeline for whole recordings of lung sounds.
 
     A recording is mixed down, resampled and faded; windows, or given cycles, are cut out of it and classified. With a
-    temperature in its configuration (`config.temperature`), a model's probabilities are calibrated by it.
+    `config.context_weight`, the windows around one count in its answer ([`add_context`]). With a `config.temperature`,
+    the probabilities are calibrated by it.
 
     Args:
         model ([`LungSradForAudioClassification`]): with the labels normal, crackle, wheeze and both, in any order.
@@ -286,10 +296,14 @@ class LungSoundPipeline(Pipeline):
             raise InputError("min_confidence", f"{min_confidence:g} is not a probability", "give 0 to 1")
         recording: Recording = model_outputs["recording"]
         temperature = self.model.config.temperature
-        logits = model_outputs["logits"][:, self._columns] / (temperature or 1.0)
+        logits = model_outputs["logits"][:, self._columns]
         if not torch.isfinite(logits).all():
             raise InputError("model", "gives NaN or infinite logits", "load it in float32, or train it again")
         spans, quality = model_outputs["spans"], list(model_outputs["quality"])
+        if self.model.config.context_weight:
+            odds = (logits[:, 1:3] - logits[:, :1]).double().numpy()
+            logits = compose_classes(torch.from_numpy(add_context(odds, spans, self.model.config.context_weight)))
+        logits = logits / (temperature or 1.0)
         if self.familiarity is not None:
             unfamiliar = self.familiarity.flag(model_outputs["distances"], spans)
             quality += [] if unfamiliar is None else [unfamiliar]

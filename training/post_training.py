@@ -54,9 +54,7 @@ def fit_after_training(trainer: LungSradTrainer, sources: RunSources) -> Familia
     if config.model_type != MODEL_TYPE:
         return None
     if config.head == "sounds" and sources.calibration:
-        cycles = [_all_cycles([source], trainer.processing_class) for source in sources.calibration]
-        classifier = trainer.training_model.classifier
-        apply_to_head(classifier, fit_sounds([predict_sounds(classifier, part) for part in cycles]))
+        _fit_sounds(trainer.training_model.classifier, trainer.processing_class, sources.calibration)
     elif sources.validation is not None:
         logits, labels = _predict(trainer, _validation_cycles(trainer, sources.validation))
         config.temperature = usable_temperature(softmax(logits, axis=-1), labels)
@@ -78,6 +76,15 @@ def _predict(trainer: LungSradTrainer, cycles: LogMelDataset) -> tuple[np.ndarra
 def _all_cycles(sources: Sequence[CycleSource], feature_extractor: Any) -> LogMelDataset:
     log_mel = compute_log_mel(sources, feature_extractor, torch.float16, "log-mel, calibration")
     return LogMelDataset(log_mel, [label for source in sources for label in source.table["label"]], feature_extractor)
+
+
+def _fit_sounds(classifier: Any, feature_extractor: Any, calibration: Sequence[CycleSource]) -> None:
+    parts = []
+    for source in calibration:
+        spans = list(zip(source.table["start"], source.table["end"], strict=True))
+        predicted = predict_sounds(classifier, _all_cycles([source], feature_extractor))
+        parts.append(predicted._replace(recordings=source.table["recording"], spans=spans))
+    apply_to_head(classifier, fit_sounds(parts))
 
 
 def usable_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
@@ -133,8 +140,7 @@ def fit_checkpoint(checkpoint: str, data: str, sprsound: str | None = None) -> t
         calibration += [CycleSource("sprsound", parts["validation"])] if "validation" in parts else []
     temperature = None
     if model.config.head == "sounds" and calibration:
-        held_out = [_all_cycles([source], feature_extractor) for source in calibration]
-        apply_to_head(model, fit_sounds([predict_sounds(model, part) for part in held_out]))
+        _fit_sounds(model, feature_extractor, calibration)
         temperature = model.config.temperature
         model.save_pretrained(checkpoint)
     elif cycles.validation is not None:

@@ -155,7 +155,7 @@ def prepare(
     model = build_model(arguments.model)
     if isinstance(model, LungSradForAudioClassification):
         # Those of the checkpoint to start from were fitted to its weights.
-        model.config.temperature = model.config.familiarity_digest = None
+        model.config.temperature = model.config.familiarity_digest = model.config.context_weight = None
         model.config.crackle_threshold = model.config.wheeze_threshold = None
     check_fit(model, feature_extractor, arguments)
     record, started_from = read_earlier_stages(arguments.model.checkpoint)

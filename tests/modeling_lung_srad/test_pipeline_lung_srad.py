@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import pipeline
 
 from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor, LungSradForAudioClassification
@@ -17,7 +18,7 @@ from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.familiarity import FAMILIARITY_FILE, fit_familiarity, log_mel_statistics
 from modeling_lung_srad.pipeline_lung_srad import TASK, choose_class
 from modeling_lung_srad.recording import fade_recording
-from modeling_lung_srad.timeline import summarize
+from modeling_lung_srad.timeline import add_context, sliding_windows, summarize
 from tests.conftest import tiny_config
 
 RATE = 16000
@@ -353,3 +354,26 @@ def test_familiarity_is_of_the_revision_of_the_weights(model, feature_extractor,
     monkeypatch.setattr(model.config, "name_or_path", "user/name", raising=False)
     LungSoundPipeline(model=model, feature_extractor=feature_extractor)
     assert asked == [("user/name", "0123abc")]
+
+
+def test_windows_around_one_count_with_their_weight(feature_extractor):
+    torch.manual_seed(0)
+    model = LungSradForAudioClassification(tiny_config(head="sounds")).eval()
+    torch.nn.init.normal_(model.head.weight, std=1.0)
+    lung_sounds = LungSoundPipeline(model=model, feature_extractor=feature_extractor)
+    waveform = noise(30, seed=5)
+
+    def odds():
+        found = [segment["probabilities"] for segment in lung_sounds(waveform, window=4.0, hop=4.0)["timeline"]]
+        return np.log([[one[name] / one["normal"] for name in ("crackle", "wheeze")] for one in found])
+
+    alone = odds()
+    model.config.context_weight = 0.5
+    spans = sliding_windows(30.0, 4.0, 4.0)
+    np.testing.assert_allclose(odds(), add_context(alone, spans, 0.5), atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"context_weight": 0.5}, {"context_weight": 2.0, "head": "sounds"}])
+def test_a_context_that_fits_no_head_is_refused(settings):
+    with pytest.raises(StrictDataclassError, match="context_weight: must be None, or 0 to 1 with head 'sounds'"):
+        tiny_config(**settings)

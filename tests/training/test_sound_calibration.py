@@ -8,7 +8,7 @@ from modeling_lung_srad import LungSradForAudioClassification
 from tests.conftest import tiny_config
 from training.data.log_mel_dataset import LogMelDataset
 from training.evaluation import icbhi_score
-from training.sound_calibration import CalibrationPart, apply_to_head, fit_sounds, predict_sounds
+from training.sound_calibration import CONTEXT_WEIGHT, CalibrationPart, apply_to_head, fit_sounds, predict_sounds
 
 
 def draw(generator, cycles, true_odds=None):
@@ -79,3 +79,19 @@ def test_the_correction_becomes_a_part_of_the_head(feature_extractor):
     np.testing.assert_allclose(after.odds, before.odds + before.pooled @ fitted.weight.T + fitted.bias, atol=1e-4)
     assert model.config.temperature == 2.0
     assert (model.config.crackle_threshold, model.config.wheeze_threshold) == fitted.thresholds
+
+
+def test_context_is_part_of_what_is_fitted():
+    generator = np.random.default_rng(3)
+    recordings = [str(index // 5) for index in range(5000)]
+    spans = [(4.0 * (index % 5), 4.0 * (index % 5) + 4) for index in range(5000)]
+    told = generator.normal(-1.5, 2.0, (5000, 2))
+    around = told.reshape(1000, 5, 2)
+    odds = told + CONTEXT_WEIGHT * ((around.sum(axis=1, keepdims=True) - around) / 4).reshape(-1, 2)
+    _, labels = draw(generator, 5000, true_odds=odds / 1.5)
+    part = CalibrationPart(np.zeros((5000, 1)), told, labels)
+    fitted = fit_sounds([part._replace(recordings=recordings, spans=spans)])
+    assert fitted.context_weight == CONTEXT_WEIGHT
+    assert fitted.temperature == pytest.approx(1.5, rel=0.1)
+    assert fitted.bias.tolist() == pytest.approx([0, 0], abs=0.15)
+    assert fit_sounds([part]).context_weight is None

@@ -38,7 +38,7 @@ if len(set(patients)) < 2:
     )
 (kept, held_out), *_ = GroupShuffleSplit(1, test_size=0.2, random_state=0).split(cycles, groups=patients)
 # These were fitted to the weights of the checkpoint.
-fitted = ("temperature", "crackle_threshold", "wheeze_threshold", "familiarity_digest")
+fitted = ("temperature", "crackle_threshold", "wheeze_threshold", "context_weight", "familiarity_digest")
 changed = {"head": "classes"} | dict.fromkeys(fitted)
 changed |= {"id2label": dict(enumerate(classes)), "label2id": {name: label for label, name in enumerate(classes)}}
 model = AutoModelForAudioClassification.from_pretrained(DEFAULT_CHECKPOINT, ignore_mismatched_sizes=True, **changed)
