@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from scipy.special import logit, softmax
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.command import build_parser
 from modeling_lung_srad.errors import reports_input_errors
+from modeling_lung_srad.modeling_lung_srad import compose_classes
+from modeling_lung_srad.timeline import add_context
 from training.arguments import DataArguments
 from training.baselines import compute_statistics
 from training.data.cycle_sources import CycleSource, load_training_sources
@@ -47,11 +51,14 @@ TITLES = {
 
 
 class HeldOut(NamedTuple):
-    """Cycles of one database and one fold: probabilities `(cycles, 4)`, classes and patients `(cycles,)`."""
+    """Cycles of one database and one fold: probabilities `(cycles, 4)`; classes, patients and recordings `(cycles,)`;
+    start and end in seconds `(cycles, 2)`."""
 
     probabilities: np.ndarray
     labels: np.ndarray
     patients: np.ndarray
+    recordings: np.ndarray
+    spans: np.ndarray
 
 
 Fold = dict[str, HeldOut]
@@ -89,7 +96,10 @@ def predict_boosting(run: Path, folders: dict[str, str]) -> Fold:
 
 
 def _held_out(source: CycleSource, probabilities: np.ndarray) -> HeldOut:
-    return HeldOut(probabilities, np.array(source.table["label"]), np.array(source.table["patient"]))
+    table = source.table
+    spans = np.stack((table["start"], table["end"]), axis=1)
+    labels, patients, recordings = (np.array(table[name]) for name in ("label", "patient", "recording"))
+    return HeldOut(probabilities, labels, patients, recordings, spans)
 
 
 def _kept(file: Path, make: Callable[[DataArguments], Fold], run: Path, folders: dict[str, str]) -> Fold:
@@ -109,6 +119,16 @@ def always_normal(fold: Fold) -> Fold:
         name: part._replace(probabilities=np.eye(4)[np.zeros(len(part.labels), dtype=int)])
         for name, part in fold.items()
     }
+
+
+def with_context(part: HeldOut, weight: float) -> HeldOut:
+    """The cycles with their surroundings in the recording taken into account."""
+    sounds = (part.probabilities[:, 1:3] + part.probabilities[:, 3:]).clip(1e-6, 1 - 1e-6)
+    odds = logit(sounds)
+    for recording in np.unique(part.recordings):
+        own = part.recordings == recording
+        odds[own] = add_context(odds[own], part.spans[own].tolist(), weight)
+    return part._replace(probabilities=softmax(compose_classes(torch.from_numpy(odds)).numpy(), axis=1))
 
 
 def classify(probabilities: np.ndarray, threshold: float) -> np.ndarray:
@@ -180,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("rows", nargs="+", metavar="ROW=RUN,RUN,RUN", help="name of a row, and its runs")
     parser.add_argument("--icbhi", required=True, help="folder of ICBHI 2017")
     parser.add_argument("--sprsound", required=True, help="folder of SPRSound")
+    parser.add_argument("--context", type=float, metavar="WEIGHT", help="a second row for each, with context")
     parser.add_argument("--boosting", action="store_true", help="also always normal and gradient boosting")
     options = parser.parse_args(argv)
     data = {"icbhi": options.icbhi, "sprsound": options.sprsound}
@@ -193,6 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(row("always normal", [always_normal(fold) for fold in folds]), flush=True)
             print(row("gradient boosting", [predict_boosting(folder, data) for folder in folders]), flush=True)
         print(row(name, folds), flush=True)
+        if options.context:
+            folds = [{key: with_context(part, options.context) for key, part in fold.items()} for fold in folds]
+            print(row(f"{name}, context", folds), flush=True)
     return 0
 
 
