@@ -17,6 +17,7 @@ SHORTEST_WINDOW_SECONDS = 0.05
 # A sound counts as present where it is more likely than not.
 PRESENT_FROM = 0.5
 CONTEXT_SECONDS = 15.0
+CONTEXT_LIMIT = 2.0
 NUM_STRONGEST = 3
 UNFAMILIAR = "unfamiliar"
 SOUNDS = {"crackle": ("crackle", "both"), "wheeze": ("wheeze", "both")}
@@ -196,7 +197,8 @@ def add_context(odds: np.ndarray, spans: Sequence[tuple[float, float]], weight: 
     Args:
         odds (`np.ndarray` of shape `(windows, sounds)`): log odds of each window.
         spans (sequence of `tuple[float, float]`): start and end of the windows in seconds, in any order.
-        weight (`float`): of the mean of the other windows whose middles lie within 15 s.
+        weight (`float`): of the mean of the other windows whose middles lie within 15 s, each of them limited to 2 so
+            that certain ones do not outvote what is heard here.
 
     Returns:
         `np.ndarray` of shape `(windows, sounds)`: `odds` itself where a window is alone.
@@ -205,16 +207,17 @@ def add_context(odds: np.ndarray, spans: Sequence[tuple[float, float]], weight: 
 
     ```python
     >>> add_context(np.array([[1.0], [3.0], [5.0]]), [(0, 4), (4, 8), (60, 64)], 0.5).tolist()
-    [[2.5], [3.5], [5.0]]
+    [[2.0], [3.5], [5.0]]
 
     ```"""
     middles = np.array([(start + end) / 2 for start, end in spans])
     order = np.argsort(middles, kind="stable")
-    sums = np.concatenate([np.zeros((1, odds.shape[1])), np.cumsum(odds[order], axis=0, dtype=np.float64)])
+    limited = odds.clip(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+    sums = np.concatenate([np.zeros((1, odds.shape[1])), np.cumsum(limited[order], axis=0, dtype=np.float64)])
     first = np.searchsorted(middles[order], middles - CONTEXT_SECONDS, side="left")
     last = np.searchsorted(middles[order], middles + CONTEXT_SECONDS, side="right")
     others = (last - first - 1)[:, None]
-    return odds + weight * (sums[last] - sums[first] - odds) / np.maximum(others, 1) * (others > 0)
+    return odds + weight * (sums[last] - sums[first] - limited) / np.maximum(others, 1) * (others > 0)
 
 
 def mean_probabilities(segments: Sequence[Segment]) -> tuple[np.ndarray, np.ndarray]:

@@ -86,7 +86,7 @@ def test_context_is_part_of_what_is_fitted():
     recordings = [str(index // 5) for index in range(5000)]
     spans = [(4.0 * (index % 5), 4.0 * (index % 5) + 4) for index in range(5000)]
     told = generator.normal(-1.5, 2.0, (5000, 2))
-    around = told.reshape(1000, 5, 2)
+    around = told.clip(-2, 2).reshape(1000, 5, 2)
     odds = told + CONTEXT_WEIGHT * ((around.sum(axis=1, keepdims=True) - around) / 4).reshape(-1, 2)
     _, labels = draw(generator, 5000, true_odds=odds / 1.5)
     part = CalibrationPart(np.zeros((5000, 1)), told, labels)
