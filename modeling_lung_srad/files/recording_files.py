@@ -157,10 +157,16 @@ def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecord
 
 
 def find_left_out(path: str | os.PathLike) -> list[str]:
-    """Names of files in a folder and the folders inside it that are neither recordings nor what lies beside them."""
-    if not Path(path).is_dir():
+    """Names of files in a folder and the folders inside it, or in a zip, that are no recordings and do not usually lie
+    beside them."""
+    if Path(path).is_dir():
+        found = [name for _, _, names in os.walk(str(path)) for name in names]
+    elif Path(path).suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            found = [PurePosixPath(name).name for name in archive.namelist() if name[-1:] != "/"]
+    else:
         return []
-    names = [name for _, _, names in os.walk(str(path)) for name in names if not name.startswith(".")]
+    names = [name for name in found if not name.startswith(".")]
     return sorted(name for name in names if not name.lower().endswith((*AUDIO_SUFFIXES, *COMPANION_SUFFIXES)))
 
 

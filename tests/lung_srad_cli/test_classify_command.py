@@ -1,4 +1,5 @@
 import io
+import shutil
 import json
 import os
 import subprocess
@@ -341,6 +342,8 @@ def test_files_of_a_folder_that_are_left_out_are_named(classify, write_recording
     outcome = classify(tmp_path, "--format", "csv")
     assert outcome.exit_code == 0
     assert f"{tmp_path}: 2 files are left out: b.ape, c.docx" in outcome.errors
+    archive = shutil.make_archive(f"{tmp_path} zipped", "zip", tmp_path)
+    assert f"{archive}: 2 files are left out: b.ape, c.docx" in classify(archive).errors
 
 
 def test_a_file_of_a_phone_in_a_folder_is_not_left_out(classify, tmp_path, monkeypatch):
