@@ -1,7 +1,7 @@
 import io
-import shutil
 import json
 import os
+import shutil
 import subprocess
 import sys
 
