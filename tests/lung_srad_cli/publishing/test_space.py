@@ -146,6 +146,8 @@ def test_the_own_card_and_requirements_suit_a_free_space():
     assert "torch==2.13.0+cpu" in lines
     needed = [line for line in importlib.metadata.requires("lung-srad") if "extra ==" not in line]
     assert names_of(needed) <= names_of(lines)
+    # Visitors come with recordings of phones.
+    assert "av" in names_of(lines)
     assert not any("lung-srad" in line for line in lines)
 
 
