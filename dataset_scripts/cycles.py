@@ -71,7 +71,7 @@ def read_annotations(
     cycles: list[Cycle] = []
     line_of_span: dict[tuple[float, float], int] = {}
     lines = _read_text(path).splitlines()
-    columns = _raven_columns(lines)
+    columns = _raven_columns(lines, path)
     for number, line in enumerate(lines, start=1):
         # In Audacity's label tracks, a line that begins with a backslash has the frequencies of the one before.
         if not line.strip() or line.startswith("\\") or (columns and number == 1):
@@ -183,10 +183,15 @@ def _read_text(path: str | os.PathLike) -> str:
         raise InputError(path, f"cannot be opened ({error.strerror})", "check its permissions") from error
 
 
-def _raven_columns(lines: list[str]) -> dict[str, int]:
+def _raven_columns(lines: list[str], path: str | os.PathLike) -> dict[str, int]:
     """Places of the columns of a selection table of Raven, by their names in lower case; none for other files."""
     names = [name.strip().lower() for name in lines[0].split("\t")] if lines else []
-    return {name: place for place, name in enumerate(names)} if set(RAVEN_TIMES) <= set(names) else {}
+    missing = [name for name in RAVEN_TIMES if name not in names]
+    if len(missing) == len(RAVEN_TIMES):
+        return {}
+    if missing:
+        raise InputError(path, f"line 1: lacks the column {missing[0]!r} of Raven", "save the table with it")
+    return {name: place for place, name in enumerate(names)}
 
 
 def _parse_cycle(

@@ -23,7 +23,7 @@ from lung_srad_cli import (
     spectrum_arguments,
     train_command,
 )
-from lung_srad_cli.argument_types import INPUT_ERROR, Parser, at_revision
+from lung_srad_cli.argument_types import INPUT_ERROR, Parser, at_revision, check_revision
 from lung_srad_cli.errors import report_text
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = build_parser().parse_args(arguments)
     at_revision(parsed)
     try:
+        check_revision(parsed)
         exit_code = parsed.run(parsed)
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -67,6 +67,29 @@ def at_revision(arguments: argparse.Namespace) -> None:
         arguments.checkpoints = [f"{name}@{revision}" for name in arguments.checkpoints]
 
 
+def check_revision(arguments: argparse.Namespace) -> None:
+    """Raises `InputError` for `--revision` without a checkpoint that it could be of."""
+    named = getattr(arguments, "checkpoint", None) or getattr(arguments, "checkpoints", None)
+    if getattr(arguments, "revision", None) and not named:
+        from modeling_lung_srad.errors import InputError
+
+        raise InputError("--revision", "is of a checkpoint on the Hub", "name that as well, or leave it out")
+
+
+def add_pipeline(parser: Parser) -> None:
+    """Adds the options of all that runs the pipeline on recordings: checkpoint, windows and batch size."""
+    parser.add_argument(
+        "--checkpoint",
+        type=path,
+        metavar="DIR_OR_HUB_ID",
+        help="the model (default: lung-srad-tiny, part of the package)",
+    )
+    parser.add_argument("--window", type=SECONDS, metavar="S", help="seconds of a window (default: the model's)")
+    parser.add_argument("--hop", type=SECONDS, metavar="S", help="seconds between windows (default: half a window)")
+    add_revision(parser)
+    add_batch_size(parser)
+
+
 def add_batch_size(parser: Parser) -> None:
     """Adds `--batch-size`."""
     parser.add_argument("--batch-size", type=COUNT, default=16, metavar="N", help="cycles at once (default: 16)")

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from lung_srad_cli.argument_types import PROBABILITY, SECONDS, add_batch_size, add_revision, path
+from lung_srad_cli.argument_types import PROBABILITY, add_pipeline, path
 
 DESCRIPTION = """\
 Gives every window, or every breathing cycle, of recordings its class and the probabilities of the four classes, and
@@ -45,22 +45,12 @@ def add(commands: Any) -> None:
         "input names",
     )
     parser.add_argument(
-        "--checkpoint",
-        type=path,
-        metavar="DIR_OR_HUB_ID",
-        help="the model (default: lung-srad-tiny, part of the package)",
-    )
-    parser.add_argument(
         "--annotations",
         type=path,
         metavar="FILE",
         help="classify these cycles: an ICBHI .txt (start, end, crackle, wheeze; tabs), labels of Audacity or a "
         "table of Raven, or a folder of them",
     )
-    parser.add_argument(
-        "--window", type=SECONDS, metavar="S", help="seconds of a window (default: the model's, 4 for lung-srad-tiny)"
-    )
-    parser.add_argument("--hop", type=SECONDS, metavar="S", help="seconds between windows (default: half a window)")
     parser.add_argument(
         "--min-confidence",
         type=PROBABILITY,
@@ -84,8 +74,7 @@ def add(commands: Any) -> None:
         help="draw spectrogram, classes, quality flags and probabilities over time; .svg and .pdf work too; for "
         "several recordings their names are added, or give a folder",
     )
-    add_revision(parser)
-    add_batch_size(parser)
+    add_pipeline(parser)
     parser.set_defaults(run=run)
 
 

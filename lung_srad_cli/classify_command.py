@@ -263,7 +263,7 @@ def classify_jobs(
     for job in jobs:
         result = None
         with reported(failures):
-            recording = load_job(job, lung_sounds.feature_extractor.sampling_rate)
+            recording = load_found(job.recording, lung_sounds.feature_extractor.sampling_rate)
             result = classify_recording(job, recording, lung_sounds, show_windows)
         if result is None:
             continue
@@ -273,11 +273,11 @@ def classify_jobs(
         yield job, result
 
 
-def load_job(job: Job, sampling_rate: int = SAMPLING_RATE) -> Recording:
-    """Reads the recording of a job."""
-    if isinstance(job.recording, ArchivedRecording):
-        return load_recording({"bytes": job.recording.read(), "path": str(job.recording)}, sampling_rate)
-    return load_recording(job.recording, sampling_rate)
+def load_found(recording: Path | ArchivedRecording, sampling_rate: int = SAMPLING_RATE) -> Recording:
+    """Reads a recording that [`find_distinct`] found."""
+    if isinstance(recording, ArchivedRecording):
+        return load_recording({"bytes": recording.read(), "path": str(recording)}, sampling_rate)
+    return load_recording(recording, sampling_rate)
 
 
 def classify_recording(

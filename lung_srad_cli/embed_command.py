@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lung_srad_cli.argument_types import SECONDS, add_batch_size, add_revision, path
+from lung_srad_cli.argument_types import add_pipeline, path
 
 DESCRIPTION = """\
 Writes the features that the network has before its classifier, a row for each window of recordings, for retrieval,
@@ -26,11 +26,7 @@ def add(commands: Any) -> None:
         "paths", nargs="+", type=path, metavar="PATH", help="a recording, a folder or zip of them, @FILE or -"
     )
     parser.add_argument("--output", type=path, required=True, metavar="FILE", help=".npz or .parquet file to write")
-    parser.add_argument("--checkpoint", type=path, metavar="DIR_OR_HUB_ID", help="the model (default: lung-srad-tiny)")
-    parser.add_argument("--window", type=SECONDS, metavar="S", help="seconds of a window (default: the model's)")
-    parser.add_argument("--hop", type=SECONDS, metavar="S", help="seconds between windows (default: half a window)")
-    add_revision(parser)
-    add_batch_size(parser)
+    add_pipeline(parser)
     parser.set_defaults(run=run)
 
 
@@ -40,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from lung_srad_cli.argument_types import INPUT_ERROR
-    from lung_srad_cli.classify_command import Job, find_distinct, load_job
+    from lung_srad_cli.classify_command import find_distinct, load_found
     from lung_srad_cli.errors import reported, require_modules
     from modeling_lung_srad import load_pipeline
     from modeling_lung_srad.errors import InputError
@@ -61,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = []
     for recording in tqdm(recordings, unit="recording", disable=None, leave=False):
         with reported(failures):
-            loaded = load_job(Job(recording, None, None, ""), lung_sounds.feature_extractor.sampling_rate)
+            loaded = load_found(recording, lung_sounds.feature_extractor.sampling_rate)
             found.append(lung_sounds.embed(loaded, window, hop, batch_size=arguments.batch_size))
     if found:
         columns = {

@@ -63,7 +63,7 @@ Pieces = list[bytes | memoryview]
 
 class Streams(NamedTuple):
     """
-    What a file holds.
+    The streams of a file, and how much of the audio that its header states is missing.
 
     Args:
         streams (`list[Pieces]`): each decodes by itself, its pieces one after the other.

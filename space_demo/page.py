@@ -105,7 +105,8 @@ class Page:
         """The slider of the window with the default and the longest one of a checkpoint."""
         try:
             window, longest = self._worker.submit(self._limits, checkpoint).result()
-        except Exception:  # The next answer says what is wrong with the checkpoint.
+        except Exception as error:  # The next answer says what is wrong with the checkpoint.
+            self._problem(error)
             return gr.Slider()
         return gr.Slider(maximum=longest, value=window)
 

@@ -60,7 +60,7 @@ class SoundCalibration(NamedTuple):
         bias (`np.ndarray` of shape `(2,)`): added to its bias.
         temperature (`float`): divides the logits.
         thresholds (`tuple[float, float]`): probabilities from which crackle and wheeze are named.
-        context_weight (`float`, *optional*): of the windows around one, by which all of this was fitted.
+        context_weight (`float`, *optional*): weight of the surrounding windows that the fit assumed.
     """
 
     weight: np.ndarray

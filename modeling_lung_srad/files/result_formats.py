@@ -31,7 +31,7 @@ BYTE_ORDER_MARK = "\ufeff"
 
 class Layout(NamedTuple):
     """
-    What is written of results.
+    The choice of rows and columns.
 
     Args:
         with_reference (`bool`, *optional*, defaults to `False`): whether annotated classes are.

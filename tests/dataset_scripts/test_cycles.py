@@ -165,3 +165,9 @@ def test_a_long_field_is_not_echoed_whole(tmp_path):
     with pytest.raises(InputError) as error:
         read_annotations(write(tmp_path / "a.txt", f"{'9x' * 2500}\t2.0\t0\t0\n"))
     assert len(str(error.value)) < 300
+
+
+def test_a_table_of_raven_without_a_time_is_named(tmp_path):
+    text = "Selection\tBegin Time (s)\n1\t0.5\n"
+    with pytest.raises(InputError, match=r"line 1: lacks the column 'end time \(s\)' of Raven; save"):
+        read_annotations(write(tmp_path / "a.txt", text))

@@ -141,3 +141,11 @@ def test_a_revision_goes_with_the_names_of_checkpoints(arguments, named):
     parsed = build_parser().parse_args([*arguments, "--revision", "v1"])
     at_revision(parsed)
     assert (parsed.checkpoints if "checkpoints" in parsed else parsed.checkpoint) == named
+
+
+def test_a_revision_of_no_checkpoint_is_an_error(run):
+    outcome = run("classify", "a.wav", "--revision", "v1")
+    assert outcome.exit_code == 2
+    assert outcome.errors == [
+        "lung-srad: error: --revision: is of a checkpoint on the Hub; name that as well, or leave it out"
+    ]
