@@ -157,8 +157,8 @@ def find_recordings(path: str | os.PathLike) -> list[Path] | list[ArchivedRecord
 
 
 def find_left_out(path: str | os.PathLike) -> list[str]:
-    """Names of files in a folder and the folders inside it, or in a zip, that are no recordings and do not usually lie
-    beside them."""
+    """Names of files in a folder and the folders inside it, or in a zip, other than recordings and their usual
+    companions."""
     if Path(path).is_dir():
         found = [name for _, _, names in os.walk(str(path)) for name in names]
     elif Path(path).suffix.lower() == ".zip":
