@@ -1,6 +1,7 @@
 """Start, latency, memory and requests at once of the demo page, beside their limits.
 
 OMP_NUM_THREADS=2 python -m benchmarks.space_load [--starts N] [--requests N]
+OMP_NUM_THREADS=2 python -m benchmarks.space_load --users 50 [--minutes 10]
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +36,9 @@ GIGABYTES = 1.5
 # Limit for 100 more requests; the allocator alone varies by a few megabytes.
 MEGABYTES_OF_GROWTH = 30.0
 AT_ONCE = 20
+# A user listens and reads before the next recording; some send what is not a recording.
+READING_SECONDS = (0.0, 10.0)
+BROKEN_FILES = (b"", b"not a recording", b"RIFF\xff\xff\xff\xffWAVEfmt ")
 RECORDING_SECONDS = 30
 SETTINGS = ("lung-srad-tiny (embedded)", 8, 4, 0.5)
 TIMEOUT_SECONDS = 600
@@ -111,11 +116,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser("space_load", __doc__)
     parser.add_argument("--starts", type=int, default=5, metavar="N", help="(default: 5)")
     parser.add_argument("--requests", type=int, default=200, metavar="N", help="one after another (default: 200)")
+    parser.add_argument("--users", type=int, default=0, metavar="N", help="instead, so many users at once")
+    parser.add_argument("--minutes", type=float, default=10, metavar="M", help="how long they stay (default: 10)")
     options = parser.parse_args(argv)
     if min(options.starts, options.requests) < 2:
         parser.error("--starts and --requests must be at least 2")
+    if options.users < 0 or options.minutes <= 0:
+        parser.error("--users must be 0 or more, --minutes above 0")
     with tempfile.TemporaryDirectory() as folder:
-        measure(options.starts, options.requests, Path(folder) / "log.txt")
+        log = Path(folder) / "log.txt"
+        if options.users:
+            measure_users(options.users, options.minutes, log)
+        else:
+            measure(options.starts, options.requests, log)
 
 
 def measure(starts: int, requests: int, log: Path) -> None:
@@ -157,6 +170,46 @@ def measure(starts: int, requests: int, log: Path) -> None:
         long_file = simulated_file(600, 0, 48000, channels=2)
         print(f"10 min at 48 kHz in stereo, {len(long_file) / 1e6:.0f} MB: {_answer(server, long_file):.1f} s")
         _report("memory at most, with all of this", server.memory("VmHWM"), "GB", GIGABYTES)
+
+
+def measure_users(users: int, minutes: float, log: Path) -> None:
+    """Prints what users at once met: answers, refusals, errors, the slowest answer, and the page's memory."""
+    files = [simulated_file(RECORDING_SECONDS, seed) for seed in range(AT_ONCE)]
+    with served(log) as server:
+        _wait_until_ready(log, server)
+        end = time.monotonic() + 60 * minutes
+        with ThreadPoolExecutor(users) as threads:
+            visits = [threads.submit(_visit, server, files, seed, end) for seed in range(users)]
+            memory = []
+            while time.monotonic() < end:
+                time.sleep(min(10.0, max(0.0, end - time.monotonic())))
+                memory.append(server.memory())
+                print(f"{(end - time.monotonic()) / 60:.1f} min left, {memory[-1]:.2f} GB", flush=True)
+            met = [answer for visit in visits for answer in visit.result()]
+        for kind, number in sorted(Counter(kind for kind, _ in met).items()):
+            print(f"{kind}: {number}, the slowest after {max(s for other, s in met if other == kind):.1f} s")
+        growth = 1000 * (memory[-1] - memory[len(memory) // 2])
+        _report("growth of memory over the second half", growth, "MB", MEGABYTES_OF_GROWTH)
+        _report("memory at most", server.memory("VmHWM"), "GB", GIGABYTES)
+
+
+def _visit(server: Server, files: Sequence[bytes], seed: int, end: float) -> list[tuple[str, float]]:
+    """What one user met until `end`: kind of answer, and seconds until it."""
+    generator = np.random.default_rng(seed)
+    met = []
+    while time.monotonic() < end:
+        broken = generator.random() < 0.1
+        content = BROKEN_FILES[generator.integers(len(BROKEN_FILES))] if broken else files[generator.integers(AT_ONCE)]
+        start = time.perf_counter()
+        try:
+            answer = classify(server.address, upload(server.address, "simulated.flac", content))
+            kind = "error event" if answer is None else "answered" if "lung-answer" in answer else "told why not"
+        except httpx.HTTPStatusError as error:
+            full = error.response.status_code == 503 and "full" in error.response.text
+            kind = "refused, the queue is full" if full else f"HTTP {error.response.status_code}"
+        met.append((kind if not broken else f"{kind} (broken file)", time.perf_counter() - start))
+        time.sleep(generator.uniform(*READING_SECONDS))
+    return met
 
 
 def _answer(server: Server, content: bytes) -> float:
