@@ -199,7 +199,8 @@ def _visit(server: Server, files: Sequence[bytes], seed: int, end: float) -> lis
     met = []
     while time.monotonic() < end:
         broken = generator.random() < 0.1
-        content = BROKEN_FILES[generator.integers(len(BROKEN_FILES))] if broken else files[generator.integers(AT_ONCE)]
+        sendable = BROKEN_FILES if broken else files
+        content = sendable[int(generator.integers(len(sendable)))]
         start = time.perf_counter()
         try:
             answer = classify(server.address, upload(server.address, "simulated.flac", content))
