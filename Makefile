@@ -72,6 +72,12 @@ lock: .venv/dev
 		$(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | sed 's/+cpu$$//'; } \
 		>requirements/ci.txt
 
+matrix: outputs/tools
+	.ci/matrix
+
+mutants: .venv/dev outputs/tools
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py
+
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.speed --suite $(SUITE)
 
