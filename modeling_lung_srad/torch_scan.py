@@ -108,8 +108,8 @@ def scan_2d(hidden_states, low_rank_delta, delta_weight, delta_bias, A, B, C, D)
 
 
 def _no_autocast(u: torch.Tensor) -> torch.autocast:
-    has_autocast = torch.amp.is_autocast_available(u.device.type)  # The meta device has none.
-    return torch.autocast(u.device.type if has_autocast else "cpu", enabled=False)
+    # The meta device has no autocast. Asking torch whether a device has one breaks a graph of torch 2.9.
+    return torch.autocast("cpu" if u.is_meta else u.device.type, enabled=False)
 
 
 def dtype_of_scan(u: torch.Tensor, delta: torch.Tensor) -> torch.dtype:

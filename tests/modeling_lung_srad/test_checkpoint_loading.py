@@ -6,6 +6,7 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 
 from modeling_lung_srad import (
     LungSoundPipeline,
@@ -76,9 +77,14 @@ def test_a_pickle_beside_the_weights_is_never_opened(folder, tmp_path):
 
 
 def test_code_in_the_folder_is_never_run(folder, tmp_path):
-    for file in folder.glob("*.py"):
+    code = list(folder.glob("*.py"))
+    for file in code:
         file.write_text(f"open({str(tmp_path / 'exploded')!r}, 'w')")
+    assert folder / "modeling_lung_srad.py" in code
     load_checkpoint(folder)
+    AutoFeatureExtractor.from_pretrained(folder)
+    AutoModelForAudioClassification.from_pretrained(folder)
+    pipeline("audio-classification", model=str(folder))
     assert not (tmp_path / "exploded").exists()
 
 

@@ -233,6 +233,18 @@ def test_with_a_floor_the_level_of_a_clip_does_not_matter(gain):
     np.testing.assert_allclose(extractor(gain * waveform, sampling_rate=16000)["input_values"], expected, atol=1e-4)
 
 
+def test_with_a_floor_each_clip_of_a_batch_is_scaled_to_its_own_rms():
+    waveforms = torch.from_numpy(np.stack([0.01 * noise(4000, 1), noise(4000, 2)]))
+    scaled = waveforms / np.sqrt((waveforms.numpy() ** 2).mean(axis=1, keepdims=True))
+    found = LungSradFeatureExtractor(**LEVEL_FREE).filter_bank(waveforms)
+    torch.testing.assert_close(found, LungSradFeatureExtractor().filter_bank(scaled), atol=1e-4, rtol=1e-4)
+
+
+def test_frames_that_are_enough_are_left_as_they_are():
+    log_mel = torch.randn(3, 64, 16)
+    assert LungSradFeatureExtractor(num_frames=64).resize(log_mel) is log_mel
+
+
 def test_the_floor_is_added_below_the_mean_energy_of_the_clip():
     extractor = LungSradFeatureExtractor(floor_decibels=20.0, normalization="dataset", mean=0.0, std=0.5)
     log_mel = torch.tensor([[[0.0, 1.0], [-50.0, 2.0]]])
@@ -296,4 +308,5 @@ def test_channels_are_not_taken_for_a_batch_without_a_word(monkeypatch):
     assert extractor(stereo.T, sampling_rate=16000)["input_values"].shape[0] == 2
     assert said == ["waveforms of shape (2, samples) are a batch of two, not the channels of one"]
     extractor([stereo[:, 0], stereo[:, 1]], sampling_rate=16000)
+    extractor(stereo.T[[0, 1, 0]], sampling_rate=16000)
     assert len(said) == 1

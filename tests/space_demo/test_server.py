@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +11,22 @@ import httpx
 import pytest
 import soundfile
 
-from benchmarks.space_load import SETTINGS, classify, upload
+from benchmarks.space_load import SETTINGS, classify, served, upload
 from tests.space_demo.conftest import ROOT, breath
 
 NOTHING_FETCHED = "Nothing is fetched from elsewhere."
 REQUESTS_AT_ONCE = 10
+# Python runs it before the page: it writes down each host that is looked up, connected to or sent to.
+WATCHED_HOSTS = """
+import os, sys
+def note(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        hosts.write(f"{arguments[0]}\\n")
+    elif event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
+        hosts.write(f"{arguments[1][0]}\\n")
+hosts = open(os.environ["WATCHED_HOSTS"], "a", buffering=1)
+sys.addaudithook(note)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +169,21 @@ def test_page_comes_with_a_policy_and_without_analytics(space):
     config = json.loads(httpx.get(f"{space.address}/config", timeout=60).text)
     assert config["analytics_enabled"] is False
     assert config["max_file_size"] == 50_000_000
+
+
+def test_page_starts_takes_an_upload_and_answers_without_asking_another_host(monkeypatch, sound, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WATCHED_HOSTS)
+    hosts, temporary = tmp_path / "hosts.txt", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("WATCHED_HOSTS", str(hosts))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with served(tmp_path / "log.txt") as server:
+        assert "Recording of 3.0 s" in classify(server.address, upload(server.address, "a.wav", sound))
+    # Gradio asks itself once whether it listens.
+    assert set(hosts.read_text().split()) == {"127.0.0.1"}
+    assert list(temporary.rglob("*.wav")) == []
 
 
 def test_process_has_met_no_mistake_of_its_own(space):

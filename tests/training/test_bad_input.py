@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
 from modeling_lung_srad.errors import InputError
@@ -121,6 +122,20 @@ def test_damaged_file_of_an_interrupted_run_is_named_and_nothing_is_removed(
     assert train(str(CONFIGS / "smoke.yaml"), command) == 2
     assert message in _last_line(capsys)
     assert {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_pickled_code_in_an_interrupted_run_is_refused_and_not_run(tmp_path, capsys, interrupted_run, name):
+    class Exploit:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "written"), "w"))
+
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted_run, folder)
+    torch.save(Exploit(), folder / "checkpoint-2" / name)
+    assert train(str(CONFIGS / "smoke.yaml"), [*SMALLEST, *THREE_EPOCHS, f"output_dir={folder}"]) == 2
+    assert "checkpoint-2: cannot be read" in _last_line(capsys)
+    assert not (tmp_path / "written").exists()
 
 
 def _damage(path, content):
