@@ -8,15 +8,7 @@ import tempfile
 from pathlib import Path
 
 MOST_KILLS = 4
-COLUMNS = (
-    "command",
-    "kills",
-    "runs that ended",
-    "byte-identical",
-    "longest last run",
-    "hidden files left",
-    "findings",
-)
+COLUMNS = ("command", "kills", "runs that ended", "byte-identical", "longest last run", "hidden files", "findings")
 
 
 def main() -> int:

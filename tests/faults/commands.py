@@ -3,14 +3,19 @@
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numba
+import numpy as np
 import torch
 
 from dataset_scripts.simulated import write_simulated
-from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from lung_srad_cli import main
+from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification, selective_scan
 from modeling_lung_srad.files.checkpoint_code import write_checkpoint_code
+from modeling_lung_srad.files.output_files import replaced_when_complete
 from tests.conftest import tiny_config
 from tests.local_hub import LocalHub
 from training.configuration import CONFIGS
@@ -41,13 +46,13 @@ class Command:
         arguments (`tuple[str, ...]`): `INPUTS` and `FOLDER` in them stand for the two folders, `NAME` for the
             name of the second.
         result (`str`): name of the written file or folder.
-        compiles (`bool`, *optional*, defaults to `False`): whether the kernels of the scan are compiled anew.
+        run (callable, *optional*): takes the arguments and returns the exit code; `lung-srad` by default.
     """
 
     name: str
     arguments: tuple[str, ...]
     result: str
-    compiles: bool = False
+    run: Callable[[list[str]], int] = main
 
     def line(self, inputs: Path, folder: Path) -> list[str]:
         """Its arguments for two folders."""
@@ -113,7 +118,22 @@ COMMANDS = (
     Command("embed", ("embed", *_PIPELINE, "FOLDER/embeddings.npz"), "embeddings.npz"),
     Command("export", ("export", "INPUTS/checkpoint", "FOLDER/onnx", "--frames", "64", "--int8"), "onnx"),
 )
-COMPILING = Command("classify, compiling", COMMANDS[3].arguments, "results.csv", compiles=True)
+
+
+def compile_scan(arguments: list[str]) -> int:
+    """Compiles the kernels of the scan into a folder, or loads what is kept there, and writes what they compute."""
+    folder = Path(arguments[0])
+    numba.config.CACHE_DIR = str(folder / "kernels")
+    generator = torch.Generator().manual_seed(0)
+    u, delta = torch.randn(2, 2, 8, 64, generator=generator)
+    B, C = torch.randn(2, 2, 1, 1, 64, generator=generator)
+    scanned = selective_scan(u, delta, -torch.ones(8, 1), B, C, backend="numba")
+    with replaced_when_complete(folder / "scanned.npy") as temporary:
+        np.save(temporary, scanned.numpy())
+    return 0
+
+
+COMPILING = Command("compiled scan", ("FOLDER",), "scanned.npy", run=compile_scan)
 
 
 def publish_to(hub: LocalHub) -> Command:

@@ -9,16 +9,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
-import numba
 import torch
 
-from lung_srad_cli import main
 from tests.faults.commands import Command
 from tests.training.conftest import start_process
 
@@ -75,7 +73,9 @@ class Tally:
     findings: list[str] = field(default_factory=list)
 
 
-def run_command(arguments: Sequence[str], folder: Path, compiles: bool, moment: Moment | None) -> int:
+def run_command(
+    run: Callable[[Sequence[str]], int], arguments: Sequence[str], folder: Path, moment: Moment | None
+) -> int:
     """What a process of its own does: the command, with its caches in `folder` and one thread, which gives the same
     sums each time. It writes the sizes of files at its operations beside `folder`."""
     os.setsid()
@@ -83,14 +83,12 @@ def run_command(arguments: Sequence[str], folder: Path, compiles: bool, moment: 
     torch.set_num_threads(1)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder.parent)
     datasets.config.HF_DATASETS_CACHE = folder / "datasets"
-    if compiles:
-        numba.config.CACHE_DIR = str(folder / "kernels")
     sizes = watch_operations(folder, moment.place if moment and moment.kind == "operation" else None)
     if moment and moment.kind == "byte":
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(moment.place), int(moment.place)))
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    exit_code = main(arguments)
+    exit_code = run(arguments)
     if moment is None:
         folder.with_suffix(".sizes").write_text(json.dumps(sizes))
     return exit_code
@@ -121,7 +119,7 @@ def watch_operations(folder: Path, last: float | None) -> list[int]:
 def attempt(command: Command, inputs: Path, folder: Path, moment: Moment | None = None) -> tuple[int, str]:
     """Runs a command in a process of its own; the exit code, and the end of what it wrote to standard error."""
     errors = folder.with_suffix(".errors")
-    process = start_process(run_command, command.line(inputs, folder), folder, command.compiles, moment, errors=errors)
+    process = start_process(run_command, command.run, command.line(inputs, folder), folder, moment, errors=errors)
     process.join(moment.place if moment and moment.kind == "time" else None)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid or 0, signal.SIGKILL)
