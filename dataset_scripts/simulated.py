@@ -7,6 +7,7 @@ at least 80 ms; Sovijärvi et al. 2000, ERS definitions).
 """
 
 import hashlib
+import io
 import itertools
 import os
 from pathlib import Path
@@ -137,7 +138,10 @@ def write_simulated(
             waveform, cycles = simulate_recording(labels, sampling_rate, generator)
             location = LOCATIONS[(patient + recording) % len(LOCATIONS)]
             name = f"{FIRST_PATIENT + patient}_{recording + 1}b1_{location}_sc_{DEVICE}"
-            soundfile.write(folder / f"{name}.wav", waveform, sampling_rate, subtype="PCM_16")
+            # soundfile says of a full disk that there was a system error.
+            content = io.BytesIO()
+            soundfile.write(content, waveform, sampling_rate, format="WAV", subtype="PCM_16")
+            (folder / f"{name}.wav").write_bytes(content.getvalue())
             write_annotations(folder / f"{name}.txt", cycles)
             split_lines.append(f"{name}\t{'train' if patient < first_test else 'test'}\n")
         (folder / SPLIT_FILE_NAME).write_text("".join(split_lines), encoding="utf-8")

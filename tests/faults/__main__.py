@@ -4,6 +4,7 @@ import argparse
 import os
 import random
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ COLUMNS = ("command", "kills", "runs that ended", "byte-identical", "longest las
 
 
 def main() -> int:
-    """Prints a row for each command as soon as it is there, then the findings; returns 1 where there are any."""
+    """Prints a row for each command, and the findings to standard error; returns 1 where there are any."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="of each command (default: 50)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (default: 0)")
@@ -31,7 +32,7 @@ def main() -> int:
         from tests.faults.commands import COMMANDS, COMPILING, publish_to, write_inputs
         from tests.faults.killing import Tally, live, run_undisturbed, start_process
 
-        inputs, findings = Path(root, "inputs"), []
+        inputs, findings = Path(root, "inputs"), 0
         start_process(write_inputs, inputs, errors=Path(root, "inputs.errors")).join()
         print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}", flush=True)
         for command in (*COMMANDS, COMPILING, publish_to(hub)):
@@ -51,8 +52,8 @@ def main() -> int:
             seconds = f"{tally.recovery:.1f} s"
             figures = (tally.kills, tally.lives, tally.identical, seconds, tally.left_over, len(tally.findings))
             print(f"| {command.name} | {' | '.join(map(str, figures))} |", flush=True)
-            findings.extend(tally.findings)
-    print("\n".join(["", *findings]))
+            print("".join(f"{finding}\n" for finding in tally.findings), file=sys.stderr, end="")
+            findings += len(tally.findings)
     return 1 if findings else 0
 
 

@@ -78,7 +78,8 @@ def run_command(
 ) -> int:
     """What a process of its own does: the command, with its caches in `folder` and one thread, which gives the same
     sums each time. It writes the sizes of files at its operations beside `folder`."""
-    os.setsid()
+    if os.getsid(0) != os.getpid():
+        os.setsid()
     os.dup2(2, 1)
     torch.set_num_threads(1)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder.parent)
@@ -119,6 +120,7 @@ def watch_operations(folder: Path, last: float | None) -> list[int]:
 def attempt(command: Command, inputs: Path, folder: Path, moment: Moment | None = None) -> tuple[int, str]:
     """Runs a command in a process of its own; the exit code, and the end of what it wrote to standard error."""
     errors = folder.with_suffix(".errors")
+    errors.touch()
     process = start_process(run_command, command.run, command.line(inputs, folder), folder, moment, errors=errors)
     process.join(moment.place if moment and moment.kind == "time" else None)
     with contextlib.suppress(ProcessLookupError):
