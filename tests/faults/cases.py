@@ -20,7 +20,7 @@ READ_ONLY, REMOUNT, PRIVATE_BELOW = 1, 1 << 5, 1 << 14 | 1 << 18
 SHARES = (0.1, 0.5, 0.9)
 YEAR = 365 * 86400.0
 JUMPS = (0.0, 2 * YEAR, -3 * YEAR, 0.25, -0.25)
-NOT_PERMITTED = 77
+NOT_PERMITTED, NOT_PERMITTED_HERE = 77, "mounts are not permitted here"
 
 
 def full_disk(command: Command, inputs: Path, folder: Path, undisturbed: Undisturbed) -> str:
@@ -31,7 +31,7 @@ def full_disk(command: Command, inputs: Path, folder: Path, undisturbed: Undistu
         place = folder / f"{share:.0%}"
         place.mkdir(parents=True)
         wrong.append(_in_process(_run_on_small_disk, command, inputs, place, undisturbed.result, int(share * needed)))
-    return " ".join(filter(None, wrong))
+    return " ".join(dict.fromkeys(filter(None, wrong)))
 
 
 def read_only(command: Command, inputs: Path, folder: Path, undisturbed: Undisturbed) -> str:
@@ -83,7 +83,7 @@ def _in_process(function: Callable[..., int], *arguments: object) -> str:
     process = start_process(function, *arguments, errors=errors)
     process.join()
     if process.exitcode == NOT_PERMITTED:
-        return "not permitted here"
+        return NOT_PERMITTED_HERE
     return errors.read_text()[-1000:] if process.exitcode else ""
 
 
