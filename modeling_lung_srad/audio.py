@@ -3,6 +3,7 @@
 The module is saved with checkpoints, where arrays are classified without soundfile.
 """
 
+import io
 import math
 import os
 import stat
@@ -446,7 +447,7 @@ def _open(stream: Pieces, name: str | os.PathLike) -> Any:
         raise InputError(name, "cannot be read without soundfile", "install it by `pip install soundfile`")
     try:
         with _quiet(bytes(stream[0][:1]) == b"\xff" or bytes(stream[0][:3]) == b"ID3"):
-            sound = soundfile.SoundFile(PieceReader(stream))
+            sound = soundfile.SoundFile(io.BufferedReader(PieceReader(stream), 2**16))
     except soundfile.LibsndfileError as error:
         return PyavFile(stream, name, f"is not readable audio ({error.error_string.strip(' .')})")
     if sound.frames < UNKNOWN_FRAMES:
