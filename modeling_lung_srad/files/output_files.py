@@ -116,12 +116,12 @@ def partial_folder(folder: Path, name: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def folder_when_complete(path: str | os.PathLike) -> Iterator[Path]:
     """As [`partial_folder`], in a hidden folder that becomes `path` when the block ends without an error."""
-    path = Path(path)
-    with partial_folder(path.with_name(f".{path.name}.partial"), path) as folder:
+    place = Path(os.path.realpath(path))
+    with partial_folder(place.with_name(f".{place.name}.partial"), path) as folder:
         yield folder
-        if path.exists():
-            path.rmdir()
-        folder.rename(path)
+        if place.exists():
+            place.rmdir()
+        folder.rename(place)
 
 
 @contextmanager

@@ -92,6 +92,15 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path, exists):
     assert [found.name for found in tmp_path.rglob("*")] == ["above", "sounds", "a.wav"]
 
 
+def test_a_link_to_an_empty_folder_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "sounds").symlink_to("disk")
+    with folder_when_complete(tmp_path / "sounds") as folder:
+        (folder / "a.wav").write_text("a")
+    assert (tmp_path / "sounds").is_symlink()
+    assert (tmp_path / "disk" / "a.wav").read_text() == "a"
+
+
 def test_a_folder_begins_without_the_files_of_a_killed_run_and_a_failure_leaves_none(tmp_path):
     (tmp_path / ".sounds.partial").mkdir()
     (tmp_path / ".sounds.partial" / "half.wav").write_text("h")
