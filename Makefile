@@ -4,9 +4,11 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 DEMO := outputs/demo
 SUITE ?= quick
+KILLS ?= 50
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint supply transformers-tests lock matrix mutants bench clean
+.PHONY: help demo test lint bench faults clean
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
@@ -18,6 +20,7 @@ help:
 	@echo "make matrix install the lowest and the highest versions on each Python found, with tests: a table, about 20 minutes"
 	@echo "make mutants  change 200 places of the code, one at a time: a table of what the tests notice, about 30 minutes"
 	@echo "make bench  measure speed and memory beside the peers, about 10 minutes (SUITE=full: over an hour); goes on after a kill"
+	@echo "make faults kill commands at random moments, fill disks, and the like (KILLS=50 of each command: about 45 minutes)"
 	@echo "make clean  remove .venv and what the demo wrote"
 
 # The tested version, installed first. Where the index serves it with CUDA (5 GB), a build without is had by
@@ -80,6 +83,9 @@ mutants: .venv/dev outputs/tools
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.speed --suite $(SUITE)
+
+faults: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills $(KILLS)
 
 clean:
 	rm -rf .venv outputs

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from dataset_scripts.icbhi_files import IcbhiFolder, count_annotations, find_folder
 from dataset_scripts.icbhi_splits import TOTAL_CYCLES, TOTAL_RECORDINGS
 from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.files.output_files import folder_when_complete
 from modeling_lung_srad.files.recording_files import BOUNDED_COMPRESSIONS
 
 ICBHI_URL = "https://bhichallenge.med.auth.gr/sites/default/files/ICBHI_final_database/ICBHI_final_database.zip"
@@ -135,16 +136,13 @@ def extract_zip(archive: str | os.PathLike, destination: str | os.PathLike) -> P
     destination = Path(destination)
     if destination.exists():
         raise InputError(destination, "exists already", "delete it, or name another folder")
-    partial = destination.with_name(destination.name + ".unpacking")
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [member for member in opened.infolist() if not member.is_dir()]
             _check_members(archive, members)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            for member in tqdm(members, desc=f"Unpacking {Path(archive).name}", unit="file", leave=False):
-                opened.extract(member, partial)
-        partial.rename(destination)
+            with folder_when_complete(destination) as folder:
+                for member in tqdm(members, desc=f"Unpacking {Path(archive).name}", unit="file", leave=False):
+                    opened.extract(member, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(archive, f"is not a whole zip archive ({error})", "delete it and fetch it again") from error
     except NotImplementedError as error:
@@ -153,8 +151,6 @@ def extract_zip(archive: str | os.PathLike, destination: str | os.PathLike) -> P
             f"is of a kind that Python cannot unpack ({error})",
             "unpack the archive by hand and name the folder",
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return destination
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from dataset_scripts.cycles import CLASS_NAMES
 from dataset_scripts.icbhi import load_icbhi
 from dataset_scripts.simulated import load_simulated
 from dataset_scripts.sprsound import load_sprsound
-from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.files.output_files import check_new_folder, folder_when_complete
 
 CYCLES_PER_FILE = 2000
 ROWS_PER_GROUP = 100
@@ -112,7 +111,7 @@ def prepare_icbhi(
             naming file, line and field;
             naming the audio file.
     """
-    _check_free(destination)
+    check_new_folder(destination)
     cycles = load_icbhi(source, split, validation, seed, download, cache_dir=cache_dir)
     settings = {"source": "icbhi", "split": split, "validation": validation, "seed": seed}
     return write_prepared(cycles, destination, "ICBHI 2017", ICBHI_SOURCE, RESEARCH_RIGHTS, settings)
@@ -122,7 +121,7 @@ def prepare_sprsound(
     source: str | os.PathLike, destination: str | os.PathLike, validation: float = 0.0, seed: int = 0
 ) -> Path:
     """As [`prepare_icbhi`], for the events of SPRSound; `source` is a folder for [`load_sprsound`]."""
-    _check_free(destination)
+    check_new_folder(destination)
     cycles = load_sprsound(source, validation, seed)
     settings = {"source": "sprsound", "validation": validation, "seed": seed}
     return write_prepared(cycles, destination, "SPRSound (BioCAS 2022)", SPRSOUND_SOURCE, RESEARCH_RIGHTS, settings)
@@ -138,7 +137,7 @@ def prepare_simulated(
     cache_dir: str | os.PathLike | None = None,
 ) -> Path:
     """As [`prepare_icbhi`], for the cycles of [`load_simulated`], which takes the other arguments."""
-    _check_free(destination)
+    check_new_folder(destination)
     size = {
         "patients": patients,
         "recordings_per_patient": recordings_per_patient,
@@ -194,23 +193,21 @@ def write_prepared(
         InputError: where the destination holds something already or is the current folder.
     """
     destination = Path(destination)
-    _check_free(destination)
-    partial = destination.with_name(destination.name + ".preparing")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "data").mkdir(parents=True)
+    check_new_folder(destination)
     stored = cycles.with_format(None)
     total = sum(len(part) for part in stored.values())
-    with tqdm(total=total, desc=f"Writing {destination.name}", unit="cycle") as progress:
+    with (
+        folder_when_complete(destination) as folder,
+        tqdm(total=total, desc=f"Writing {destination.name}", unit="cycle") as progress,
+    ):
+        (folder / "data").mkdir()
         for split, part in stored.items():
             number = math.ceil(len(part) / CYCLES_PER_FILE)
             for index in range(number):
-                file = partial / "data" / f"{split}-{index:05d}-of-{number:05d}.parquet"
+                file = folder / "data" / f"{split}-{index:05d}-of-{number:05d}.parquet"
                 _write_file(part.shard(number, index, contiguous=True), file, progress.update)
-    (partial / "README.md").write_text(_card(stored, title, source, rights, settings), encoding="utf-8")
-    (partial / PREPARED_INFO).write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
-    if destination.exists():
-        destination.rmdir()
-    partial.rename(destination)
+        (folder / "README.md").write_text(_card(stored, title, source, rights, settings), encoding="utf-8")
+        (folder / PREPARED_INFO).write_text(json.dumps(dict(settings), indent=2) + "\n", encoding="utf-8")
     return destination
 
 
@@ -221,14 +218,6 @@ def _write_file(part: datasets.Dataset, file: Path, count: Callable[[int], objec
             rows = [embed_cycle(row) for row in part.select(range(first, min(first + ROWS_PER_GROUP, len(part))))]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             count(len(rows))
-
-
-def _check_free(destination: str | os.PathLike) -> None:
-    destination = Path(destination)
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise InputError(destination, "holds something already", "name a new folder")
-    if not destination.name:
-        raise InputError(destination, "is the folder that you are in", "name a new folder")
 
 
 def _card(cycles: datasets.DatasetDict, title: str, source: str, rights: str, settings: Mapping[str, object]) -> str:

@@ -7,8 +7,9 @@ at least 80 ms; Sovijärvi et al. 2000, ERS definitions).
 """
 
 import hashlib
+import io
+import itertools
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import soundfile
 
 from dataset_scripts.cycles import CLASS_NAMES, Cycle, write_annotations
 from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.files.output_files import check_new_folder, folder_when_complete
 
 if TYPE_CHECKING:
     import datasets
@@ -125,26 +127,26 @@ def write_simulated(
     """
     if patients < 2 or recordings_per_patient < 1 or cycles_per_recording < 1:
         raise InputError("patients", "give at least 2 patients, and at least 1 recording and cycle of each")
-    destination = Path(destination)
-    if destination.exists() and any(destination.iterdir()):
-        raise InputError(destination, "is not empty", "name a new folder")
-    destination.mkdir(parents=True, exist_ok=True)
+    check_new_folder(destination)
     first_test = patients - max(1, round(TEST_SHARE * patients))
     split_lines = []
-    for patient in range(patients):
-        for recording in range(recordings_per_patient):
+    with folder_when_complete(destination) as folder:
+        for patient, recording in itertools.product(range(patients), range(recordings_per_patient)):
             # Seeded by patient and recording, so that more of them leave the others as they are.
             generator = np.random.default_rng([seed, patient, recording])
             labels = _draw_labels(patient, cycles_per_recording, generator)
             waveform, cycles = simulate_recording(labels, sampling_rate, generator)
             location = LOCATIONS[(patient + recording) % len(LOCATIONS)]
             name = f"{FIRST_PATIENT + patient}_{recording + 1}b1_{location}_sc_{DEVICE}"
-            soundfile.write(destination / f"{name}.wav", waveform, sampling_rate, subtype="PCM_16")
-            write_annotations(destination / f"{name}.txt", cycles)
+            # soundfile says of a full disk that there was a system error.
+            content = io.BytesIO()
+            soundfile.write(content, waveform, sampling_rate, format="WAV", subtype="PCM_16")
+            (folder / f"{name}.wav").write_bytes(content.getvalue())
+            write_annotations(folder / f"{name}.txt", cycles)
             split_lines.append(f"{name}\t{'train' if patient < first_test else 'test'}\n")
-    (destination / SPLIT_FILE_NAME).write_text("".join(split_lines), encoding="utf-8")
-    (destination / "README.md").write_text(NOTE.format(seed=seed, split_file=SPLIT_FILE_NAME), encoding="utf-8")
-    return destination
+        (folder / SPLIT_FILE_NAME).write_text("".join(split_lines), encoding="utf-8")
+        (folder / "README.md").write_text(NOTE.format(seed=seed, split_file=SPLIT_FILE_NAME), encoding="utf-8")
+    return Path(destination)
 
 
 def load_simulated(
@@ -181,10 +183,7 @@ def load_simulated(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            partial = folder.with_name(f"{key}.writing")
-            shutil.rmtree(partial, ignore_errors=True)
-            write_simulated(partial, *settings)
-            partial.rename(folder)
+            write_simulated(folder, *settings)
     return load_icbhi(folder, validation=validation, seed=seed, cache_dir=cache_dir)
 
 

@@ -1,7 +1,6 @@
 """`lung-srad convert`: weights of DASS or VMamba to a folder of this layout."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from lung_srad_cli.argument_types import COUNT, path
@@ -30,13 +29,13 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Converts `source` to a new folder; returns the exit code."""
     from modeling_lung_srad.conversion import convert_checkpoint, convert_feature_extractor
-    from modeling_lung_srad.errors import InputError
+    from modeling_lung_srad.files.output_files import check_new_folder, folder_when_complete
 
-    destination = Path(arguments.destination)
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise InputError(destination, "holds something already", "name a new folder")
+    destination = arguments.destination
+    check_new_folder(destination)
     model = convert_checkpoint(arguments.source, num_labels=arguments.num_labels)
-    model.save_pretrained(destination)
-    convert_feature_extractor(arguments.source).save_pretrained(destination)
+    with folder_when_complete(destination) as folder:
+        model.save_pretrained(folder)
+        convert_feature_extractor(arguments.source).save_pretrained(folder)
     print(f"{destination}: {model.num_parameters() / 1e6:.1f} M parameters, {model.config.num_labels} labels")
     return 0

@@ -9,9 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.files.output_files import locked, writing_to
 
 SUFFIX = ".partial"
 HEAD = b'{"settings": '
@@ -39,29 +38,21 @@ class Journal:
         self.settings = settings
         self.path = output.with_name(f"{output.name}{SUFFIX}" + (f"-{process}" if process else ""))
         self._places: dict[str, tuple[Path, int]] = {}
-        self._lock = FileLock(f"{self.path}.lock", timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise InputError(
-                self.path, "another run is writing there", "wait until it ends, or give another --output"
-            ) from None
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(self.path.with_name(f"{self.path.name}.lock"), self.path))
             self._recover()
             self.read()
-            self._file = self.path.open("ab")
-        except BaseException:
-            self._unlock()
-            raise
-        if not self._file.tell():
-            self._write({"settings": settings})
+            # Without a buffer, which closing would write to a full disk once more.
+            self._file = stack.enter_context(self.path.open("ab", buffering=0))
+            if not self._file.tell():
+                self._write({"settings": settings})
+            self._opened = stack.pop_all()
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._file.close()
-        self._unlock()
+        self._opened.close()
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -109,12 +100,6 @@ class Journal:
         for path in self.paths:
             path.unlink()
 
-    def _unlock(self) -> None:
-        # Windows removes no open file; there the lock removes it when it is released.
-        with contextlib.suppress(PermissionError):
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-        self._lock.release()
-
     def _check_head(self, path: Path, line: bytes) -> None:
         """Raises [`InputError`] where the first line of a file does not name these settings."""
         settings = _parse(line).get("settings")
@@ -137,9 +122,11 @@ class Journal:
             os.truncate(self.path, end)
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record).encode("utf-8") + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = memoryview(json.dumps(record).encode("utf-8") + b"\n")
+        with writing_to(self.path):
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
 
 
 def _parse(line: bytes) -> dict[str, Any]:

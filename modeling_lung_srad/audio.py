@@ -3,8 +3,8 @@
 The module is saved with checkpoints, where arrays are classified without soundfile.
 """
 
+import io
 import math
-import mmap
 import os
 import stat
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ import numpy as np
 
 from .containers import Content, PieceReader, Pieces, PyavFile, read_streams
 from .errors import InputError
+from .file_content import FileContent
 from .quality import QualityFlag
 
 try:
@@ -109,8 +110,8 @@ def read_source(path: str | os.PathLike, allow_silence: bool = False) -> SourceA
         InputError: as [`read_audio`].
     """
     path = _existing_file(path)
-    with memory_checked(path):
-        return _decode(_content(path), path, allow_silence)
+    with memory_checked(path), FileContent(path) as content:
+        return _decode(content, path, allow_silence)
 
 
 def decode_audio(
@@ -202,9 +203,10 @@ def audio_duration(path: str | os.PathLike) -> float:
     """
     path = _existing_file(path)
     seconds = 0.0
-    for stream in read_streams(_content(path), path).streams:
-        with _open(stream, path) as sound:
-            seconds += sound.frames / sound.samplerate
+    with FileContent(path) as content:
+        for stream in read_streams(content, path).streams:
+            with _open(stream, path) as sound:
+                seconds += sound.frames / sound.samplerate
     return seconds
 
 
@@ -264,12 +266,6 @@ def resample(waveform: np.ndarray, source_rate: int, sampling_rate: int) -> np.n
             kernel = (np.sinc(distance) * hann * cutoff).astype(np.float32)
             steps[:, phase] = windows[first::source_step][: len(steps)] @ kernel
     return resampled.reshape(-1)[:num_samples]
-
-
-def _content(path: Path) -> Content:
-    """The bytes of a file, which are read where they are used."""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _existing_file(path: str | os.PathLike) -> Path:
@@ -451,7 +447,7 @@ def _open(stream: Pieces, name: str | os.PathLike) -> Any:
         raise InputError(name, "cannot be read without soundfile", "install it by `pip install soundfile`")
     try:
         with _quiet(bytes(stream[0][:1]) == b"\xff" or bytes(stream[0][:3]) == b"ID3"):
-            sound = soundfile.SoundFile(PieceReader(stream))
+            sound = soundfile.SoundFile(io.BufferedReader(PieceReader(stream), 2**16))
     except soundfile.LibsndfileError as error:
         return PyavFile(stream, name, f"is not readable audio ({error.error_string.strip(' .')})")
     if sound.frames < UNKNOWN_FRAMES:

@@ -7,7 +7,6 @@ leave none at all, so that decoders guess. The module is saved with checkpoints.
 import contextlib
 import io
 import itertools
-import mmap
 import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import InputError
+from .file_content import FileContent, FileView, view_of
 
 av: Any
 try:
@@ -57,8 +57,8 @@ FOR_PYAV = {
 }
 CONVERT = "convert it to wav, by an audio editor or by `ffmpeg -i FILE NEW.wav`"
 
-Content = bytes | mmap.mmap
-Pieces = list[bytes | memoryview]
+Content = bytes | FileContent
+Pieces = list[bytes | memoryview | FileView]
 
 
 class Streams(NamedTuple):
@@ -81,8 +81,8 @@ class PieceReader(io.RawIOBase):
     """A binary file made of pieces, without copying them."""
 
     def __init__(self, pieces: Pieces):
-        self._pieces = [memoryview(piece) for piece in pieces]
-        self._size = sum(len(piece) for piece in self._pieces)
+        self._pieces = pieces
+        self._size = sum(map(len, pieces))
         self._place = 0
 
     def readable(self) -> bool:
@@ -101,7 +101,7 @@ class PieceReader(io.RawIOBase):
         for piece in self._pieces:
             first = self._place - begin
             if 0 <= first < len(piece) and done < len(buffer):
-                part = piece[first : first + len(buffer) - done]
+                part = bytes(piece[first : first + len(buffer) - done])
                 buffer[done : done + len(part)] = part
                 done += len(part)
                 self._place += len(part)
@@ -128,7 +128,7 @@ def read_streams(content: Content, name: object) -> Streams:
         return _read_ogg(content, name)
     if magic[:3] == b"ID3" or _Mp3Frame.at(content, 0):
         return _read_mp3(content, 0, len(content))
-    return Streams([[memoryview(content)]])
+    return Streams([[view_of(content)]])
 
 
 class _Layout(NamedTuple):
@@ -170,7 +170,7 @@ def _read_chunks(content: Content, layout: _Layout, name: object) -> Streams:
         size_at = place + layout.id_bytes
         body = size_at + struct.calcsize(layout.size)
         if body > len(content):
-            return Streams([[memoryview(content)]])
+            return Streams([[view_of(content)]])
         kind = content[place : place + 4]
         (size,) = struct.unpack(layout.size, content[size_at:body])
         size -= layout.counted
@@ -188,7 +188,7 @@ def _read_chunks(content: Content, layout: _Layout, name: object) -> Streams:
                 return _fitted(content, start, size, long_place, "<Q")
             after = place + _aligned(body - place + max(size, 0), layout.align)
             if _is_chunk(content, after, layout):
-                return Streams([[memoryview(content)]])
+                return Streams([[view_of(content)]])
             offset = layout.skip - layout.counted
             return _fitted(content, start, size - layout.skip if size > 0 else size, size_at, layout.size, offset)
         if size < 0:
@@ -226,8 +226,8 @@ def _fitted(content: Content, start: int, stated: int, size_at: int, size: str, 
     is_unknown = stated <= 0 or (stated > found and stated % 2**32 >= UNKNOWN_LENGTHS)
     left_over = found - stated
     if found <= 0 or (not is_unknown and 0 <= left_over < LEFT_OVER_BYTES):
-        return Streams([[memoryview(content)]])
-    view, end = memoryview(content), size_at + struct.calcsize(size)
+        return Streams([[view_of(content)]])
+    view, end = view_of(content), size_at + struct.calcsize(size)
     largest = 2 ** (8 * struct.calcsize(size) - size.islower()) - 1
     corrected = struct.pack(size, min(found + counted, largest))
     missing = 0.0 if is_unknown else -left_over / found
@@ -236,7 +236,7 @@ def _fitted(content: Content, start: int, stated: int, size_at: int, size: str, 
 
 def _split(content: Content, starts: list[int]) -> list[Pieces]:
     """The content as one stream from each of the places on; the first includes what lies before."""
-    view, places = memoryview(content), [0, *starts[1:], len(content)]
+    view, places = view_of(content), [0, *starts[1:], len(content)]
     return [[view[start:end]] for start, end in itertools.pairwise(places)]
 
 
@@ -253,7 +253,7 @@ def _read_ogg(content: Content, name: object) -> Streams:
     place, starts, is_ended, cut_position = 0, [], True, -1
     while place + 27 <= len(content) and content[place : place + 4] == b"OggS":
         flags, position = struct.unpack("<Bq", content[place + 5 : place + 14])
-        segments = content[place + 27 : place + 27 + content[place + 26]]
+        segments = content[place + 27 : place + 27 + content[place + 26 : place + 27][0]]
         if flags & 2 and is_ended:
             starts.append(place)
         is_ended = bool(flags & 4)
@@ -312,7 +312,8 @@ class _Mp3Frame(NamedTuple):
         """Number of frames that follow by a table of contents, 0 if it does not say; None if this is audio."""
         start = place + 4 + self.side_bytes
         if content[start : start + 4] in (b"Xing", b"Info"):
-            return int.from_bytes(content[start + 8 : start + 12], "big") if content[start + 7] & 1 else 0
+            flags, frames = (int.from_bytes(content[start + at : start + at + 4], "big") for at in (4, 8))
+            return frames if flags & 1 else 0
         return int.from_bytes(content[place + 50 : place + 54], "big") if self._has_vbri(content, place) else None
 
     def _has_vbri(self, content: Content, place: int) -> bool:
@@ -333,7 +334,7 @@ class _Mp3Frame(NamedTuple):
 
 def _read_mp3(content: Content, start: int, end: int) -> Streams:
     """One stream for each run of frames of one kind, with a table of contents that states their true number."""
-    view, place = memoryview(content), start
+    view, place = view_of(content), start
     runs: list[tuple[_Mp3Frame, list[tuple[int, int]], int]] = []
     stated, found, tables = 0, 0, 0
     while place < end:

@@ -116,7 +116,8 @@ class Familiarity:
             "familiar_share": str(FAMILIAR_SHARE),
         }
         # The library's own `save_file` lets nobody but the owner read the file.
-        path.write_bytes(save(self._tensors(), metadata=about))
+        # One entry of metadata: several are written in another order each time.
+        path.write_bytes(save(self._tensors(), metadata={"about": json.dumps(about)}))
         if config_path.exists():
             config = json.loads(config_path.read_text(encoding="utf-8")) | {"familiarity_digest": self.digest}
             partial = config_path.with_name(f"{CONFIG_FILE}.partial")

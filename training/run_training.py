@@ -42,6 +42,7 @@ from training.record.run_folder import (
     find_last_checkpoint,
     read_json,
     shaping_settings,
+    writing_alone,
 )
 from training.record.run_summary import describe_outcome, describe_seeds, summarize
 from training.record.training_record import TRAINING_SUMMARY
@@ -104,7 +105,9 @@ def train(config: str, overrides: Sequence[str] = ()) -> int:
             read_json(summary_file, "summary")
             print(f"{summary_file}: this run is complete; choose another output_dir to train again")
             continue
-        run_training(prepare(arguments, training_arguments, last_checkpoint))
+        run = prepare(arguments, training_arguments, last_checkpoint)
+        with writing_alone(training_arguments, last_checkpoint):
+            run_training(run)
     if len(summaries) > 1 and training_arguments.process_index == 0:
         print(describe_seeds(summaries))
     return 0

@@ -34,6 +34,8 @@ CLASSIFIER_PREFIX = "classifier."
 # Parts of the training model that only resuming needs, beside the classifier.
 TRAINING_PARTS = {"projector.": PROJECTOR_WEIGHTS, "distillation.": DISTILLATION_WEIGHTS}
 SHOWN_CYCLES = 16
+# Words of the RuntimeError that torch.save raises on a full disk.
+TORCH_WRITER = ("write", "inline_container")
 
 
 class LungSradTrainer(Trainer):
@@ -289,8 +291,7 @@ class LungSradTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, SafetensorError, RuntimeError) as error:
-            # torch.save reports a full disk as a RuntimeError of its own.
-            if isinstance(error, RuntimeError) and "write" not in str(error):
+            if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITER):
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise InputError(

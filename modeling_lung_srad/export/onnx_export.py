@@ -9,7 +9,6 @@ import copy
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..feature_extraction_lung_srad import LungSradFeatureExtractor
+from ..files.output_files import partial_folder
 from ..modeling_lung_srad import LungSradForAudioClassification
 from .onnx_scan import expand_scans, with_exported_scans
 
@@ -78,9 +78,9 @@ def check_destination(destination: str | os.PathLike, force: bool = False) -> No
         place = "is" if existing == Path(os.path.realpath(destination)) else f"{existing} is"
         raise InputError(destination, f"{place} a file", "name a new folder")
     if destination.is_dir():
-        # A killed export can leave a hidden folder.
         names = [path.name for path in destination.iterdir() if not path.name.startswith(".")]
-        if names and not force:
+        # A killed export leaves the hidden folder, which shows whose the other files are.
+        if names and not force and not _partial(destination).exists():
             raise InputError(destination, "holds something already", "name a new folder, or replace it by --force")
         of_another = MODEL_FILE not in names and any(name in names for name in CONFIG_FILES)
         if of_another or any(name.endswith(".safetensors") for name in names):
@@ -138,10 +138,7 @@ def export_onnx(
         list(waveforms), sampling_rate=feature_extractor.sampling_rate, return_tensors="pt"
     )[INPUT]
 
-    with tempfile.TemporaryDirectory(prefix=".lung-srad-export.", dir=_existing_path(destination)) as name:
-        # Temporary folders are private; this one gets the permissions of any new folder.
-        temporary = Path(name) / "export"
-        temporary.mkdir()
+    with partial_folder(_partial(destination), destination) as temporary:
         say("trace and translate")
         onnx_model = build_onnx(model, num_frames)
         _describe(onnx_model, model, feature_extractor)
@@ -174,6 +171,11 @@ def export_onnx(
             place.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(place)
     return result
+
+
+def _partial(destination: str | os.PathLike) -> Path:
+    """The hidden folder to write to: in the destination, or in what exists nearest above it."""
+    return _existing_path(destination) / f".{Path(destination).name}.partial"
 
 
 def _existing_path(destination: str | os.PathLike) -> Path:

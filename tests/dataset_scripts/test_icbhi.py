@@ -257,7 +257,7 @@ def test_zip_that_cannot_be_unpacked_is_named_and_leaves_nothing(tmp_path):
         (tmp_path / f"{name}.zip").write_bytes(damaged)
         with pytest.raises(InputError, match=rf"{name}\.zip: .*; unpack the archive by hand and name the folder"):
             load_icbhi(tmp_path / f"{name}.zip", cache_dir=tmp_path / "cache")
-    assert not list(tmp_path.rglob("*.unpacking"))
+    assert not list(tmp_path.rglob("*.partial*"))
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "a/../../outside.txt", "/outside.txt", "C:\\outside.txt", "..\\b"])

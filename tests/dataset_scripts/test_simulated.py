@@ -92,7 +92,7 @@ def test_more_patients_leave_the_others_as_they_are(simulated_folder, tmp_path):
 
 def test_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="is not empty; name a new folder"):
+    with pytest.raises(InputError, match="holds something already; name a new folder"):
         write_simulated(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 
@@ -111,6 +112,22 @@ def test_a_lock_that_cannot_be_removed_while_it_is_open_stops_nothing(output, mo
         with Journal(output, SETTINGS) as journal:
             assert len(journal) == number
             journal.add(f"{number}", number)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_one_sentence_and_keeps_what_is_there(output):
+    def add_on_a_full_disk():
+        with Journal(output, SETTINGS) as journal:
+            journal.add("a", 1)
+            journal._file.close()
+            journal._file = io.FileIO("/dev/full", "w")
+            journal.add("b", 2)
+
+    with pytest.raises(InputError, match=r"partial: cannot be written \(No space left on device\); free space"):
+        add_on_a_full_disk()
+    with Journal(output, SETTINGS) as journal:
+        assert "a" in journal
+        assert "b" not in journal
 
 
 def test_a_second_run_on_the_same_output_is_refused(output):

@@ -103,6 +103,17 @@ def test_convert_never_writes_over_something(run, checkpoint, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
+def test_convert_leaves_nothing_on_a_full_disk(run, checkpoint, tmp_path, monkeypatch):
+    def save_on_a_full_disk(self, folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("modeling_lung_srad.LungSradFeatureExtractor.save_pretrained", save_on_a_full_disk)
+    outcome = run("convert", checkpoint, tmp_path / "converted")
+    assert outcome.exit_code == 2
+    assert "converted: cannot be written (No space left on device); free space" in outcome.errors[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_convert_names_a_source_that_it_cannot_use(run, tmp_path):
     source = tmp_path / "weights.pth"
     source.write_bytes(b"no weights")

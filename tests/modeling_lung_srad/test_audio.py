@@ -10,6 +10,7 @@ import soundfile
 from safetensors.numpy import load_file
 
 from modeling_lung_srad.audio import audio_duration, decode_audio, read_audio, read_source, resample
+from modeling_lung_srad.containers import read_streams
 from modeling_lung_srad.errors import InputError
 from tests.conftest import shared_path
 
@@ -223,6 +224,37 @@ def test_truncated_compressed_file_is_an_error(tmp_path, suffix):
     truncated(path, path.stat().st_size // 2)
     with pytest.raises(InputError, match="truncated"):
         read_audio(path)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_a_file_that_is_shortened_while_it_is_read_is_an_error(monkeypatch, tmp_path, suffix, left):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(160000), 16000)
+
+    def find_and_shorten(content, name):
+        streams = read_streams(content, name)
+        os.truncate(path, int(left * path.stat().st_size))
+        return streams
+
+    monkeypatch.setattr("modeling_lung_srad.audio.read_streams", find_and_shorten)
+    with pytest.raises(InputError, match="became shorter while it was read"):
+        read_source(path)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("read", [read_source, audio_duration])
+def test_a_file_that_is_shortened_before_its_header_is_read_is_an_error(monkeypatch, tmp_path, suffix, read):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, tone(), 16000)
+
+    def shorten_and_find(content, name):
+        os.truncate(path, 3)
+        return read_streams(content, name)
+
+    monkeypatch.setattr("modeling_lung_srad.audio.read_streams", shorten_and_find)
+    with pytest.raises(InputError, match="became shorter while it was read"):
+        read(path)
 
 
 def replaced(path, first, values):

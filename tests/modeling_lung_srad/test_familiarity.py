@@ -112,6 +112,10 @@ def test_file_brings_the_same_distances_back(familiarity, tmp_path):
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+def test_the_saved_file_has_the_same_bytes_each_time(familiarity, tmp_path):
+    assert len({familiarity.save(tmp_path).read_bytes() for _ in range(8)}) == 1
+
+
 def test_saving_writes_the_digest_into_the_settings_that_are_there(familiarity, tmp_path):
     (tmp_path / "blob").write_text('{"depths": [1, 2]}')
     (tmp_path / "config.json").symlink_to("blob")

@@ -295,8 +295,16 @@ def test_loss_that_is_no_number_stops_the_run_and_names_the_batch(overrides, tmp
     assert not (tmp_path / SUMMARY).exists()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 32576 vs 32468"),
+    ],
+    ids=["safetensors", "torch.save"],
+)
 def test_full_disk_keeps_what_is_there_and_the_run_goes_on_later(
-    overrides, augmented_run, tmp_path, capsys, monkeypatch
+    overrides, augmented_run, tmp_path, capsys, monkeypatch, error
 ):
     settings = ("num_train_epochs=2", *AUGMENTED)
     save = LungSradForAudioClassification.save_pretrained
@@ -305,13 +313,13 @@ def test_full_disk_keeps_what_is_there_and_the_run_goes_on_later(
         if Path(folder).name == "checkpoint-8":
             Path(folder).mkdir()
             Path(folder, "model.safetensors").write_bytes(b"half")
-            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            raise error
         save(self, folder, **kwargs)
 
     monkeypatch.setattr(LungSradForAudioClassification, "save_pretrained", save_on_a_full_disk)
     assert train(SMOKE, overrides(tmp_path, *settings)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "checkpoint-8: cannot be written (Error while serializing: I/O error: No space left on device" in line
+    assert f"checkpoint-8: cannot be written ({error})" in line
     assert "free space on its disk and start the same command again" in line
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
     monkeypatch.undo()

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.files.output_files import locked
 from training.arguments import RunArguments
+from training.record.training_record import TRAINING_SUMMARY
 from training.training_arguments import LungSradTrainingArguments
 
 CONFIGURATION = "training_configuration.json"
@@ -30,8 +34,25 @@ def find_last_checkpoint(arguments: RunArguments, training_arguments: LungSradTr
     # Of several processes the first one checks, since it may be writing there while another one looks.
     if training_arguments.process_index == 0:
         _check_output_dir(output_dir, shaping_settings(arguments, training_arguments))
-    complete = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _is_complete(path)]
-    return max(complete, key=_step, default=None)
+    return _last_complete(output_dir)
+
+
+@contextmanager
+def writing_alone(training_arguments: LungSradTrainingArguments, last_checkpoint: Path | None) -> Iterator[None]:
+    """Makes `output_dir` and keeps other runs from writing there; of several processes the first one sees to that.
+
+    Raises:
+        InputError: another run is writing there, or has done so since `last_checkpoint` was found.
+    """
+    if training_arguments.process_index != 0:
+        yield
+        return
+    output_dir = Path(str(training_arguments.output_dir))
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with locked(output_dir / ".lock", output_dir):
+        if (output_dir / TRAINING_SUMMARY).exists() or _last_complete(output_dir) != last_checkpoint:
+            raise InputError(output_dir, "another run has written there meanwhile", "start the same command again")
+        yield
 
 
 def shaping_settings(arguments: RunArguments, training_arguments: LungSradTrainingArguments) -> dict[str, Any]:
@@ -81,6 +102,11 @@ def read_json(file: Path, content: str) -> dict[str, Any]:
             file, f"does not hold the {content} of a run ({error})", "put it back, or choose another output_dir"
         ) from error
     return read
+
+
+def _last_complete(output_dir: Path) -> Path | None:
+    complete = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _is_complete(path)]
+    return max(complete, key=_step, default=None)
 
 
 def _is_complete(checkpoint: Path) -> bool:

@@ -3,14 +3,12 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dataset_scripts.simulated import DEVICE as SIMULATED_DEVICE
 from modeling_lung_srad.errors import InputError
-from modeling_lung_srad.files.output_files import replaced_when_complete
+from modeling_lung_srad.files.output_files import replaced_when_complete, writing_to
 from modeling_lung_srad.files.plots import save_figure
 from training.metrics.icbhi_score.icbhi_measure import RATES
 from training.report.figures import ABOUT
@@ -55,7 +53,7 @@ def write_report(output: str | os.PathLike, report: dict[str, Any], cycles: Cycl
         InputError: as `make_output_folder`, or a full disk.
     """
     folder = make_output_folder(output)
-    with _writing_to(folder):
+    with writing_to(folder):
         write_predictions(folder / PREDICTIONS_CSV, cycles)
     write_figures(folder, report, cycles)
 
@@ -65,7 +63,7 @@ def write_figures(output: str | os.PathLike, report: dict[str, Any], cycles: Cyc
     folder = make_output_folder(output)
     write_json(folder / REPORT_JSON, report)
     write_text(folder / REPORT_MARKDOWN, markdown_report(report))
-    with _writing_to(folder):
+    with writing_to(folder):
         _write_patients(folder / PATIENTS_CSV, report["subgroups"]["patient"])
         save_figure(plot_report(report, cycles), folder / REPORT_PLOT)
 
@@ -81,21 +79,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         InputError: naming the file, where it cannot be written, as on a full disk.
     """
-    with _writing_to(path), replaced_when_complete(path) as temporary:
+    with replaced_when_complete(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _writing_to(path: Path) -> Iterator[None]:
-    """Turns an `OSError`, which names no file where the disk is full, into a [`InputError`] that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            path,
-            f"cannot be written ({error.strerror or error})",
-            "free space on its disk and start the same command again",
-        ) from error
 
 
 def predictions_file(source: str | os.PathLike) -> Path:

@@ -186,9 +186,14 @@ def test_a_new_folder_appears_as_a_whole(tmp_path, built, monkeypatch):
     assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_what_a_killed_export_left_is_no_obstacle(tmp_path, built):
-    (tmp_path / ".lung-srad-export.abc").mkdir()
-    assert _export(tmp_path, 32).files[0].is_file()
+def test_an_export_goes_on_where_one_was_killed_while_it_moved_files_into_a_folder(tmp_path, built):
+    folder = tmp_path / "out"
+    (folder / ".out.partial").mkdir(parents=True)
+    (folder / ".out.partial" / "config.json").write_text("{")
+    (folder / "model.onnx").write_text("of the killed export")
+    result = _export(folder, 32)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in result.files}
+    assert (folder / "model.onnx").read_bytes() != b"of the killed export"
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")

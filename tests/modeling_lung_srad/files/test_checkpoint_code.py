@@ -15,6 +15,7 @@ NEEDED_CODE = [
     "errors.py",
     "familiarity.py",
     "feature_extraction_lung_srad.py",
+    "file_content.py",
     "layers_lung_srad.py",
     "modeling_lung_srad.py",
     "numba_kernels.py",

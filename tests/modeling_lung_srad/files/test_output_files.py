@@ -1,9 +1,16 @@
 import os
 
 import pytest
+from safetensors import SafetensorError
 
 from modeling_lung_srad.errors import InputError
-from modeling_lung_srad.files.output_files import check_output, replaced_when_complete
+from modeling_lung_srad.files.output_files import (
+    check_new_folder,
+    check_output,
+    folder_when_complete,
+    replaced_when_complete,
+    writing_to,
+)
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path):
@@ -72,3 +79,74 @@ def test_outputs_that_cannot_be_written_are_named(tmp_path):
             check_output(path, inputs=[recording])
     check_output(recording)
     check_output(tmp_path / "results.csv", inputs=[recording])
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_appears_only_when_it_is_complete(tmp_path, exists):
+    path = tmp_path / "above" / "sounds"
+    if exists:
+        path.mkdir(parents=True)
+    with folder_when_complete(path) as folder:
+        (folder / "a.wav").write_text("a")
+        assert not path.exists() or not list(path.iterdir())
+    assert [found.name for found in tmp_path.rglob("*")] == ["above", "sounds", "a.wav"]
+
+
+def test_a_link_to_an_empty_folder_stays_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "sounds").symlink_to("disk")
+    with folder_when_complete(tmp_path / "sounds") as folder:
+        (folder / "a.wav").write_text("a")
+    assert (tmp_path / "sounds").is_symlink()
+    assert (tmp_path / "disk" / "a.wav").read_text() == "a"
+
+
+def test_a_folder_begins_without_the_files_of_a_killed_run_and_a_failure_leaves_none(tmp_path):
+    (tmp_path / ".sounds.partial").mkdir()
+    (tmp_path / ".sounds.partial" / "half.wav").write_text("h")
+    (tmp_path / ".sounds.partial.lock").write_text("")
+
+    def fail():
+        with folder_when_complete(tmp_path / "sounds") as folder:
+            assert list(folder.iterdir()) == []
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_on_a_folder_is_refused_and_the_first_one_ends(tmp_path):
+    path = tmp_path / "sounds"
+    with folder_when_complete(path) as folder:
+        with pytest.raises(InputError, match="sounds: another run is writing there; wait"), folder_when_complete(path):
+            pass
+        (folder / "a.wav").write_text("a")
+    assert [found.name for found in tmp_path.rglob("*")] == ["sounds", "a.wav"]
+
+
+def test_only_a_new_folder_may_be_made(tmp_path):
+    check_new_folder(tmp_path / "new")
+    check_new_folder(tmp_path)
+    (tmp_path / "thesis.txt").write_text("all there is")
+    for path in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(InputError, match="holds something already; name a new folder"):
+            check_new_folder(path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")],
+    ids=["system", "safetensors"],
+)
+def test_a_full_disk_is_one_sentence_that_names_the_result(tmp_path, error):
+    with (
+        pytest.raises(InputError, match=r"out: cannot be written \(.*No space left .*\); free space"),
+        writing_to("out"),
+    ):
+        raise error
+
+
+def test_an_error_that_names_its_file_is_kept():
+    with pytest.raises(FileNotFoundError, match="input"), writing_to("out"):
+        raise FileNotFoundError(2, "No such file", "input")
