@@ -310,7 +310,8 @@ class _Mixer:
         samples = block.astype(np.float64) if block.shape[1] > 1 else block
         # In place: to join blocks in the end would take twice the memory of a long recording.
         self._mid.resize(len(self._mid) + len(block), refcheck=False)
-        self._mid[-len(block) :] = samples.mean(axis=1)
+        with np.errstate(invalid="ignore"):  # Not a number, an error later.
+            self._mid[-len(block) :] = samples.mean(axis=1)
         if block.shape[1] == 1 and not len(self._side):
             return
         self._side.resize(len(self._mid), refcheck=False)
