@@ -4,15 +4,17 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 DEMO := outputs/demo
 SUITE ?= quick
+MINUTES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench fuzz clean
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
 	@echo "make test   run the test suite, on two cores"
 	@echo "make lint   check format, style and types"
 	@echo "make bench  measure speed and memory beside the peers, about 10 minutes (SUITE=full: over an hour); goes on after a kill"
+	@echo "make fuzz   inputs changed at random into every entrance, MINUTES=1 for each of them, one a processor at a time"
 	@echo "make clean  remove .venv and what the demo wrote"
 
 # The tested version, installed first. Where the index serves it with CUDA (5 GB), a build without is had by
@@ -48,6 +50,9 @@ lint: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.speed --suite $(SUITE)
+
+fuzz: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 clean:
 	rm -rf .venv outputs

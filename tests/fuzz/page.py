@@ -8,21 +8,19 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import torch
 
-from modeling_lung_srad import LungSoundPipeline, LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.errors import InputError
 from tests.conftest import tiny_config
 from tests.fuzz.mutation import mutate_bytes, mutate_json, random_value
 from tests.fuzz.session import Target
 from tests.modeling_lung_srad.sounds import encoded, noise
 
-CHECKPOINT = "tiny"
 WAITING_SECONDS = 30
 API = "/gradio_api"
 PATHS = (
@@ -72,18 +70,18 @@ OF_THE_PAGE = "because of a mistake of its own"
 
 def page(folder: Path) -> Target:
     """Serves the page on a port of this machine until the target is closed."""
-    os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
+    os.environ |= {"GRADIO_TEMP_DIR": str(folder / "uploads"), "GRADIO_ANALYTICS_ENABLED": "False"}
     from space_demo.page import Page
+    from space_demo.recognizers import Recognizers
     from space_demo.server import serve
 
-    lung_sounds = _pipeline()
-    recognizers: Any = SimpleNamespace(
-        names=[CHECKPOINT], default=CHECKPOINT, get={CHECKPOINT: lung_sounds}.__getitem__
-    )
-    served = Page(recognizers, folder)
+    checkpoint, uploads = folder / "checkpoint", folder / "uploads"
+    uploads.mkdir()
+    _write_checkpoint(checkpoint)
+    served = Page(Recognizers([str(checkpoint)], preferred=True), uploads)
     served.warm_up_in_background = lambda: None  # type: ignore[method-assign]
     stopped = threading.Event()
-    thread = threading.Thread(target=serve, args=(served, folder, stopped), daemon=True)
+    thread = threading.Thread(target=serve, args=(served, uploads, stopped), daemon=True)
     thread.start()
     while not getattr(served.blocks, "local_url", None):
         thread.join(0.05)
@@ -97,7 +95,7 @@ def page(folder: Path) -> Target:
         thread.join()
 
     seeds = [str(number).encode() for number in range(4)]
-    return Target(seeds, _draw, lambda data: _visit(client, folder, Random(data)), close)
+    return Target(seeds, _draw, lambda data: _visit(client, served, Random(data)), close)
 
 
 def _draw(data: bytes, corpus: Sequence[bytes], random: Random) -> bytes:
@@ -105,24 +103,25 @@ def _draw(data: bytes, corpus: Sequence[bytes], random: Random) -> bytes:
     return random.randbytes(8)
 
 
-def _pipeline() -> LungSoundPipeline:
+def _write_checkpoint(folder: Path) -> None:
     torch.manual_seed(0)
     config = tiny_config(dims=(4, 6), depths=(1, 1), gaussian_blocks=(), num_mel_bins=16, scan_backend="torch")
-    feature_extractor = LungSradFeatureExtractor(num_mel_bins=16, num_frames=200)
-    return LungSoundPipeline(model=LungSradForAudioClassification(config), feature_extractor=feature_extractor)
+    LungSradForAudioClassification(config).save_pretrained(folder)
+    LungSradFeatureExtractor(num_mel_bins=16, num_frames=200).save_pretrained(folder)
 
 
-def _visit(client: httpx.Client, folder: Path, random: Random) -> None:
+def _visit(client: httpx.Client, served: Any, random: Random) -> None:
     kind = random.random()
     try:
         if kind < 0.4:
-            _ask(client, _upload(client, random) if kind < 0.3 else random_value(random), random)
+            path = _upload(client, random) if kind < 0.3 else random_value(random)
+            _ask(client, path, served.recognizers.default, random)
         elif kind < 0.7:
             _post(client, random)
         else:
             _wander(client, random)
     finally:
-        for path in folder.iterdir():
+        for path in served.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -143,11 +142,11 @@ def _upload(client: httpx.Client, random: Random) -> Any:
     return paths[0] if paths else None
 
 
-def _ask(client: httpx.Client, path: Any, random: Random) -> None:
+def _ask(client: httpx.Client, path: Any, checkpoint: str, random: Random) -> None:
     """A question about an upload, with settings that fit or do not, and its answer."""
     route = random.choice(("classify", "explain"))
     settings = [8, 4, 0.5] if route == "classify" else ["0.000000 2.000000 normal"]
-    question: Any = [{"path": path, "meta": {"_type": "gradio.FileData"}}, CHECKPOINT, *settings]
+    question: Any = [{"path": path, "meta": {"_type": "gradio.FileData"}}, checkpoint, *settings]
     if random.random() < 0.6:
         question[random.randrange(len(question))] = random_value(random)
     body = json.dumps({"data": question}).encode()
@@ -167,7 +166,7 @@ def _post(client: httpx.Client, random: Random) -> None:
     """A request by the routes of the queue, with odd content."""
     route = random.choice(("queue/join", "cancel", "reset", "call/classify", "call/explain", "run/classify"))
     content: dict[str, Any] = {
-        "data": [None, CHECKPOINT],
+        "data": [None, "a"],
         "fn_index": random.randint(-1, 20),
         "session_hash": "a",
         "event_id": "b",
