@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from space_demo.limits import MAX_KEPT_BYTES, MAX_MEGABYTES, MAX_UPLOAD_BYTES
 from space_demo.private_folder import kept_bytes
 
-# The errors of gradio about a request that it does not understand. Answers are computed in its queue, so that an error of
-# this project is none of them.
+# Errors of gradio about a request that it does not understand. This project computes answers in gradio's queue, where
+# its own errors stay.
 NOT_UNDERSTOOD = (LookupError, OSError, TypeError, ValueError)
 UPLOAD_ROUTE = "/gradio_api/upload"
 # Other routes that the page and programs post to. Gradio has more, and some leave files elsewhere.

@@ -42,7 +42,8 @@ SPRSOUND = {
 SPLIT = b"101_1b1_Al_sc_Meditron\ttest\n102_1b1_Ar_sc_Meditron.wav train\n226_1b1_Pl_sc_LittC2SE\ttrain\n"
 WORDS = (
     *("0", "1", "0.5", "-1", "1e3", "nan", "inf", "1e400", "", " ", "\\", "crackle", "both", "Begin Time (s)"),
-    *("End Time (s)", "Label", "train", "test", "TRAIN", "101_1b1_Al_sc_Meditron", "a" * 500, "1" * 5000, "\0", "1_0", "\u0661"),
+    *("End Time (s)", "Label", "train", "test", "TRAIN", "101_1b1_Al_sc_Meditron", "a" * 500, "1" * 5000),
+    *("\0", "1_0", "\u0661"),
 )  # fmt: skip
 
 
