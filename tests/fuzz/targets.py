@@ -1,5 +1,6 @@
 """The ways into the project that take files from outside: audio, annotations, splits and configurations."""
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import yaml
 from dataset_scripts.cycles import read_annotations
 from dataset_scripts.icbhi_splits import read_split_file
 from dataset_scripts.sprsound import EVENT_CLASSES, read_events
-from modeling_lung_srad.audio import MIN_SECONDS, decode_source
+from modeling_lung_srad.audio import MIN_SECONDS, audio_duration, decode_source
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.quality import assess_recording
 from tests.fuzz import arrays, checkpoints
 from tests.fuzz.mutation import mutate_bytes, mutate_json, mutate_text
@@ -49,18 +51,20 @@ WORDS = (
 
 def audio(*kinds: tuple[str, str | None, int]) -> Callable[[Path], Target]:
     """Decoding of formats of libsndfile (name, subtype, rate), and the quality flags of what comes out."""
-    return lambda folder: _decoding([encoded(noise(SECONDS, kind[2]), *kind) for kind in kinds])
+    return lambda folder: _decoding(folder, [encoded(noise(SECONDS, kind[2]), *kind) for kind in kinds])
 
 
 def audio_of_phones(folder: Path) -> Target:
     """The same for the formats that FFmpeg decodes."""
     kinds = (*OF_PHONES, ("mp4", "alac", 8000))
-    return _decoding([recorded(*kind, length=SECONDS) for kind in kinds])
+    return _decoding(folder, [recorded(*kind, length=SECONDS) for kind in kinds])
 
 
-def _decoding(contents: list[bytes]) -> Target:
+def _decoding(folder: Path, contents: list[bytes]) -> Target:
 
     def run(data: bytes) -> None:
+        with contextlib.suppress(InputError):
+            assert 0 <= audio_duration(_written(folder / "a", data)) < np.inf
         source = decode_source(data)
         assert source.waveform.ndim == 1
         assert source.waveform.dtype == np.float32

@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -213,6 +214,22 @@ def test_a_rate_of_zero_is_an_error(file_format, place):
     content[place : place + (8 if file_format == "CAF" else 4)] = bytes(8 if file_format == "CAF" else 4)
     with pytest.raises(InputError):
         decode_source(bytes(content))
+
+
+def test_a_file_that_ends_before_it_states_its_rate_has_no_duration(tmp_path):
+    (tmp_path / "a.aac").write_bytes(recorded("adts", "aac", 16000)[:400])
+    with pytest.raises(InputError, match=r"a\.aac: states no sampling rate or no channels"):
+        audio_duration(tmp_path / "a.aac")
+
+
+def test_a_signalling_nan_is_an_error_without_a_warning():
+    samples = np.full(8000, 0x7FA00000, dtype=np.uint32).view(np.float32)
+    content = encoded(noise(0.5), "WAV", "FLOAT")
+    content = content[: len(content) - samples.nbytes] + samples.tobytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError, match="has NaN or infinite samples"):
+            decode_source(content)
 
 
 def test_damage_of_any_kind_is_an_error_of_the_input():

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import modeling_lung_srad
+from modeling_lung_srad.errors import InputError
 from space_demo.recognizers import EMBEDDED, MAX_LOADED, Recognizers
 from tests.space_demo.conftest import ROOT
 
