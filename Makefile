@@ -5,10 +5,10 @@ BIN := .venv/bin
 DEMO := outputs/demo
 SUITE ?= quick
 KILLS ?= 50
+MINUTES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint supply transformers-tests lock matrix mutants bench clean
-.PHONY: help demo test lint bench faults clean
+.PHONY: help demo test lint supply transformers-tests lock matrix mutants faults fuzz bench clean
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
@@ -21,6 +21,7 @@ help:
 	@echo "make mutants  change 200 places of the code, one at a time: a table of what the tests notice, about 30 minutes"
 	@echo "make bench  measure speed and memory beside the peers, about 10 minutes (SUITE=full: over an hour); goes on after a kill"
 	@echo "make faults kill commands at random moments, fill disks, and the like (KILLS=50 of each command: about 45 minutes)"
+	@echo "make fuzz   inputs changed at random into every entrance, MINUTES=1 for each of them, one a processor at a time"
 	@echo "make clean  remove .venv and what the demo wrote"
 
 # The tested version, installed first. Where the index serves it with CUDA (5 GB), a build without is had by
@@ -86,6 +87,9 @@ bench: .venv/dev
 
 faults: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills $(KILLS)
+
+fuzz: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 clean:
 	rm -rf .venv outputs

@@ -258,9 +258,11 @@ def _describe_columns(line: str, fields: list[str]) -> str:
 
 def _parse_seconds(field: str, where: str) -> float:
     # `float` also takes the digits of other scripts, and underscores between digits.
-    if not NUMBER.fullmatch(field.strip()):
+    # It also leaves some white space in place that `strip` takes away.
+    number = field.strip()
+    if not NUMBER.fullmatch(number):
         raise InputError(where, f"{shortened(field)} is not a number", "give seconds, such as 1.25")
-    seconds = float(field)
+    seconds = float(number)
     if not math.isfinite(seconds) or seconds < 0:
         raise InputError(where, f"{shortened(field)} is not a time", "give seconds from 0 on")
     return seconds

@@ -14,7 +14,7 @@ from dataset_scripts.cycle_dataset import FEATURES, Recording, check_validation,
 from dataset_scripts.cycles import CLASS_NAMES, Cycle, check_length, check_named
 from dataset_scripts.patient_split import split_validation
 from modeling_lung_srad.audio import audio_duration
-from modeling_lung_srad.errors import InputError
+from modeling_lung_srad.errors import InputError, one_line, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +166,9 @@ def _read_content(path: str | os.PathLike) -> dict[str, Any]:
         raise InputError(path, "is not UTF-8 text", "fetch it again") from None
     except json.JSONDecodeError as error:
         raise InputError(path, f"line {error.lineno}: is not JSON ({error.msg})", "fetch it again") from None
+    except (ValueError, RecursionError) as error:
+        # A number of more than 4300 digits, or brackets nested too deeply.
+        raise InputError(path, f"is not usable JSON ({one_line(error, 80)})", "fetch it again") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -192,7 +195,7 @@ def _read_event(event: Any, where: str, duration: float) -> tuple[Cycle, str]:
     if not isinstance(event, dict):
         raise InputError(where, "is not an object", "give it start, end and type")
     event_type = event.get("type")
-    if event_type not in EVENT_CLASSES:
+    if not isinstance(event_type, str) or event_type not in EVENT_CLASSES:
         raise InputError(f"{where}.type", f"{event_type!r} is not known", f"use one of {', '.join(EVENT_CLASSES)}")
     start, end = (_read_milliseconds(event.get(field), f"{where}.{field}") for field in ("start", "end"))
     if end <= start:
@@ -208,9 +211,11 @@ def _read_milliseconds(value: Any, where: str) -> float:
     try:
         seconds = float(value) / 1000
     except (TypeError, ValueError):
-        raise InputError(where, f"{value!r} is not a number", "give milliseconds") from None
+        raise InputError(where, f"{shortened(repr(value))} is not a number", "give milliseconds") from None
+    except OverflowError:
+        seconds = math.inf
     if not math.isfinite(seconds) or seconds < 0:
-        raise InputError(where, f"{value!r} is not a time", "give milliseconds from 0 on")
+        raise InputError(where, f"{shortened(repr(value))} is not a time", "give milliseconds from 0 on")
     return seconds
 
 

@@ -306,7 +306,8 @@ class _Mixer:
         samples = block.astype(np.float64) if block.shape[1] > 1 else block
         # In place: to join blocks in the end would take twice the memory of a long recording.
         self._mid.resize(len(self._mid) + len(block), refcheck=False)
-        self._mid[-len(block) :] = samples.mean(axis=1)
+        with np.errstate(invalid="ignore"):  # Not a number, an error later.
+            self._mid[-len(block) :] = samples.mean(axis=1)
         if block.shape[1] == 1 and not len(self._side):
             return
         self._side.resize(len(self._mid), refcheck=False)
@@ -338,8 +339,6 @@ def _decode(
     mixer, rate, missing, is_lossy = _Mixer(), 0, found.missing_seconds, False
     for stream in found.streams:
         with _open(stream, name) as sound:
-            if sound.samplerate <= 0 or sound.channels <= 0:
-                raise InputError(name, "states no sampling rate or no channels", "export it again")
             if rate not in (0, sound.samplerate):
                 raise InputError(name, "has parts of different sampling rates", "cut it into files of one rate each")
             rate, is_lossy = sound.samplerate, is_lossy or any(kind in sound.subtype for kind in LOSSY)
@@ -443,6 +442,13 @@ def _check_length(name: str | os.PathLike, missing: float, seconds: float) -> Qu
 
 def _open(stream: Pieces, name: str | os.PathLike) -> Any:
     """A stream as `soundfile.SoundFile`, or as [`PyavFile`] where libsndfile cannot read it to its end."""
+    sound = _decoder(stream, name)
+    if sound.samplerate <= 0 or sound.channels <= 0:
+        raise InputError(name, "states no sampling rate or no channels", "export it again")
+    return sound
+
+
+def _decoder(stream: Pieces, name: str | os.PathLike) -> Any:
     if soundfile is None:
         raise InputError(name, "cannot be read without soundfile", "install it by `pip install soundfile`")
     try:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .configuration_lung_srad import class_columns
+from .configuration_lung_srad import LungSradConfig, class_columns
 from .errors import InputError, one_line
 from .feature_extraction_lung_srad import LungSradFeatureExtractor
 from .modeling_lung_srad import LungSradForAudioClassification
@@ -22,7 +22,9 @@ DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "checkpoints" / "lung-sra
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 LOADING_ERRORS = (
+    ArithmeticError,
     AttributeError,
+    ImportError,
     LookupError,
     OSError,
     RuntimeError,
@@ -78,6 +80,7 @@ def load_checkpoint(
     """
     folder = _checkpoint_folder(checkpoint, revision)
     _check_files(folder, checkpoint)
+    _check_size(folder, checkpoint)
     return load_from_folder(LungSradForAudioClassification, folder, checkpoint)
 
 
@@ -207,6 +210,30 @@ def _check_files(folder: Path, checkpoint: str | os.PathLike) -> None:
             checkpoint,
             "lacks preprocessor_config.json, the settings of the features",
             "write it by LungSradFeatureExtractor().save_pretrained(folder)",
+        )
+
+
+def _check_size(folder: Path, checkpoint: str | os.PathLike) -> None:
+    """Raises `InputError` for a configuration of far more weights than there are, which would fill the memory before
+    they are found missing."""
+    try:
+        config = LungSradConfig.from_pretrained(folder)
+    except LOADING_ERRORS as error:
+        raise InputError(checkpoint, f"cannot be loaded ({one_line(error)})", "save or download it again") from error
+    # Those of the linear layers, a part of all.
+    described = (
+        sum(
+            depth * width * width * (config.mlp_ratio + config.ssm_ratio)
+            for depth, width in zip(config.depths, config.dims, strict=True)
+        )
+        + config.num_labels * config.hidden_size
+    )
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if described > stored:
+        raise InputError(
+            checkpoint,
+            f"config.json describes {described:.0f} weights or more, and {stored} bytes of them are there",
+            "save or convert it again",
         )
 
 

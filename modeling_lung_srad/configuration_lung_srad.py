@@ -14,7 +14,9 @@ from .errors import InputError
 
 CLASS_NAMES = ("normal", "crackle", "wheeze", "both")
 
-MAX_BLOCKS, MAX_WIDTH = 1000, 65536
+# Limits of a settings file, which may be a stranger's. More takes minutes to build, or more memory than there is.
+MAX_BLOCKS, MAX_WIDTH, MAX_STATES, MAX_RATIO, MAX_MEL_BINS, MAX_LABELS = 200, 65536, 1024, 64, 4096, 10_000
+MAX_KERNEL_SIZE, SMALLEST_SIGMA, LARGEST_SIGMA = 1001, 0.01, 1000.0
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 AUTO_MAP = {
     "AutoConfig": "configuration_lung_srad.LungSradConfig",
@@ -160,6 +162,12 @@ class LungSradConfig(PreTrainedConfig):
                 f"is {given_type!r}, so these weights have other names",
                 "load those of DASS by modeling_lung_srad.conversion.convert_checkpoint",
             )
+        num_labels = kwargs.get("num_labels")
+        # Each label gets a name.
+        if num_labels is not None and not (isinstance(num_labels, int) and 0 < num_labels <= MAX_LABELS):
+            raise InputError("num_labels", f"must be a whole number from 1 to {MAX_LABELS}, got {num_labels!r}")
+        if not isinstance(self.output_hidden_states, bool | None):
+            raise InputError("output_hidden_states", f"must be true or false, got {self.output_hidden_states!r}")
         if self.id2label is None and kwargs.get("num_labels") in (None, len(CLASS_NAMES)):
             self.id2label = dict(enumerate(CLASS_NAMES))
             self.label2id = {name: index for index, name in enumerate(CLASS_NAMES)}
@@ -199,9 +207,15 @@ class LungSradConfig(PreTrainedConfig):
             )
         if min(self.dims) < 2 or min(self.depths) < 1:
             raise InputError("dims, depths", f"must be at least 2 and 1, got {self.dims} and {self.depths}")
-        for name in ("ssm_state_size", "ssm_ratio", "mlp_ratio", "num_mel_bins"):
-            if getattr(self, name) <= 0:
-                raise InputError(name, f"must be positive, got {getattr(self, name)}")
+        largest = {
+            "ssm_state_size": MAX_STATES,
+            "ssm_ratio": MAX_RATIO,
+            "mlp_ratio": MAX_RATIO,
+            "num_mel_bins": MAX_MEL_BINS,
+        }
+        for name, most in largest.items():
+            if not 0 < getattr(self, name) <= most:
+                raise InputError(name, f"must be positive and at most {most}, got {getattr(self, name)}")
         if sum(self.depths) > MAX_BLOCKS or max(self.dims) > MAX_WIDTH:
             raise InputError(
                 "depths, dims",
@@ -231,10 +245,15 @@ class LungSradConfig(PreTrainedConfig):
         """Checks the regularization."""
         if not self.gaussian_blocks:
             return
-        if self.gaussian_kernel_size < 1 or self.gaussian_kernel_size % 2 == 0:
-            raise InputError("gaussian_kernel_size", f"must be odd and positive, got {self.gaussian_kernel_size}")
-        if self.gaussian_sigma <= 0:
-            raise InputError("gaussian_sigma", f"must be positive, got {self.gaussian_sigma}")
+        if not 1 <= self.gaussian_kernel_size <= MAX_KERNEL_SIZE or self.gaussian_kernel_size % 2 == 0:
+            raise InputError(
+                "gaussian_kernel_size",
+                f"must be odd, positive and at most {MAX_KERNEL_SIZE}, got {self.gaussian_kernel_size}",
+            )
+        if not SMALLEST_SIGMA <= self.gaussian_sigma <= LARGEST_SIGMA:
+            raise InputError(
+                "gaussian_sigma", f"must be {SMALLEST_SIGMA} to {LARGEST_SIGMA}, got {self.gaussian_sigma}"
+            )
         if not 0 <= self.gaussian_stage < len(self.depths):
             raise InputError("gaussian_stage", f"must be 0 to {len(self.depths) - 1}, got {self.gaussian_stage}")
         depth = self.depths[self.gaussian_stage]

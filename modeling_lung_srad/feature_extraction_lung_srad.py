@@ -17,7 +17,7 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 from transformers.utils import logging
 
 from .audio import MAX_SOURCE_RATE, MIN_SOURCE_RATE
-from .errors import InputError
+from .errors import InputError, one_line
 
 logger = logging.get_logger(__name__)
 
@@ -26,12 +26,15 @@ HOP_SECONDS = 0.010
 PREEMPHASIS = 0.97
 LOWEST_FREQUENCY = 20.0
 LARGEST_SAMPLE = 2.0**31
-# Limits of a settings file: an hour, its frames, and more filters than any published model.
+# Limits of a settings file, which may be a stranger's: what lies beyond takes gigabytes for each clip. The points are
+# those of all Fourier transforms of a clip, the values those that the network gets; the paper has 2**19 and 2**17.
 MAX_CYCLE_SECONDS, MAX_FRAMES, MAX_MEL_BINS = 3600.0, 360_000, 1024
-MAX_FRAME_SECONDS, MAX_FFT_LENGTH, MAX_FLOOR_DECIBELS = 1.0, 2**20, 200.0
+MAX_FRAME_SECONDS, MAX_FFT_LENGTH, MAX_FLOOR_DECIBELS = 1.0, 2**16, 200.0
+MAX_POINTS, MAX_VALUES = 2**24, 2**21
 SMALLEST_RMS = 1e-9
 LOG_FLOOR = torch.finfo(torch.float32).eps
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Waveform = np.ndarray | torch.Tensor | Sequence[float]
 
 
@@ -117,8 +120,10 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         sampling_rate = _whole("sampling_rate", sampling_rate, MIN_SOURCE_RATE, MAX_SOURCE_RATE)
         num_mel_bins = _whole("num_mel_bins", num_mel_bins, 1, MAX_MEL_BINS)
         num_frames = _whole("num_frames", num_frames, 1, MAX_FRAMES)
-        if not std > 0:
-            raise InputError("std", f"must be positive, got {std}")
+        if not math.isfinite(mean):
+            raise InputError("mean", f"must be a finite number, got {mean}")
+        if not 0 < std < math.inf:
+            raise InputError("std", f"must be positive and finite, got {std}")
         if not HOP_SECONDS <= frame_seconds <= MAX_FRAME_SECONDS:
             raise InputError("frame_seconds", f"must be {HOP_SECONDS} to {MAX_FRAME_SECONDS}, got {frame_seconds}")
         if not frame_seconds <= cycle_seconds <= MAX_CYCLE_SECONDS or not 0 <= fade_seconds <= cycle_seconds:
@@ -132,8 +137,15 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
                 "min_frequency, max_frequency",
                 f"must be in order and at most {sampling_rate / 2:g} Hz, got {min_frequency} and {max_frequency}",
             )
+        window_length = round(frame_seconds * sampling_rate)
         if fft_length is not None:
-            fft_length = _whole("fft_length", fft_length, round(frame_seconds * sampling_rate), MAX_FFT_LENGTH)
+            fft_length = _whole("fft_length", fft_length, window_length, MAX_FFT_LENGTH)
+        frames = max(cycle_seconds / HOP_SECONDS, num_frames)
+        if frames * (fft_length or window_length) > MAX_POINTS or num_frames * num_mel_bins > MAX_VALUES:
+            raise InputError(
+                "cycle_seconds, frame_seconds, num_frames, num_mel_bins",
+                f"ask for too large a clip, got {cycle_seconds}, {frame_seconds}, {num_frames} and {num_mel_bins}",
+            )
         if floor_decibels is not None and not 0 < floor_decibels <= MAX_FLOOR_DECIBELS:
             raise InputError(
                 "floor_decibels", f"must be above 0 and at most {MAX_FLOOR_DECIBELS}, got {floor_decibels}"
@@ -189,8 +201,9 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
                 f"resample the waveform and pass sampling_rate={self.sampling_rate}",
             )
         input_values = self.resize(self.normalize(self.log_mel(waveforms)))
-        features = BatchFeature({"input_values": input_values})
-        return features if return_tensors == "pt" else features.convert_to_tensors(return_tensors or "np")
+        if return_tensors == "pt":
+            return BatchFeature({"input_values": input_values})
+        return BatchFeature({"input_values": input_values.detach()}).convert_to_tensors(return_tensors or "np")
 
     def log_mel(self, waveforms: Waveform | Sequence[Waveform]) -> torch.Tensor:
         r"""
@@ -260,20 +273,20 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
             if waveforms.ndim == 2 and len(waveforms) == 2:
                 logger.warning_once("waveforms of shape (2, samples) are a batch of two, not the channels of one")
             batch = list(waveforms) if waveforms.ndim == 2 else [waveforms]
-        elif len(waveforms) and np.ndim(waveforms[0]) > 0:
+        elif isinstance(waveforms, Sequence) and len(waveforms) and _is_array(waveforms[0]):
             batch = list(waveforms)
         else:
             batch = [waveforms]
         if not batch:
             raise InputError("waveforms", "the batch is empty", "pass one or more")
-        return [self._check(index, torch.as_tensor(waveform)) for index, waveform in enumerate(batch)]
+        return [self._check(index, _as_tensor(index, waveform)) for index, waveform in enumerate(batch)]
 
     def _check(self, index: int, waveform: torch.Tensor) -> torch.Tensor:
         if waveform.ndim != 1:
             raise InputError(
                 f"waveform {index}", f"must be mono, got shape {tuple(waveform.shape)}", "average its channels"
             )
-        if not waveform.is_floating_point():
+        if waveform.dtype not in FLOATS:
             raise InputError(
                 f"waveform {index}", f"has dtype {waveform.dtype}", "scale its samples to floats in [-1, 1]"
             )
@@ -364,6 +377,23 @@ def hertz_to_mel(frequencies: npt.ArrayLike) -> np.ndarray:
 def mel_to_hertz(mel: npt.ArrayLike) -> np.ndarray:
     """The inverse of [`hertz_to_mel`]."""
     return 700.0 * np.expm1(np.asarray(mel) / 1127.0)
+
+
+def _is_array(value: object) -> bool:
+    """True for a waveform, false for a sample."""
+    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
+
+
+def _as_tensor(index: int, waveform: Waveform) -> torch.Tensor:
+    """A waveform as an ordinary tensor, dense and with data."""
+    name, remedy = f"waveform {index}", "give one array of floats in [-1, 1] for each"
+    try:
+        tensor = torch.as_tensor(waveform)
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(name, f"is not readable as an array ({one_line(error, 100)})", remedy) from error
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise InputError(name, "is sparse or without data", remedy)
+    return tensor
 
 
 def _whole(name: str, value: float, lowest: int, highest: int) -> int:

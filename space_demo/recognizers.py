@@ -27,19 +27,20 @@ class Recognizers:
         self.default = names[0]
         self._load = lru_cache(MAX_LOADED)(_load)
 
-    def get(self, name: str) -> "LungSoundPipeline":
+    def get(self, name: str | None) -> "LungSoundPipeline":
         """
         The pipeline of a checkpoint; the two that were last asked for stay in memory.
 
         Args:
-            name (`str`): one of `names`.
+            name (`str`): one of `names`; `None`, where nothing was chosen, is none of them.
 
         Raises:
-            InputError: where it cannot be loaded.
-            KeyError: where it is not one of `names`.
+            InputError: where it is not one of `names`, or cannot be loaded.
         """
         if name not in self.names:
-            raise KeyError(name)
+            from modeling_lung_srad.errors import InputError
+
+            raise InputError("model", f"{name!r} is not offered here", f"choose {' or '.join(self.names)}")
         return self._load(name)
 
 

@@ -13,6 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from space_demo.limits import MAX_KEPT_BYTES, MAX_MEGABYTES, MAX_UPLOAD_BYTES
 from space_demo.private_folder import kept_bytes
 
+# Errors of gradio about a request that it does not understand. This project computes answers in gradio's queue, where
+# its own errors stay.
+NOT_UNDERSTOOD = (LookupError, OSError, TypeError, ValueError)
 UPLOAD_ROUTE = "/gradio_api/upload"
 # Other routes that the page and programs post to. Gradio has more, and some leave files elsewhere.
 POST_ROUTES = (
@@ -57,7 +60,23 @@ class UploadGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif scope["path"].endswith(UPLOAD_ROUTE) and scope["method"] == "POST":
+            return
+        is_answered = False
+
+        async def send_answer(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
+        try:
+            await self._choose(scope, receive, send_answer)
+        except NOT_UNDERSTOOD:
+            if is_answered:
+                raise
+            await PlainTextResponse("The request is not understood.", 400)(scope, receive, send)
+
+    async def _choose(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].endswith(UPLOAD_ROUTE) and scope["method"] == "POST":
             await self._upload(scope, receive, send)
         elif scope["path"].endswith(POST_ROUTES) and scope["method"] == "POST":
             await self._request(scope, receive, send)

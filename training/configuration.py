@@ -107,10 +107,15 @@ def expand_seeds(config: str | Path, overrides: Sequence[str]) -> list[list[str]
 
 
 def _read_yaml(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.resolve()
+    try:
+        path = path.resolve()
+        is_file = path.is_file()
+    except (OSError, ValueError) as error:
+        # Too long a name, or signs that no name can have.
+        raise InputError(path, f"is not a valid file name ({one_line(error, 80)})", "check the path") from error
     if path in extended_by:
         raise InputError(path, "extends itself", "remove one `extends`")
-    if not path.is_file():
+    if not is_file:
         known = {config.stem: config for config in CONFIGS.rglob("*.yaml")}
         nearest = known[difflib.get_close_matches(path.stem, known, n=1, cutoff=0.0)[0]]
         asked_by = f" (extends of {extended_by[-1]})" if extended_by else ""
@@ -133,7 +138,8 @@ def _read_yaml(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, UniqueKeyLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Also a date or number that is out of range, and brackets nested too deeply.
         raise InputError(where, f"is not valid YAML: {one_line(error)}") from error
 
 
@@ -205,7 +211,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         if option in (int, float) and not isinstance(value, bool):
             try:
                 number = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
             if option is float or number.is_integer():
                 return option(number)

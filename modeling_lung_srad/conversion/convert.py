@@ -86,7 +86,7 @@ def convert_feature_extractor(source: str | os.PathLike) -> LungSradFeatureExtra
     if own_settings and (source / "preprocessor_config.json").is_file():
         try:
             return LungSradFeatureExtractor.from_pretrained(source)
-        except (OSError, TypeError, ValueError) as error:
+        except (ArithmeticError, OSError, TypeError, ValueError) as error:
             problem = f"preprocessor_config.json cannot be used ({one_line(error)})"
             raise InputError(source, problem, "save or download it again") from error
     return LungSradFeatureExtractor()
@@ -116,7 +116,7 @@ def _infer_sizes(source: Path, weights: dict[str, torch.Tensor]) -> dict[str, An
         return weight.shape
 
     dims = [shape(stage, "norm.weight", 1)[0] for stage in range(num_stages)]
-    scan_rows, state_size = shape(0, "op.A_logs", 2)
+    scan_rows, state_size = shape(0, "op.A_logs", 2)[:2]
     return {
         "dims": dims,
         "depths": depths,

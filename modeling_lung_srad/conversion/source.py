@@ -94,8 +94,11 @@ def _unreadable(source: Path, error: Exception) -> InputError:
 
 def _is_weight(entry: tuple[Any, Any]) -> bool:
     name, value = entry
-    is_dense = isinstance(value, torch.Tensor) and value.layout == torch.strided
-    return isinstance(name, str) and is_dense and not value.is_quantized and not value.is_meta
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return False
+    # A view may repeat a few numbers of a small file any number of times.
+    is_whole = value.nbytes <= value.untyped_storage().nbytes()
+    return is_whole and not value.is_quantized and not value.is_meta
 
 
 def rename(name: str) -> str:

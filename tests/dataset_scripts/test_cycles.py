@@ -57,6 +57,7 @@ def test_labels_are_named_by_what_is_heard():
         ("-0.5\t1.0\t0\t0\n", "line 1: start: '-0.5' is not a time"),
         ("nan\t1.0\t0\t0\n", "line 1: start: 'nan' is not a time"),
         ("0.5\tinf\t0\t0\n", "line 1: end: 'inf' is not a time"),
+        ("0.5\t1.0e0\x1f9\t0\t0\n", r"line 1: end: '1.0e0\\x1f9' is not a number"),
         ("0.5\tlate\t0\t0\n", "line 1: end: 'late' is not a number"),
         ("0.5\t1.0\t0\t2\n", "line 1: wheeze: '2' is not 0 or 1"),
         ("0.5\t1.0\tyes\t0\n", "line 1: crackle: 'yes' is not 0 or 1"),
@@ -76,6 +77,10 @@ def test_bad_annotation_names_file_line_and_remedy(tmp_path, text, message):
         read_annotations(path, duration=20.0)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
+
+
+def test_separators_around_a_number_are_white_space(tmp_path):
+    assert read_annotations(write(tmp_path / "a.txt", "0.5\t1.5\x1f\t0\t1\n")) == [Cycle(0.5, 1.5, 2)]
 
 
 def test_file_that_is_no_text_file_is_an_error(tmp_path):

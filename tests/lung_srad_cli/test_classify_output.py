@@ -5,11 +5,14 @@ import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from lung_srad_cli.classify_command import classify_recording
 from tests.lung_srad_cli.conftest import HEADER, noise
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -130,3 +133,23 @@ def test_a_pipe_gets_results_and_nothing_is_kept_beside_it(classify, write_recor
     reader.join()
     assert received[0].startswith(HEADER)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "pipe"]
+
+
+def test_language_time_zone_folder_and_umask_change_no_byte(classify, checkpoint, write_recording, tmp_path):
+    write_recording("sounds/a.wav")
+    write_recording("sounds/b.wav", rate=8000)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    options = [tmp_path / "sounds", "--window", "1", "--output"]
+    assert classify(*options, tmp_path / "here.csv").exit_code == 0
+    # Python takes C as the language, and ASCII for files, as it would on an old server.
+    language = {"LC_ALL": "C", "LANG": "tr_TR", "LANGUAGE": "de", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "lung_srad_cli", "classify", "--checkpoint", checkpoint, *options]
+    subprocess.run(
+        [*command, tmp_path / "there.csv"],
+        cwd=elsewhere,
+        env=os.environ | language | {"TZ": "Pacific/Chatham", "PYTHONPATH": str(ROOT)},
+        umask=0o077,
+        check=True,
+    )
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()

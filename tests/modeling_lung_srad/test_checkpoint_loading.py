@@ -41,6 +41,11 @@ def _edit_config(folder, **values):
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+def _edit_preprocessor(folder, **values):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
 def test_loads_what_save_pretrained_wrote(folder, model):
     LungSradFeatureExtractor(num_frames=512, normalization="dataset").save_pretrained(folder)
     loaded, feature_extractor = load_checkpoint(folder)
@@ -107,6 +112,14 @@ def _truncate(file):
         (lambda folder: _edit_config(folder, depths=[1, 1, 3, 1], gaussian_blocks=[]), "unexpected weights such as"),
         (lambda folder: _edit_config(folder, dims=[8, 16, 24, 48]), "mismatched weights such as head.weight"),
         (lambda folder: _edit_config(folder, id2label={"0": "normal", "1": "abnormal"}), "has 2 labels"),
+        (
+            lambda folder: _edit_config(folder, dims=[8, 16, 24, 65536]),
+            "config.json describes 21475111744 weights or more",
+        ),
+        (lambda folder: _edit_config(folder, depths=[1, 1, 150, 1]), "config.json describes 438848 weights or more"),
+        (lambda folder: _edit_config(folder, num_labels=10**9), "num_labels: must be a whole number"),
+        (lambda folder: _edit_config(folder, quantization_config={"quant_method": "gptq"}), "cannot be loaded"),
+        (lambda folder: _edit_preprocessor(folder, mean=10**400), "cannot be loaded"),
         (lambda folder: _edit_config(folder, num_mel_bins=64), "num_mel_bins is 64 in config.json and 128 in"),
         (lambda folder: _edit_config(folder, hidden_act="nosuch"), "cannot be loaded"),
         (lambda folder: _edit_config(folder, scan_backend="cuda"), "cannot be loaded"),

@@ -1,29 +1,16 @@
 """Files whose headers are wrong: everything that is there is read, and what is missing is said."""
 
 import contextlib
-import io
 import struct
-from fractions import Fraction
+import warnings
 
 import numpy as np
 import pytest
-import soundfile
 
 from modeling_lung_srad import load_pipeline
 from modeling_lung_srad.audio import audio_duration, decode_source
 from modeling_lung_srad.errors import InputError
-
-RATE = 16000
-
-
-def noise(seconds=2.0, rate=RATE, seed=0):
-    return (0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate))).astype(np.float32)
-
-
-def encoded(waveform, file_format="WAV", subtype=None, rate=RATE, **settings):
-    file = io.BytesIO()
-    soundfile.write(file, waveform, rate, format=file_format, subtype=subtype, **settings)
-    return file.getvalue()
+from tests.modeling_lung_srad.sounds import OF_PHONES, RATE, encoded, noise, recorded
 
 
 def seconds(content):
@@ -175,33 +162,6 @@ def test_flags_of_the_file_are_in_the_answer():
     assert "one_channel" in [flag["flag"] for flag in load_pipeline()(content)["quality"]]
 
 
-# Formats of phones and browsers: name, encoder, rate.
-OF_PHONES = [
-    ("mp4", "aac", 44100),
-    ("3gp", "aac", 16000),
-    ("webm", "libopus", 48000),
-    ("adts", "aac", 16000),
-    ("amr", "libopencore_amrnb", 8000),
-]
-
-
-def recorded(file_format, codec, rate, length=4.0):
-    """Noise in a format that libsndfile does not know."""
-    av = pytest.importorskip("av")
-    file = io.BytesIO()
-    with av.open(file, "w", format=file_format) as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.layout = "mono"
-        frame = av.AudioFrame.from_ndarray(noise(length, rate)[None], format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
-        size = stream.codec_context.frame_size
-        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate, frame_size=size)
-        for part in resampler.resample(frame) + resampler.resample(None):
-            container.mux(stream.encode(part))
-        container.mux(stream.encode(None))
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(("file_format", "codec", "rate"), OF_PHONES)
 def test_formats_of_phones_and_browsers_are_read(tmp_path, file_format, codec, rate):
     content = recorded(file_format, codec, rate)
@@ -216,7 +176,7 @@ def test_without_pyav_the_extra_is_named(monkeypatch, file_format, codec, rate):
     content = recorded(file_format, codec, rate)
     monkeypatch.setattr("modeling_lung_srad.containers.av", None)
     with pytest.raises(
-        InputError, match=r"is (MPEG-4|WebM|AAC|AMR).*; install PyAV by .*lung-srad\[formats\].*ffmpeg"
+        InputError, match=r"is (MPEG-4|WebM|AAC|AMR|Windows Media).*; install PyAV by .*lung-srad\[formats\].*ffmpeg"
     ):
         decode_source(content)
 
@@ -254,6 +214,22 @@ def test_a_rate_of_zero_is_an_error(file_format, place):
     content[place : place + (8 if file_format == "CAF" else 4)] = bytes(8 if file_format == "CAF" else 4)
     with pytest.raises(InputError):
         decode_source(bytes(content))
+
+
+def test_a_file_that_ends_before_it_states_its_rate_has_no_duration(tmp_path):
+    (tmp_path / "a.aac").write_bytes(recorded("adts", "aac", 16000)[:400])
+    with pytest.raises(InputError, match=r"a\.aac: states no sampling rate or no channels"):
+        audio_duration(tmp_path / "a.aac")
+
+
+def test_a_signalling_nan_is_an_error_without_a_warning():
+    samples = np.full(8000, 0x7FA00000, dtype=np.uint32).view(np.float32)
+    content = encoded(noise(0.5), "WAV", "FLOAT")
+    content = content[: len(content) - samples.nbytes] + samples.tobytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError, match="has NaN or infinite samples"):
+            decode_source(content)
 
 
 def test_damage_of_any_kind_is_an_error_of_the_input():

@@ -8,6 +8,7 @@ from transformers import AutoFeatureExtractor
 
 from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.audio import resample
+from modeling_lung_srad.errors import InputError
 from modeling_lung_srad.feature_extraction_lung_srad import _mel_filters, kaldi_fbank
 from tests.conftest import shared_path
 
@@ -162,11 +163,33 @@ def test_a_missing_or_wrong_sampling_rate_is_an_error(rate):
         ([np.zeros((2, 500), np.float32)], "mono"),
         (np.ones(500, np.int16), "floats"),
         ([], "empty|25 ms"),
+        (None, "waveform 0: is not readable as an array"),
+        ("a.wav", "waveform 0: is not readable as an array"),
+        ({"raw": noise(500)}, "waveform 0: is not readable as an array"),
+        (np.array(["a"] * 500), "waveform 0: is not readable as an array"),
+        ([[0.1] * 500, [0.1, "a"]], "waveform 1: is not readable as an array"),
+        (torch.zeros(500, device="meta"), "without data"),
+        (torch.zeros(500).to_sparse(), "is sparse"),
+        (torch.zeros(500, dtype=torch.float8_e4m3fn), "has dtype torch.float8_e4m3fn"),
     ],
 )
 def test_a_waveform_that_cannot_be_used_is_an_error(waveform, message):
     with pytest.raises(ValueError, match=message):
         LungSradFeatureExtractor()(waveform, sampling_rate=16000)
+
+
+def test_too_large_an_input_of_the_network_is_refused():
+    with pytest.raises(InputError, match="num_frames, num_mel_bins: ask for too large a clip"):
+        LungSradFeatureExtractor(num_frames=10_000, num_mel_bins=512)
+    LungSradFeatureExtractor(num_frames=10_000, num_mel_bins=128, cycle_seconds=60.0)
+
+
+def test_features_of_a_waveform_that_needs_gradients():
+    waveform = torch.from_numpy(noise(3000)).requires_grad_()
+    features = LungSradFeatureExtractor()(waveform, sampling_rate=16000)["input_values"]
+    assert isinstance(features, np.ndarray)
+    LungSradFeatureExtractor()(waveform, 16000, return_tensors="pt")["input_values"].sum().backward()
+    assert waveform.grad is not None
 
 
 @pytest.mark.parametrize(
@@ -181,7 +204,12 @@ def test_a_waveform_that_cannot_be_used_is_an_error(waveform, message):
         {"sampling_rate": 10**9},
         {"sampling_rate": float("inf")},
         {"std": 0.0},
+        {"std": float("inf")},
+        {"mean": float("nan")},
         {"cycle_seconds": 0.0},
+        {"cycle_seconds": 3000.0, "fft_length": 2**16},
+        {"cycle_seconds": 600.0, "frame_seconds": 1.0},
+        {"fft_length": 2**17},
     ],
 )
 def test_a_setting_out_of_range_is_an_error_that_names_it(setting):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import modeling_lung_srad
+from modeling_lung_srad.errors import InputError
 from space_demo.recognizers import EMBEDDED, MAX_LOADED, Recognizers
 from tests.space_demo.conftest import ROOT
 
@@ -66,8 +67,9 @@ def test_checkpoint_is_loaded_once_and_the_longest_unused_one_goes(loaded):
 
 
 def test_checkpoint_that_is_not_offered_is_not_loaded(loaded):
-    with pytest.raises(KeyError):
-        Recognizers(["a/b"]).get("../../etc")
+    for name in ("../../etc", None):
+        with pytest.raises(InputError, match="is not offered here; choose"):
+            Recognizers(["a/b"]).get(name)
     assert loaded == []
 
 

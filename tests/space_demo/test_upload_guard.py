@@ -12,7 +12,7 @@ from space_demo.private_folder import UNUSED_SECONDS, kept_bytes
 upload_guard = pytest.importorskip("space_demo.upload_guard", reason="needs gradio: pip install -e '.[demo]'")
 
 
-def ask(tmp_path, method, path, pieces=(b"",), headers=()):
+def ask(tmp_path, method, path, pieces=(b"",), headers=(), error=None, breaks_off=False):
     """Status of the answer, and the body that the application got, or None where it got none or not all of it."""
     reached, sent = [], []
     waiting = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
@@ -30,7 +30,11 @@ def ask(tmp_path, method, path, pieces=(b"",), headers=()):
             message = await receive()
             body += message.get("body", b"")
         reached.append(body if message["type"] == "http.request" else None)
+        if error and not breaks_off:
+            raise error
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        if error:
+            raise error
         await send({"type": "http.response.body", "body": b"[]"})
 
     scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
@@ -119,6 +123,19 @@ def test_a_long_request_is_refused_and_what_is_no_json_is_left_to_gradio(tmp_pat
     route = upload_guard.POST_ROUTES[0]
     assert ask(tmp_path, "POST", route, [b"a" * 600_000] * 3) == (413, None)
     assert ask(tmp_path, "POST", route, [b"[" * 100_000]) == (200, b"[" * 100_000)
+
+
+@pytest.mark.parametrize("error", [KeyError(10), TypeError("not a file"), OSError(36, "File name too long")])
+def test_a_request_that_gradio_does_not_understand_is_refused(tmp_path, error):
+    assert ask(tmp_path, "POST", upload_guard.POST_ROUTES[0], [b"{}"], error=error)[0] == 400
+    assert ask(tmp_path, "GET", "/assets/a", error=error)[0] == 400
+
+
+def test_an_answer_that_breaks_off_is_an_error_of_the_server(tmp_path):
+    with pytest.raises(KeyError):
+        ask(tmp_path, "GET", "/", error=KeyError(10), breaks_off=True)
+    with pytest.raises(RuntimeError):
+        ask(tmp_path, "GET", "/", error=RuntimeError("a bug"))
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -229,7 +229,16 @@ def test_weights_that_are_not_finite_are_named(weights, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [{0: torch.ones(2)}, {"a": torch.eye(3).to_sparse()}, {"a": "text"}, [torch.ones(2)], torch.ones(2)]
+    "content",
+    [
+        {0: torch.ones(2)},
+        {"a": torch.eye(3).to_sparse()},
+        # A file of a kilobyte that would take 8 TB.
+        {"a": torch.ones(1, dtype=torch.float64).expand(10**6, 10**6)},
+        {"a": "text"},
+        [torch.ones(2)],
+        torch.ones(2),
+    ],
 )
 def test_a_pickle_that_is_no_state_dict_is_an_error(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
@@ -248,6 +257,14 @@ def test_a_weight_from_which_no_size_can_be_read_is_named(weights, tmp_path, nam
     weights[f"dass.layers.0.blocks.0.{name}"] = torch.zeros(shape)
     torch.save(weights, tmp_path / "weights.pth")
     expect_error(tmp_path / "weights.pth", rf"layers\.0\.blocks\.0\.{name} has shape")
+
+
+def test_a_scan_of_too_many_axes_is_named(weights, tmp_path):
+    weights["dass.layers.0.blocks.0.op.A_logs"] = weights["dass.layers.0.blocks.0.op.A_logs"][..., None].repeat(
+        1, 1, 2
+    )
+    torch.save(weights, tmp_path / "weights.pth")
+    expect_error(tmp_path / "weights.pth", r"layers\.0\.blocks\.0\.op\.A_logs has shape \(\d+, \d+, 2\)")
 
 
 def test_half_a_head_is_replaced(weights, tmp_path, caplog):
