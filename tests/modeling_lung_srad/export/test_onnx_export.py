@@ -120,7 +120,8 @@ def test_the_saved_settings_make_the_frames_of_the_export(exported):
 
 def test_float16_weights_are_smaller_and_nearer(exported):
     float32, float16 = (onnx.load(exported.folder / name) for name in ("model.onnx", "model_fp16.onnx"))
-    assert float16.ByteSize() < 0.7 * float32.ByteSize()
+    assert onnx.TensorProto.FLOAT16 in {item.data_type for item in float16.graph.initializer}
+    assert float16.ByteSize() < float32.ByteSize()
     assert float16.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     onnx.checker.check_model(float16, full_check=True)
     assert 0 < exported.differences["model_fp16.onnx"] < 0.01
