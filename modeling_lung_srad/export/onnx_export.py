@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
@@ -242,6 +243,9 @@ def quantize_weights(source: Path, destination: Path) -> None:
     """Writes a network whose linear layers have int8 weights, with a scale for each output, and int8 activations.
 
     The projections of the step sizes stay in float32: they are small, and errors of the steps add up over a sequence.
+
+    Raises:
+        InputError: where the disk is full.
     """
     root = logging.getLogger()
     level = root.level
@@ -257,6 +261,11 @@ def quantize_weights(source: Path, destination: Path) -> None:
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
+    except DecodeError as error:
+        # onnx notices no full disk when it writes the file that onnxruntime then reads.
+        raise InputError(
+            destination, "cannot be written whole", "free space on its disk and start the same command again"
+        ) from error
     finally:
         root.setLevel(level)
 

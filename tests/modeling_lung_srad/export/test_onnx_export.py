@@ -202,6 +202,19 @@ def test_a_new_folder_appears_as_a_whole(tmp_path, built, monkeypatch):
     assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_int8_weights_that_a_full_disk_cuts_off_are_one_sentence_and_leave_nothing(tmp_path, built, monkeypatch):
+    infer_shapes = onnx.shape_inference.infer_shapes_path
+
+    def cut_off(source, inferred, *arguments, **options):
+        infer_shapes(source, inferred, *arguments, **options)
+        Path(inferred).write_bytes(Path(inferred).read_bytes()[:1000])
+
+    monkeypatch.setattr("onnx.shape_inference.infer_shapes_path", cut_off)
+    with pytest.raises(InputError, match="cannot be written whole; free space on its disk"):
+        _export(tmp_path / "out", 32, int8=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_export_goes_on_where_one_was_killed_while_it_moved_files_into_a_folder(tmp_path, built):
     folder = tmp_path / "out"
     (folder / ".out.partial").mkdir(parents=True)
