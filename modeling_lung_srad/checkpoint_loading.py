@@ -221,13 +221,9 @@ def _check_size(folder: Path, checkpoint: str | os.PathLike) -> None:
     except LOADING_ERRORS as error:
         raise InputError(checkpoint, f"cannot be loaded ({one_line(error)})", "save or download it again") from error
     # Those of the linear layers, a part of all.
-    described = (
-        sum(
-            depth * width * width * (config.mlp_ratio + config.ssm_ratio)
-            for depth, width in zip(config.depths, config.dims, strict=True)
-        )
-        + config.num_labels * config.hidden_size
-    )
+    widths = zip(config.depths, config.dims, strict=True)
+    described = sum(depth * width * width for depth, width in widths) * (config.mlp_ratio + config.ssm_ratio)
+    described += len(config.id2label or ()) * config.hidden_size
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if described > stored:
         raise InputError(

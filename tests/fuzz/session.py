@@ -1,5 +1,6 @@
 """Gives a target one input after another and keeps the ones that it did not survive."""
 
+import contextlib
 import hashlib
 import resource
 import traceback
@@ -49,7 +50,8 @@ class Session:
         self._random = Random(self.seed)
         self._corpus = list(self.target.seeds)
         self._outcomes: set[str] = set()
-        self._memory_limit = _current_memory() + MEMORY_BYTES
+        _forget_peak()
+        self._memory_limit = _peak_memory() + MEMORY_BYTES
 
     def next_input(self) -> bytes:
         """A seed, one after the other, and then changed ones."""
@@ -61,36 +63,38 @@ class Session:
         """Runs the target on an input; returns the traceback of a new finding."""
         self.tried += 1
         try:
-            with warnings.catch_warnings():
-                # Of numpy: it would reach the user's terminal.
-                warnings.simplefilter("error", RuntimeWarning)
-                self.target.run(data)
-            outcome = "accepted"
-            self.accepted += 1
+            outcome = self._run(data)
             self._check_memory()
-        except InputError as error:
-            outcome = _place_of(error)
-            self.refused += 1
-            if "\n" in str(error):
-                return self._keep("a message of more than one line", data, str(error))
         except Exception as error:
-            return self._keep(_place_of(error), data, "".join(traceback.format_exception(error)))
+            place = _place_of(error)
+            if place in self.findings:
+                return None
+            self.findings[place] = data
+            return "".join(traceback.format_exception(error))
         if outcome not in self._outcomes and len(self._outcomes) < MOST_KEPT:
             self._outcomes.add(outcome)
             self._corpus.append(data)
         return None
 
-    def _keep(self, place: str, data: bytes, text: str) -> str | None:
-        if place in self.findings:
-            return None
-        self.findings[place] = data
-        return text
+    def _run(self, data: bytes) -> str:
+        """What came of an input: accepted, or the place that refused it."""
+        try:
+            with warnings.catch_warnings():
+                # Of numpy: it would reach the user's terminal.
+                warnings.simplefilter("error", RuntimeWarning)
+                self.target.run(data)
+        except InputError as error:
+            self.refused += 1
+            if "\n" in str(error):
+                raise AssertionError("a message of more than one line") from error
+            return _place_of(error)
+        self.accepted += 1
+        return "accepted"
 
     def _check_memory(self) -> None:
-        """Raises where the process ever had more than `MEMORY_BYTES` beside those that it began with."""
-        if 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > self._memory_limit:
-            # Resets the peak, so that the next input is judged by itself.
-            Path("/proc/self/clear_refs").write_text("5")
+        """Raises where the process had more than `MEMORY_BYTES` beside those that it began with."""
+        if _peak_memory() > self._memory_limit:
+            _forget_peak()
             raise MemoryError(f"took more than {MEMORY_BYTES / 1e9:.1f} GB")
 
 
@@ -103,9 +107,15 @@ def save_finding(folder: Path, name: str, data: bytes, text: str) -> Path:
     return path
 
 
-def _current_memory() -> int:
-    """Peak so far, in bytes."""
+def _peak_memory() -> int:
+    """Most bytes so far."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _forget_peak() -> None:
+    """Starts again from the memory of now, so that the next input is judged by itself; on Linux."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _place_of(error: BaseException) -> str:

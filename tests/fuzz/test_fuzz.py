@@ -1,11 +1,16 @@
 """A few hundred inputs for each target, the same ones every time; `make fuzz` is the long run."""
 
+import signal
+from types import SimpleNamespace
+
 import pytest
 
 from modeling_lung_srad.errors import InputError
+from tests.fuzz.__main__ import run_target
 from tests.fuzz.mutation import mutate_bytes
 from tests.fuzz.session import Session, Target, save_finding
 from tests.fuzz.targets import TARGETS
+from tests.fuzz.worker import HEAD, STATE_BYTES
 
 INPUTS = 300
 # Those that load a network or ask a server for each input.
@@ -86,3 +91,24 @@ def test_warning_of_numpy_and_message_of_two_lines_are_findings():
         session = Session(Target([b"a"], mutate_bytes, run), seed=0)
         assert session.step(b"a")
         assert len(session.findings) == 1
+
+
+def test_process_that_an_input_ends_is_a_finding_with_that_input(tmp_path, monkeypatch):
+    def end(command, **kwargs):
+        state = HEAD.pack(7, 4, 3, 0, 6) + b"killer"
+        (tmp_path / "annotations.state").write_bytes(state.ljust(STATE_BYTES, b"\0"))
+        return SimpleNamespace(returncode=-signal.SIGPROF)
+
+    monkeypatch.setattr("tests.fuzz.__main__.FOLDER", tmp_path)
+    monkeypatch.setattr("tests.fuzz.__main__.subprocess.run", end)
+    counts = run_target("annotations", 1e-3, seed=0)
+    assert counts.findings == (counts.tried - counts.findings) / 7 >= 1
+    (text,) = (tmp_path / "annotations").glob("*.txt")
+    assert text.read_text() == "The process takes more than 10 s"
+    assert text.with_suffix("").read_bytes() == b"killer"
+
+
+def test_memory_beyond_the_limit_is_a_finding(monkeypatch):
+    monkeypatch.setattr("tests.fuzz.session.MEMORY_BYTES", 50_000_000)
+    session = Session(Target([b"a"], mutate_bytes, lambda data: bytes(bytearray(300_000_000))), seed=0)
+    assert "took more than" in session.step(b"a")
