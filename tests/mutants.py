@@ -64,6 +64,7 @@ TESTS = {
 # The changed line of mutants that do the same as the code, and why.
 EQUIVALENT = {
     "return (inputs[ -1][: len(inputs[0]) // (1 + len(axes))],)": "the hook gets one input",
+    "if waveform.shape[ -1] < shortest:": "a waveform has one axis",
     "for axis, view, draw in zip(axes, mixed, draws, strict=False):": "there is a view and a draw for each axis",
 }
 

@@ -9,7 +9,7 @@ from transformers import AutoFeatureExtractor
 from modeling_lung_srad import LungSradFeatureExtractor
 from modeling_lung_srad.audio import resample
 from modeling_lung_srad.errors import InputError
-from modeling_lung_srad.feature_extraction_lung_srad import _mel_filters, kaldi_fbank
+from modeling_lung_srad.feature_extraction_lung_srad import _mel_filters, hertz_to_mel, kaldi_fbank, mel_to_hertz
 from tests.conftest import shared_path
 
 FADE = 1000
@@ -262,10 +262,29 @@ def test_with_a_floor_the_level_of_a_clip_does_not_matter(gain):
 
 
 def test_with_a_floor_each_clip_of_a_batch_is_scaled_to_its_own_rms():
-    waveforms = torch.from_numpy(np.stack([0.01 * noise(4000, 1), noise(4000, 2)]))
-    scaled = waveforms / np.sqrt((waveforms.numpy() ** 2).mean(axis=1, keepdims=True))
-    found = LungSradFeatureExtractor(**LEVEL_FREE).filter_bank(waveforms)
-    torch.testing.assert_close(found, LungSradFeatureExtractor().filter_bank(scaled), atol=1e-4, rtol=1e-4)
+    waveforms = np.stack([0.01 * noise(4000, 1), noise(4000, 2)])
+    scaled = waveforms / np.sqrt((waveforms**2).mean(axis=1, keepdims=True))
+    found = LungSradFeatureExtractor(**LEVEL_FREE).filter_bank(torch.from_numpy(waveforms))
+    expected = LungSradFeatureExtractor().filter_bank(torch.from_numpy(scaled))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_repeated_cycle_fades_out_over_a_sixteenth_of_a_second_unless_that_is_zero():
+    expected = np.ones(16000)
+    for fade_seconds in (0.0, 1 / 16):
+        filled = LungSradFeatureExtractor(cycle_seconds=1.0, fade_seconds=fade_seconds)._fit_length(torch.ones(1600))
+        if fade_seconds:
+            expected[-1000:] = 1 - np.arange(1000) / 999
+        np.testing.assert_allclose(filled, expected, atol=1e-6)
+
+
+def test_mel_is_that_of_htk_and_back():
+    assert hertz_to_mel([0.0, 700.0, 1000.0]) == pytest.approx([0.0, 1127 * np.log(2), 999.99], abs=0.01)
+    assert mel_to_hertz(hertz_to_mel([20.0, 7800.0])) == pytest.approx([20.0, 7800.0])
+
+
+def test_a_recording_has_one_channel():
+    assert LungSradFeatureExtractor().feature_size == 1
 
 
 def test_frames_that_are_enough_are_left_as_they_are():
