@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, default_data_collator, set_seed
+from transformers.trainer_utils import rotate_checkpoints
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.errors import InputError, one_line, reports_input_errors
@@ -208,6 +209,11 @@ def run_training(run: Run) -> dict[str, Any]:
             run.output_dir,
             f"no checkpoint was scored, so that selection={run.training_arguments.selection} has none to keep",
             "lower eval_delay, eval_steps and save_steps, or use selection=last",
+        )
+    if trainer.is_world_process_zero():
+        # A run that was killed between saving its last checkpoint and this saves no more.
+        rotate_checkpoints(
+            str(run.output_dir), run.training_arguments.save_total_limit, trainer.state.best_model_checkpoint
         )
     measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
     familiarity = fit_after_training(trainer, run.sources)

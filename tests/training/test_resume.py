@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,8 +113,12 @@ def test_run_killed_in_every_phase_ends_with_the_weights_of_an_uninterrupted_one
         exit_code, errors = run_process(tmp_path, arguments(tmp_path / "parts", *FULL_METHOD), phase)
         assert exit_code == -signal.SIGKILL, f"{phase}: {exit_code} {errors}"
         assert not (tmp_path / "parts" / SUMMARY).exists()
+    # A kill between saving a checkpoint and removing the oldest one leaves that.
+    shutil.copytree(next((tmp_path / "parts").glob("checkpoint-*")), tmp_path / "parts" / "checkpoint-1")
     exit_code, errors = run_process(tmp_path, arguments(tmp_path / "parts", *FULL_METHOD))
     assert exit_code == 0, errors
+    kept = [{path.name for path in (tmp_path / name).glob("checkpoint-*")} for name in ("whole", "parts")]
+    assert kept[0] == kept[1]
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(first[name], second[name]) for name in first)
     histories = [json.loads((tmp_path / name / SUMMARY).read_text())["history"] for name in ("whole", "parts")]
