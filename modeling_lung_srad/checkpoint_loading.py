@@ -126,6 +126,8 @@ def load_from_folder(
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise InputError(checkpoint, f"{name} has NaN or infinite values", "train or download it again")
+    # All callers take outputs by their names.
+    model.config.return_dict = True
     return model.eval(), feature_extractor
 
 

@@ -55,6 +55,13 @@ def test_loads_what_save_pretrained_wrote(folder, model):
         torch.testing.assert_close(loaded.state_dict()[name], weight, rtol=0, atol=0)
 
 
+def test_outputs_have_names_whatever_the_settings_file_says(folder):
+    _edit_config(folder, return_dict=False)
+    model, _ = load_checkpoint(folder)
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 64, model.config.num_mel_bins)).logits.shape == (1, 4)
+
+
 def test_half_precision_weights_are_computed_with_in_float32(model, tmp_path):
     half = LungSradForAudioClassification(model.config)
     half.load_state_dict(model.state_dict())
