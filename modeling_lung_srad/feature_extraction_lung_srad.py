@@ -30,6 +30,8 @@ LARGEST_SAMPLE = 2.0**31
 MAX_CYCLE_SECONDS, MAX_FRAMES, MAX_MEL_BINS = 3600.0, 360_000, 1024
 MAX_FRAME_SECONDS, MAX_FFT_LENGTH, MAX_FLOOR_DECIBELS = 1.0, 2**20, 200.0
 SMALLEST_RMS = 1e-9
+# The spread of digital silence is zero; it becomes (almost) zero instead of NaN.
+SMALLEST_STD = 1e-3
 LOG_FLOOR = torch.finfo(torch.float32).eps
 
 Waveform = np.ndarray | torch.Tensor | Sequence[float]
@@ -236,8 +238,7 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         if self.normalization == "band":
             log_mel = log_mel - log_mel.mean(dim=-2, keepdim=True)
         mean = log_mel.mean(dim=(-2, -1), keepdim=True)
-        # The spread of digital silence is zero; it becomes (almost) zero instead of NaN.
-        std = log_mel.std(dim=(-2, -1), keepdim=True).clamp_min(1e-3)
+        std = log_mel.std(dim=(-2, -1), keepdim=True).clamp_min(SMALLEST_STD)
         return (log_mel - mean) / (2 * std)
 
     def resize(self, log_mel: torch.Tensor) -> torch.Tensor:

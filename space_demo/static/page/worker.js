@@ -1,0 +1,78 @@
+// @ts-check
+/** The thread that computes, so that the page never freezes: it loads the model and answers one request at a time. */
+
+import { mixDown } from "./channels.js";
+import { InputError } from "./errors.js";
+import { fetchChecked } from "./files.js";
+import { drawPicture } from "./picture.js";
+import { LungSoundPipeline } from "./pipeline.js";
+import * as runtime from "./runtime/onnxruntime.js";
+
+const MOST_THREADS = 4;
+
+/**
+ * @typedef {object} Request
+ * @property {number} id of the request
+ * @property {"load" | "classify" | "draw"} kind
+ * @property {string} [file] name of a recording
+ * @property {import("./channels.js").DecodedAudio} [audio] of it; without, the recording of the request before
+ */
+
+/** @type {LungSoundPipeline} */
+let pipeline;
+/** @type {import("./pipeline.js").Recording} */
+let recording;
+
+/** @type {Record<Request["kind"], (request: Request) => Promise<any>>} */
+const ANSWERS = {
+  async load() {
+    const settings = JSON.parse(new TextDecoder().decode(await fetchChecked("settings.json")));
+    const { bytes, sha256 } = settings.model;
+    const [model, binary] = await Promise.all([
+      fetchChecked("model.onnx", { bytes, sha256 }),
+      fetchChecked("runtime/onnxruntime.wasm.gzip").then(unpack),
+    ]);
+    runtime.env.wasm.wasmBinary = binary;
+    runtime.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
+    const session = await runtime.InferenceSession.create(new Uint8Array(model));
+    const { num_frames, num_mel_bins } = settings.preprocessor;
+    pipeline = new LungSoundPipeline(settings, async (inputValues, batch) => {
+      const input = new runtime.Tensor("float32", inputValues, [batch, num_frames, num_mel_bins]);
+      const { logits } = await session.run({ input_values: input });
+      return /** @type {Float32Array} */ (logits.data);
+    });
+  },
+
+  async classify({ id, file, audio }) {
+    const { constants } = pipeline.settings;
+    recording = pipeline.load(mixDown(audio, constants.audio), file);
+    return pipeline.classify(recording, (done, all) => self.postMessage({ id, done, all }));
+  },
+
+  async draw({ file, audio }) {
+    const { constants, preprocessor } = pipeline.settings;
+    if (audio) recording = pipeline.load(mixDown(audio, constants.audio), file);
+    return drawPicture(recording.waveform, preprocessor.sampling_rate, constants);
+  },
+};
+
+/** @param {ArrayBuffer} packed by gzip, which free hosts do not unpack themselves */
+function unpack(packed) {
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer();
+}
+
+let previous = Promise.resolve();
+self.onmessage = ({ data }) => {
+  previous = previous.then(() => answer(data));
+};
+
+/** @param {Request} request */
+async function answer(request) {
+  try {
+    self.postMessage({ id: request.id, answer: await ANSWERS[request.kind](request) });
+  } catch (error) {
+    const { problem, remedy } = /** @type {InputError} */ (error);
+    self.postMessage({ id: request.id, problem, remedy, bug: error instanceof InputError ? null : String(error) });
+  }
+}
