@@ -6,10 +6,11 @@ DEMO := outputs/demo
 SUITE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo static test lint bench clean
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
+	@echo "make static build the page that computes in the browser, in outputs/static; npm gets its runtime"
 	@echo "make test   run the test suite, on two cores"
 	@echo "make lint   check format, style and types"
 	@echo "make bench  measure speed and memory beside the peers, about 10 minutes (SUITE=full: over an hour); goes on after a kill"
@@ -37,6 +38,9 @@ demo: .venv/core
 	$(BIN)/lung-srad prepare simulated $(DEMO)/sounds --layout icbhi --patients 2 --recordings-per-patient 1
 	$(BIN)/lung-srad classify $(DEMO)/sounds --plot $(DEMO)/plots
 	@echo "plots: $(DEMO)/plots"
+
+static: .venv/dev
+	$(BIN)/python -m space_demo.static.build
 
 test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

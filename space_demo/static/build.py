@@ -40,7 +40,8 @@ def build_site(folder: Path = SITE) -> Path:
     The runtime, and the model where neither checkpoint nor exporter changed, are those of an earlier build.
 
     Args:
-        folder (`Path`, *optional*, defaults to `outputs/static`): to make or to replace. The runtime is kept beside it.
+        folder (`Path`, *optional*, defaults to `outputs/static`):
+            to make or to replace. The runtime is kept beside it.
 
     Returns:
         `Path`: the folder.

@@ -1,4 +1,4 @@
-"""Gets onnxruntime-web, which runs the network in the browser, from npm: pinned, checked, and kept for the next build."""
+"""Gets onnxruntime-web, which runs the network in the browser, from npm, and keeps it for the next build."""
 
 import base64
 import gzip

@@ -1,4 +1,4 @@
-"""The settings of the static page: those of the checkpoint, and the constants of the Python modules that it follows."""
+"""The settings of the static page: those of the checkpoint, and constants of the Python modules that it follows."""
 
 from types import ModuleType
 from typing import Any
@@ -36,7 +36,7 @@ def page_settings(lung_sounds: LungSoundPipeline) -> dict[str, Any]:
     found = lung_sounds.familiarity
     return {
         "config": {name: getattr(config, name) for name in PASSED_ON}
-        | {"columns": class_columns(config.id2label, "model"), "window": window, "hop": hop},
+        | {"columns": class_columns(config.id2label or {}, "model"), "window": window, "hop": hop},
         "preprocessor": lung_sounds.feature_extractor.to_dict(),
         "familiarity": found
         and {"mean": found.mean.tolist(), "whitening": found.whitening.tolist(), "threshold": found.threshold},
