@@ -22,7 +22,7 @@ const SEARCHED_BYTES = 2 ** 20;
 export function readCompressedFormat(content) {
   const view = new DataView(content);
   const starts = (/** @type {string} */ text, place = 0) => findText(view, text, place, place + text.length) === place;
-  if (starts("fLaC")) return { samplingRate: content.byteLength > 20 ? view.getUint32(17) >>> 12 : null, isLossy: false };
+  if (starts("fLaC")) return { samplingRate: content.byteLength > 21 ? view.getUint32(18) >>> 12 : null, isLossy: false };
   if (starts("OggS")) return { samplingRate: oggRate(view), isLossy: findText(view, "fLaC", 0, 4096) < 0 };
   if (starts("ftyp", 4)) return { samplingRate: mp4Rate(view), isLossy: findText(view, "alac", 0) < 0 };
   if (starts("\x1aE\xdf\xa3")) return { samplingRate: OPUS_RATE, isLossy: true };

@@ -82,19 +82,24 @@ export class FilterBank {
 
   /**
    * @param {ArrayLike<number>} waveform at least a window long
+   * @param {number} [period] samples after which it repeats; whole hops of them are computed once
    * @returns {Spectrogram}
    */
-  apply(waveform) {
+  apply(waveform, period = Infinity) {
     const spectrogram = new Spectrogram(this.countFrames(waveform.length), this.bins);
     const { fourier } = this;
-    for (let frame = 0; frame < spectrogram.frames; frame += 2) {
-      const isPair = frame + 1 < spectrogram.frames;
+    const frames = period % this.hop === 0 ? Math.min(spectrogram.frames, period / this.hop) : spectrogram.frames;
+    for (let frame = 0; frame < frames; frame += 2) {
+      const isPair = frame + 1 < frames;
       this.loadFrame(waveform, frame, fourier.real);
       if (isPair) this.loadFrame(waveform, frame + 1, fourier.imaginary);
       else fourier.imaginary.fill(0);
       fourier.transform();
       this.filter(fourier.first, spectrogram.values, frame * this.bins);
       if (isPair) this.filter(fourier.second, spectrogram.values, (frame + 1) * this.bins);
+    }
+    for (let place = frames * this.bins; place < spectrogram.values.length; place++) {
+      spectrogram.values[place] = spectrogram.values[place - frames * this.bins];
     }
     return spectrogram;
   }
@@ -124,7 +129,8 @@ export class FilterBank {
    * @param {number} place of the frame in them
    */
   filter(power, values, place) {
-    for (const [bin, { first, weights }] of this.filters.entries()) {
+    for (let bin = 0; bin < this.bins; bin++) {
+      const { first, weights } = this.filters[bin];
       let energy = 0;
       for (let index = 0; index < weights.length; index++) energy += power[first + index] * weights[index];
       values[place + bin] = Math.log(Math.max(energy, this.floor));
@@ -191,7 +197,8 @@ export class FeatureExtractor {
       const scale = 1 / Math.max(Math.sqrt(power), this.constants.SMALLEST_RMS);
       for (let index = 0; index < filled.length; index++) filled[index] *= scale;
     }
-    return this.filterBank.apply(filled);
+    const isPeriodic = this.settings.padding_mode === "repeat" && this.settings.fade_seconds === 0;
+    return this.filterBank.apply(filled, isPeriodic ? cycle.length : Infinity);
   }
 
   /**

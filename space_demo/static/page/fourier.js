@@ -71,28 +71,36 @@ export class Fourier {
     const quarter = stride * remaining;
     for (let block = 0; block < remaining; block++) {
       const twiddle = block * stride;
-      const [c1, c2, c3] = [cosines[twiddle], cosines[2 * twiddle], cosines[3 * twiddle]];
-      const [s1, s2, s3] = [sines[twiddle], sines[2 * twiddle], sines[3 * twiddle]];
+      const c1 = cosines[twiddle];
+      const c2 = cosines[2 * twiddle];
+      const c3 = cosines[3 * twiddle];
+      const s1 = sines[twiddle];
+      const s2 = sines[2 * twiddle];
+      const s3 = sines[3 * twiddle];
       for (let offset = 0; offset < stride; offset++) {
         const from = offset + stride * block;
         const to = offset + stride * 4 * block;
-        const [aReal, aImaginary] = [real[from], imaginary[from]];
-        const [bReal, bImaginary] = [real[from + quarter], imaginary[from + quarter]];
-        const [cReal, cImaginary] = [real[from + 2 * quarter], imaginary[from + 2 * quarter]];
-        const [dReal, dImaginary] = [real[from + 3 * quarter], imaginary[from + 3 * quarter]];
-        const [sumReal, sumImaginary] = [aReal + cReal, aImaginary + cImaginary];
-        const [lessReal, lessImaginary] = [aReal - cReal, aImaginary - cImaginary];
-        const [oddReal, oddImaginary] = [bReal + dReal, bImaginary + dImaginary];
-        const [turnReal, turnImaginary] = [bImaginary - dImaginary, dReal - bReal];
-        otherReal[to] = sumReal + oddReal;
-        otherImaginary[to] = sumImaginary + oddImaginary;
-        const [oneReal, oneImaginary] = [lessReal + turnReal, lessImaginary + turnImaginary];
+        const evenReal = real[from] + real[from + 2 * quarter];
+        const evenImaginary = imaginary[from] + imaginary[from + 2 * quarter];
+        const lessReal = real[from] - real[from + 2 * quarter];
+        const lessImaginary = imaginary[from] - imaginary[from + 2 * quarter];
+        const oddReal = real[from + quarter] + real[from + 3 * quarter];
+        const oddImaginary = imaginary[from + quarter] + imaginary[from + 3 * quarter];
+        // The difference of the odd ones, times -i.
+        const turnReal = imaginary[from + quarter] - imaginary[from + 3 * quarter];
+        const turnImaginary = real[from + 3 * quarter] - real[from + quarter];
+        const oneReal = lessReal + turnReal;
+        const oneImaginary = lessImaginary + turnImaginary;
+        const twoReal = evenReal - oddReal;
+        const twoImaginary = evenImaginary - oddImaginary;
+        const threeReal = lessReal - turnReal;
+        const threeImaginary = lessImaginary - turnImaginary;
+        otherReal[to] = evenReal + oddReal;
+        otherImaginary[to] = evenImaginary + oddImaginary;
         otherReal[to + stride] = oneReal * c1 - oneImaginary * s1;
         otherImaginary[to + stride] = oneReal * s1 + oneImaginary * c1;
-        const [twoReal, twoImaginary] = [sumReal - oddReal, sumImaginary - oddImaginary];
         otherReal[to + 2 * stride] = twoReal * c2 - twoImaginary * s2;
         otherImaginary[to + 2 * stride] = twoReal * s2 + twoImaginary * c2;
-        const [threeReal, threeImaginary] = [lessReal - turnReal, lessImaginary - turnImaginary];
         otherReal[to + 3 * stride] = threeReal * c3 - threeImaginary * s3;
         otherImaginary[to + 3 * stride] = threeReal * s3 + threeImaginary * c3;
       }
@@ -108,20 +116,21 @@ export class Fourier {
     const { real, imaginary, otherReal, otherImaginary, cosines, sines, length } = this;
     const stride = length / (factor * remaining);
     const part = stride * remaining;
+    otherReal.fill(0);
+    otherImaginary.fill(0);
     for (let block = 0; block < remaining; block++) {
       for (let output = 0; output < factor; output++) {
-        for (let offset = 0; offset < stride; offset++) {
-          let [sumReal, sumImaginary] = [0, 0];
-          for (let input = 0; input < factor; input++) {
-            // The root of the small transform, and the twiddle of its output, in one.
-            const angle = (input * output * part + block * output * stride) % length;
-            const from = offset + stride * block + input * part;
-            sumReal += real[from] * cosines[angle] - imaginary[from] * sines[angle];
-            sumImaginary += real[from] * sines[angle] + imaginary[from] * cosines[angle];
+        for (let input = 0; input < factor; input++) {
+          // The root of the small transform, and the twiddle of its output, in one.
+          const angle = (output * (input * part + block * stride)) % length;
+          const cosine = cosines[angle];
+          const sine = sines[angle];
+          const from = stride * block + input * part;
+          const to = stride * (factor * block + output);
+          for (let offset = 0; offset < stride; offset++) {
+            otherReal[to + offset] += real[from + offset] * cosine - imaginary[from + offset] * sine;
+            otherImaginary[to + offset] += real[from + offset] * sine + imaginary[from + offset] * cosine;
           }
-          const to = offset + stride * (factor * block + output);
-          otherReal[to] = sumReal;
-          otherImaginary[to] = sumImaginary;
         }
       }
     }

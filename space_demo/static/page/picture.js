@@ -37,10 +37,12 @@ export function drawPicture(waveform, samplingRate, { features, plots }) {
   const framesPerColumn = Math.max(1, Math.ceil(frames / plots.MAX_COLUMNS));
   const columns = Math.ceil(frames / framesPerColumn);
   const largest = new Float32Array(columns * bins).fill(-Infinity);
-  values.forEach((value, place) => {
-    const to = Math.floor(place / bins / framesPerColumn) * bins + (place % bins);
-    largest[to] = Math.max(largest[to], value);
-  });
+  for (let frame = 0; frame < frames; frame++) {
+    const to = Math.floor(frame / framesPerColumn) * bins;
+    for (let bin = 0; bin < bins; bin++) {
+      largest[to + bin] = Math.max(largest[to + bin], values[frame * bins + bin]);
+    }
+  }
   const [low, high] = colourRange(largest);
   const levels = Uint8Array.from(largest, (value) =>
     Math.min(255, Math.max(0, (256 * (value - low)) / (high - low))),

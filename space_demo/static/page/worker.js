@@ -9,6 +9,8 @@ import { LungSoundPipeline } from "./pipeline.js";
 import * as runtime from "./runtime/onnxruntime.js";
 
 const MOST_THREADS = 4;
+// A core stays free for the page and other programs: threads that wait for one of them are slower than one alone.
+const FREE_CORES = 1;
 
 /**
  * @typedef {object} Request
@@ -33,7 +35,8 @@ const ANSWERS = {
       fetchChecked("runtime/onnxruntime.wasm.gzip").then(unpack),
     ]);
     runtime.env.wasm.wasmBinary = binary;
-    runtime.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
+    const cores = Math.max(1, navigator.hardwareConcurrency - FREE_CORES);
+    runtime.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(cores, MOST_THREADS) : 1;
     const session = await runtime.InferenceSession.create(new Uint8Array(model));
     const { num_frames, num_mel_bins } = settings.preprocessor;
     pipeline = new LungSoundPipeline(settings, async (inputValues, batch) => {
