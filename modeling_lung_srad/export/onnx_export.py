@@ -26,7 +26,7 @@ from torch import nn
 from ..errors import InputError
 from ..feature_extraction_lung_srad import LungSradFeatureExtractor
 from ..modeling_lung_srad import LungSradForAudioClassification
-from .onnx_scan import expand_scans, with_exported_scans
+from .onnx_scan import STEP_SIZES, expand_scans, with_exported_scans
 
 OPSET = 20
 INPUT, OUTPUT = "input_values", "logits"
@@ -220,11 +220,13 @@ def quantize_weights(source: Path, destination: Path) -> None:
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # It recommends a preparation that changes nothing here.
+    names = [node.name for node in onnx.load(source).graph.node]
     try:
         quantize_dynamic(
             source,
             destination,
             op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=[name for name in names if name.startswith(STEP_SIZES)],
             per_channel=True,
             weight_type=QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},

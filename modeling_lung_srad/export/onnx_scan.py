@@ -1,37 +1,127 @@
-"""The four scans of a feature map as ONNX nodes that onnxruntime runs about as fast as torch runs its own scan.
+"""The four scans of a feature map in standard ONNX operators.
 
-The algorithm is that of `selective_scan`: blocks of a sequence side by side, first from zero, then from their true
-starts. The layout differs: nothing is transposed or reversed. `Split` takes the steps out of the map as it lies, and
-the reversed scans run through the pieces backwards. Softplus and decays are written with `Exp` and `Log`, which
-onnxruntime runs several times faster than `Softplus` and `Pow`.
+The algorithm is that of `torch_scan.py`, with as many steps as the map has rows and as many blocks as it has columns.
+Blocks run side by side from zero, their last states are chained, and they run again from their true starts: three
+`Scan` nodes, whatever the size of the map. Nothing is divided by a decay.
 
-`torch.export` sees one `lung_srad::ScanMap` a block, which makes it fast; `expand_scans` writes the nodes of each.
+`torch.export` sees one `lung_srad::ScanMap` a block of the network, which makes it fast; `expand_scans` puts
+`SCAN_MAP` in its place.
 """
 
 import copy
-import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
 import torch
-from onnx import helper, numpy_helper
+from onnx import parser
 from torch import nn
 
 from ..modeling_lung_srad import NUM_DIRECTIONS, LungSradForAudioClassification, LungSradSS2D
 
-DOMAIN, NAME = "lung_srad", "ScanMap"
-LONGEST_CHAIN = 8
-# Above, softplus(x) is x in float32.
-LINEAR_FROM = 20.0
-INPUTS = [
-    "hidden_states",
-    "projected",
-    "skip",
-    *(f"{name}_{scan}" for name in ("delta_weight", "delta_bias", "A") for scan in range(NUM_DIRECTIONS)),
-]
+DOMAIN = "lung_srad"
+STEP_SIZES = "step_sizes"
+SCAN_MAP = f"""
+<domain: "{DOMAIN}", opset_import: ["": 20]>
+ScanMap <as_positions, as_projections, columns, as_steps, as_outputs, as_states, as_map>
+(hidden_states, projected, skip, delta_weight, delta_bias, A, order, projected_order, place) => (merged)
+{{
+    to_positions = Constant <value_ints: ints = @as_positions> ()
+    to_projections = Constant <value_ints: ints = @as_projections> ()
+    to_columns = Constant <value_ints: ints = @columns> ()
+    to_steps = Constant <value_ints: ints = @as_steps> ()
+    to_outputs = Constant <value_ints: ints = @as_outputs> ()
+    to_states = Constant <value_ints: ints = @as_states> ()
+    to_map = Constant <value_ints: ints = @as_map> ()
+    first = Constant <value_ints = [1]> ()
+    second = Constant <value_ints = [2]> ()
+    last = Constant <value_ints = [-1]> ()
+    one = Constant <value_float = 1.0> ()
+    linear_from = Constant <value_float = 20.0> ()
+
+    # The four sequences (batch, 4, length, channels), their low-rank step sizes, input and output weights.
+    positions = Reshape (hidden_states, to_positions)
+    u = Gather <axis = 1> (positions, order)
+    projections = Reshape (projected, to_projections)
+    traversed = Gather <axis = 1> (projections, projected_order)
+    low_rank, input_weights, output_weights = Split <axis = 3> (traversed, to_columns)
+    B_by_state = Transpose <perm = [0, 1, 3, 2]> (input_weights)
+    C_by_state = Transpose <perm = [0, 1, 3, 2]> (output_weights)
+    B = Unsqueeze (B_by_state, last)
+    C = Unsqueeze (C_by_state, last)
+
+    # Softplus of Exp and Log, which onnxruntime runs several times faster; above 20 it is the identity in float32.
+    # log(1 + e) is off by up to 6e-8, which is nothing beside steps whose sum over the memory of a state is about 1.
+    [{STEP_SIZES}] projected_delta = MatMul (low_rank, delta_weight)
+    delta = Add (projected_delta, delta_bias)
+    bounded = Min (delta, linear_from)
+    exponential = Exp (bounded)
+    one_more = Add (exponential, one)
+    logarithm = Log (one_more)
+    step = Max (delta, logarithm)
+
+    # Decays and drives (batch, 4, states, length, channels), by step (height, batch, 4 * states, width, channels).
+    step_by_state = Unsqueeze (step, second)
+    exponent = Mul (step_by_state, A)
+    decay = Exp (exponent)
+    driven = Mul (step, u)
+    driven_by_state = Unsqueeze (driven, second)
+    drive = Mul (driven_by_state, B)
+    decay_blocks = Reshape (decay, to_steps)
+    drive_blocks = Reshape (drive, to_steps)
+    decays = Transpose <perm = [2, 0, 1, 3, 4]> (decay_blocks)
+    drives = Transpose <perm = [2, 0, 1, 3, 4]> (drive_blocks)
+
+    # The total decay and the last state of each block from zero, (batch, 4 * states, width, channels).
+    block_shape = Shape <start = 1> (drives)
+    zeros = ConstantOfShape (block_shape)
+    ones = Add (zeros, one)
+    total, end = Scan <num_scan_inputs = 2, body = ends
+    (float[] total_before, float[] end_before, float[] decay_here, float[] drive_here)
+    => (float[] total_after, float[] end_after)
+    {{
+        total_after = Mul (decay_here, total_before)
+        kept_end = Mul (decay_here, end_before)
+        end_after = Add (kept_end, drive_here)
+    }}> (ones, zeros, decays, drives)
+
+    # The state before each block.
+    totals = Transpose <perm = [2, 0, 1, 3]> (total)
+    ends = Transpose <perm = [2, 0, 1, 3]> (end)
+    state_shape = Shape <start = 1> (ends)
+    zero = ConstantOfShape (state_shape)
+    unused_start, starts = Scan <num_scan_inputs = 2, body = chain
+    (float[] start_before, float[] total_here, float[] end_here)
+    => (float[] start_after, float[] start_here)
+    {{
+        start_here = Identity (start_before)
+        kept_start = Mul (total_here, start_before)
+        start_after = Add (kept_start, end_here)
+    }}> (zero, totals, ends)
+    start = Transpose <perm = [1, 2, 0, 3]> (starts)
+
+    # All states.
+    unused_state, states = Scan <num_scan_inputs = 2, body = run
+    (float[] state_before, float[] decay_here_again, float[] drive_here_again)
+    => (float[] state_after, float[] state_here)
+    {{
+        kept_state = Mul (decay_here_again, state_before)
+        state_after = Add (kept_state, drive_here_again)
+        state_here = Identity (state_after)
+    }}> (start, decays, drives)
+
+    # Outputs, each back at its position, summed over the scans and their states.
+    state_blocks = Transpose <perm = [1, 2, 0, 3, 4]> (states)
+    state_sequences = Reshape (state_blocks, to_outputs)
+    output_sequences = Mul (state_sequences, C)
+    outputs = Reshape (output_sequences, to_states)
+    placed = Gather <axis = 1> (outputs, place)
+    scanned = ReduceSum <keepdims = 0> (placed, first)
+    skipped = Mul (positions, skip)
+    summed = Add (scanned, skipped)
+    merged = Reshape (summed, to_map)
+}}
+"""
 
 
 class ExportedScan(nn.Module):
@@ -40,33 +130,63 @@ class ExportedScan(nn.Module):
 
     The inputs of the node are the map `(batch, height, width, channels)`; its projection `(batch, height, width,
     4 * (rank + 2 * states))`, which holds low-rank step sizes, input weights and output weights of each scan; the skip
-    weights `(channels,)`, summed over the scans; and for each scan the projection `(rank, channels)` and bias
-    `(channels,)` of the step sizes and the decay rates `(channels * states,)`. Its output has the shape of the map.
+    weights `(channels,)`, summed over the scans; weights `(4, rank, channels)` and biases `(4, 1, channels)` of the
+    step sizes; the decay rates `(4, states, 1, channels)`; and the results of `traversal_indices`. Its output has the
+    shape of the map.
     """
 
     def __init__(self, mixer: LungSradSS2D):
         super().__init__()
         self.state_size = mixer.state_size
+        self.rank = mixer.rank
         self.x_proj = mixer.x_proj
         weights = [
             mixer.Ds.unflatten(0, (NUM_DIRECTIONS, -1)).sum(0),
-            *mixer.dt_projs.weight.unflatten(0, (NUM_DIRECTIONS, -1)).mT,
-            *mixer.dt_projs_bias,
-            *-torch.exp(mixer.A_logs.float()).view(NUM_DIRECTIONS, -1),
+            mixer.dt_projs().mT,
+            mixer.dt_projs_bias.unsqueeze(1),
+            -torch.exp(mixer.A_logs.float()).unflatten(0, (NUM_DIRECTIONS, -1)).mT.unsqueeze(2),
         ]
         self.weights = nn.ParameterList(nn.Parameter(x.clone().contiguous(), requires_grad=False) for x in weights)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         _, height, width, channels = hidden_states.shape
-        sizes = {"height": height, "width": width, "channels": channels, "states": self.state_size}
+        length, states = height * width, self.state_size
+        indices = (torch.from_numpy(index) for index in traversal_indices(height, width, states))
         return torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{NAME}",
-            (hidden_states, self.x_proj(hidden_states), *self.weights),
-            attrs=sizes | {"rank": self.weights[1].shape[0]},
+            f"{DOMAIN}::ScanMap",
+            (hidden_states, self.x_proj(hidden_states), *self.weights, *indices),
+            attrs={
+                "as_positions": [-1, length, channels],
+                "as_projections": [-1, NUM_DIRECTIONS * length, self.rank + 2 * states],
+                "columns": [self.rank, states, states],
+                "as_steps": [-1, NUM_DIRECTIONS * states, height, width, channels],
+                "as_outputs": [-1, NUM_DIRECTIONS, states, length, channels],
+                "as_states": [-1, NUM_DIRECTIONS * states * length, channels],
+                "as_map": [-1, height, width, channels],
+            },
             dtype=hidden_states.dtype,
             shape=hidden_states.shape,
             version=1,
         )
+
+
+def traversal_indices(height: int, width: int, states: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Where the sequences, laid out by step, take their elements from and where these go.
+
+    Element `i * width + j` of a sequence in this layout is its position `j * height + i`: step `i` of block `j`.
+
+    Returns:
+        int32 arrays: position in the map `(4, length)`, row in the projections `(4, length)`, and for each position of
+        the map its row in the outputs `(4 * states, length)`.
+    """
+    positions = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    by_rows, by_columns = positions.reshape(width, height).T.ravel(), positions.ravel()
+    order = np.stack([by_rows, by_columns, by_rows[::-1], by_columns[::-1]])
+    scans = np.arange(NUM_DIRECTIONS, dtype=np.int32)[:, None]
+    place = np.repeat(np.argsort(order, axis=1), states, axis=0)
+    place += positions.size * np.arange(len(place))[:, None]
+    return order, NUM_DIRECTIONS * order + scans, place.astype(np.int32)
 
 
 @torch.no_grad()
@@ -82,152 +202,11 @@ def with_exported_scans(model: LungSradForAudioClassification) -> LungSradForAud
 
 def expand_scans(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with every `lung_srad::ScanMap` replaced by nodes of the standard operators."""
-    opsets = [opset for opset in model.opset_import if opset.domain != DOMAIN]
-    if len(opsets) == len(model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    functions = {}
-    for node in model.graph.node:
-        if node.domain == DOMAIN:
-            sizes = {attribute.name: attribute.i for attribute in node.attribute}
-            node.op_type = "_".join([NAME, *map(str, sizes.values())])
-            del node.attribute[:]
-            if node.op_type not in functions:
-                nodes = _Nodes()
-                output = _scan_map(nodes, **sizes)
-                functions[node.op_type] = helper.make_function(
-                    DOMAIN, node.op_type, INPUTS, [output], nodes.written, opsets
-                )
-    model.functions.extend(functions.values())
+    if all(opset.domain != DOMAIN for opset in model.opset_import):
+        model.opset_import.add(domain=DOMAIN, version=1)
+    model.functions.append(parser.parse_function(SCAN_MAP))
     expanded = onnx.inliner.inline_local_functions(model)
+    opsets = [opset for opset in expanded.opset_import if opset.domain != DOMAIN]
     del expanded.opset_import[:]
     expanded.opset_import.extend(opsets)
     return expanded
-
-
-class _Nodes:
-    """Writes ONNX nodes; arrays among their inputs become constants."""
-
-    def __init__(self) -> None:
-        self.written: list[onnx.NodeProto] = []
-
-    def add(self, op_type: str, *inputs: str | np.ndarray, **attributes: Any) -> str:
-        """Adds a node with one output and returns the name of that."""
-        return self.add_many(op_type, 1, *inputs, **attributes)[0]
-
-    def add_many(self, op_type: str, outputs: int, *inputs: str | np.ndarray, **attributes: Any) -> list[str]:
-        names = [x if isinstance(x, str) else self._constant(x) for x in inputs]
-        results = [f"{op_type}_{len(self.written)}_{index}" for index in range(outputs)]
-        self.written.append(helper.make_node(op_type, names, results, **attributes))
-        return results
-
-    def _constant(self, value: np.ndarray) -> str:
-        name = f"constant_{len(self.written)}"
-        self.written.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value)))
-        return name
-
-    def reshape(self, x: str, *shape: int) -> str:
-        return self.add("Reshape", x, _whole(*shape))
-
-    def split(self, x: str, axis: int, parts: int, is_reversed: bool) -> list[str]:
-        """Pieces of length 1, in the order of the scan."""
-        if parts == 1:
-            return [x]
-        pieces = self.add_many("Split", parts, x, axis=axis, num_outputs=parts)
-        return pieces[::-1] if is_reversed else pieces
-
-    def concat(self, pieces: Sequence[str], axis: int, is_reversed: bool) -> str:
-        return self.add("Concat", *(pieces[::-1] if is_reversed else pieces), axis=axis)
-
-    def run(self, decays: Sequence[str], drives: Sequence[str], state: str | None = None) -> list[str]:
-        """All `h_t = decay_t h_{t-1} + drive_t`, from a state or from zero."""
-        states = []
-        for decay, drive in zip(decays, drives, strict=True):
-            state = drive if state is None else self.add("Add", self.add("Mul", decay, state), drive)
-            states.append(state)
-        return states
-
-    def product(self, factors: Sequence[str]) -> str:
-        product = factors[0]
-        for factor in factors[1:]:
-            product = self.add("Mul", product, factor)
-        return product
-
-
-def _whole(*numbers: int) -> np.ndarray:
-    return np.array(numbers, dtype=np.int64)
-
-
-def _scan_map(nodes: _Nodes, height: int, width: int, channels: int, states: int, rank: int) -> str:
-    """Writes the four scans of the inputs `INPUTS`; returns the name of the output."""
-    sizes = NUM_DIRECTIONS * [rank, states, states]
-    u = nodes.reshape("hidden_states", -1, channels)
-    projected = nodes.reshape("projected", -1, sum(sizes))
-    parts = nodes.add_many("Split", len(sizes), projected, _whole(*sizes), axis=1)
-    total = nodes.add("Mul", u, "skip")
-    for scan in range(NUM_DIRECTIONS):
-        low_rank, B, C = parts[3 * scan : 3 * scan + 3]
-        step = _softplus(nodes, nodes.add("Gemm", low_rank, f"delta_weight_{scan}", f"delta_bias_{scan}"))
-        drive = nodes.add("Mul", step, u)
-        if states > 1:
-            step, drive = (_repeat(nodes, x, channels, states, axis=2) for x in (step, drive))
-            B = _repeat(nodes, B, channels, states, axis=1)
-        decay = nodes.add("Exp", nodes.add("Mul", step, f"A_{scan}"))
-        drive = nodes.add("Mul", drive, B)
-        hidden = _scan(nodes, decay, drive, scan, height, width, channels * states)
-        total = nodes.add("Add", total, _sum_states(nodes, hidden, C, channels, states))
-    return nodes.reshape(total, -1, height, width, channels)
-
-
-def _softplus(nodes: _Nodes, x: str) -> str:
-    # log(1 + e) is off by up to 6e-8, which is nothing beside steps whose sum over the memory of a state is about 1.
-    linear_from, one = (np.array(number, dtype=np.float32) for number in (LINEAR_FROM, 1))
-    exponential = nodes.add("Exp", nodes.add("Min", x, linear_from))
-    return nodes.add("Max", x, nodes.add("Log", nodes.add("Add", exponential, one)))
-
-
-def _repeat(nodes: _Nodes, x: str, channels: int, states: int, axis: int) -> str:
-    """`(positions, channels)`, or with `axis=1` `(positions, states)`, as `(positions, channels * states)`."""
-    repeats = _whole(1, channels, 1) if axis == 1 else _whole(1, 1, states)
-    repeated = nodes.add("Tile", nodes.add("Unsqueeze", x, _whole(axis)), repeats)
-    return nodes.reshape(repeated, -1, channels * states)
-
-
-def _sum_states(nodes: _Nodes, hidden: str, C: str, channels: int, states: int) -> str:
-    if states == 1:
-        return nodes.add("Mul", hidden, C)
-    hidden = nodes.reshape(hidden, -1, channels, states)
-    return nodes.add("Squeeze", nodes.add("MatMul", hidden, nodes.add("Unsqueeze", C, _whole(2))), _whole(2))
-
-
-def _scan(nodes: _Nodes, decay: str, drive: str, scan: int, height: int, width: int, channels: int) -> str:
-    """States `(positions, channels)` of one scan: `height` steps through `width` blocks, as in `selective_scan`."""
-    is_reversed = scan >= 2
-    # Row-major blocks go on in the next row; a step through all columns is a row.
-    by_step, axis = ((-1, height, width, channels), 1) if scan % 2 else ((-1, width, height, channels), 2)
-    decays, drives = (nodes.split(nodes.reshape(x, *by_step), axis, height, is_reversed) for x in (decay, drive))
-    total, end = (
-        nodes.reshape(x, -1, width, channels) for x in (nodes.product(decays), nodes.run(decays, drives)[-1])
-    )
-    starts = _chain(nodes, total, end, width, channels, is_reversed)
-    states = nodes.run(decays, drives, nodes.add("Unsqueeze", starts, _whole(axis)))
-    return nodes.reshape(nodes.concat(states, axis, is_reversed), -1, channels)
-
-
-def _chain(nodes: _Nodes, decay: str, end: str, blocks: int, channels: int, is_reversed: bool) -> str:
-    """State before each of `(batch, blocks, channels)`, from the total decays and from the end states from zero."""
-    groups = 1 if blocks <= LONGEST_CHAIN else math.isqrt(blocks - 1) + 1
-    steps = -(-blocks // groups)
-    # Blocks of zeros leave no state, so it does not matter that the reversed scans begin with them.
-    if padding := groups * steps - blocks:
-        decay, end = (nodes.add("Pad", x, _whole(0, 0, 0, 0, padding, 0)) for x in (decay, end))
-    by_group = (nodes.reshape(x, -1, groups, steps, channels) for x in (decay, end))
-    decays, drives = (nodes.split(x, 2, steps, is_reversed) for x in by_group)
-    start = nodes.add("Sub", drives[0], drives[0])
-    if groups > 1:
-        ends = (nodes.product(decays), nodes.run(decays, drives)[-1])
-        group_decays, group_drives = (nodes.split(x, 1, groups, is_reversed) for x in ends)
-        zero = nodes.add("Sub", group_drives[0], group_drives[0])
-        start = nodes.concat([zero, *nodes.run(group_decays[:-1], group_drives[:-1])], 1, is_reversed)
-    starts = nodes.concat([start, *nodes.run(decays[:-1], drives[:-1], start)], 2, is_reversed)
-    starts = nodes.reshape(starts, -1, groups * steps, channels)
-    return nodes.add("Slice", starts, _whole(0), _whole(blocks), _whole(1)) if padding else starts

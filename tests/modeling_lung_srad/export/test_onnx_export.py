@@ -11,6 +11,7 @@ import torch
 from dataset_scripts.simulated import simulate_cycle
 from examples import numpy_features
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
+from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT, load_checkpoint
 from modeling_lung_srad.configuration_lung_srad import CLASS_NAMES
 from modeling_lung_srad.errors import InputError
 from tests.conftest import tiny_config
@@ -84,13 +85,19 @@ def test_every_kind_of_network_can_be_exported(config, tmp_path):
     assert _export(tmp_path / "out", 32, _classifier(**config)).difference < 1e-4
 
 
-def test_long_steps_and_strong_decays_stay_finite(tmp_path):
-    model = _classifier()
-    for module in model.modules():
-        if type(module).__name__ == "LungSradSS2D":
-            module.dt_projs.weight.data *= 500
-            module.A_logs.data += 3
-    assert _export(tmp_path / "out", 64, model).difference < 1e-4
+def test_the_embedded_model_is_compact_and_has_the_logits_of_torch(tmp_path):
+    model, extractor = load_checkpoint(DEFAULT_CHECKPOINT)
+    network = onnx_export.build_onnx(model, extractor.num_frames)
+    assert _count_nodes(network.graph) <= 1000
+    onnx.save(network, tmp_path / "model.onnx")
+    input_values = extractor(SOUNDS, sampling_rate=RATE, return_tensors="pt")["input_values"]
+    assert onnx_export.largest_difference(tmp_path / "model.onnx", model, input_values) < 1e-4
+
+
+def _count_nodes(graph):
+    """Nodes of a graph and of the bodies in it."""
+    bodies = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return len(graph.node) + sum(map(_count_nodes, bodies))
 
 
 def test_an_export_says_what_it_is(exported):
