@@ -36,7 +36,7 @@ export class Analyser {
       for (const { reject } of this.pending.values()) reject(error);
       this.pending.clear();
     };
-    return this.send({ kind: "load" });
+    return this.send({ kind: "load", file: "", audio: null });
   }
 
   /**
@@ -58,7 +58,7 @@ export class Analyser {
    * @returns {Promise<import("./picture.js").Picture>}
    */
   async draw(file) {
-    const audio = this.held === file ? undefined : await decodeFile(file, this.limits);
+    const audio = this.held === file ? null : await decodeFile(file, this.limits);
     this.held = file;
     return this.send({ kind: "draw", file: file.name, audio });
   }

@@ -6,13 +6,13 @@ import { fixed } from "./numbers.js";
 
 /**
  * @typedef {object} DecodedAudio
- * @property {Float32Array[]} channels each `(samples,)`
+ * @property {Float32Array<ArrayBuffer>[]} channels each `(samples,)`
  * @property {number} samplingRate in Hz
  * @property {number} missingSeconds that the header states and the file lacks; negative where more was found
  * @property {number | null} bitRate in bits/s of a lossy format, null of others
  *
  * @typedef {object} SourceAudio
- * @property {Float32Array} waveform mono, `(samples,)`
+ * @property {Float32Array<ArrayBuffer>} waveform mono, `(samples,)`
  * @property {number} samplingRate in Hz
  * @property {import("./quality.js").QualityFlag[]} flags
  *
@@ -75,7 +75,7 @@ function lossyFlags({ bitRate }, { LOWEST_LOSSY_BITS }) {
 
 /**
  * The mean of the channels, or the louder one with a flag where they cancel or the other is dead.
- * @param {Float32Array[]} channels
+ * @param {Float32Array<ArrayBuffer>[]} channels
  * @param {Constants} constants
  */
 function mix(channels, { CANCELLED, DEAD_CHANNEL }) {

@@ -4,6 +4,8 @@
  * to whatever rate it is asked for, and whether sounds were lost.
  */
 
+// By the two bits that name the version of MPEG.
+/** @type {Record<number, number[]>} */
 const MP3_RATES = { 3: [44100, 48000, 32000], 2: [22050, 24000, 16000], 0: [11025, 12000, 8000] };
 const OPUS_RATE = 48000;
 // Tags, with a picture of the album, come before the frames of MP3.

@@ -32,7 +32,10 @@ function statistics({ frames, bins, values }, { BINS_PER_BAND, SMALLEST_SPREAD }
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
   const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
   const spread = Math.max(Math.sqrt(squares / (values.length - 1)), SMALLEST_SPREAD);
-  const [means, deviations] = [[], []];
+  /** @type {number[]} */
+  const means = [];
+  /** @type {number[]} */
+  const deviations = [];
   for (let first = 0; first + BINS_PER_BAND <= bins; first += BINS_PER_BAND) {
     const band = Float64Array.from({ length: frames }, (_, frame) => {
       let sum = 0;

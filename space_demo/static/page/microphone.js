@@ -5,6 +5,7 @@ import { InputError } from "./errors.js";
 import { makeWavFile } from "./wav.js";
 
 const RAW_SOUND = { echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: 1 };
+/** @type {Record<string, InputError>} */
 const REFUSALS = {
   NotAllowedError: new InputError("The microphone is not allowed", "allow it in the settings of the browser"),
   NotFoundError: new InputError("No microphone was found", "connect one, or choose files"),

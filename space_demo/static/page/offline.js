@@ -9,7 +9,9 @@ export async function keepFiles() {
   if (!("serviceWorker" in navigator)) return false;
   try {
     const registration = await navigator.serviceWorker.register("service_worker.js");
-    await activated(registration.active ?? registration.waiting ?? registration.installing);
+    const worker = registration.active ?? registration.waiting ?? registration.installing;
+    if (!worker) return false;
+    await activated(worker);
     return true;
   } catch {
     return false;

@@ -72,7 +72,7 @@ class Page {
     const { bytes, runtime_bytes } = this.settings.model;
     byId("status").textContent = `Loading the model, ${((bytes + runtime_bytes) / 1e6).toFixed(0)} MB …`;
     this.loaded = this.loadModel();
-    this.loaded.then((isLoaded) => isLoaded && this.work());
+    this.work();
   }
 
   /**

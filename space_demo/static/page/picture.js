@@ -11,12 +11,12 @@ const [DARKEST_QUANTILE, BRIGHTEST_QUANTILE] = [0.05, 0.998];
  * @property {number} columns
  * @property {number} bins
  * @property {Uint8Array} levels 0 to 255, `(columns, bins)`
- * @property {Float32Array} waveform at the model's rate, to be played
+ * @property {Float32Array<ArrayBuffer>} waveform at the model's rate, to be played
  * @property {number} samplingRate of the waveform, in Hz
  */
 
 /**
- * @param {Float32Array} waveform `(samples,)`
+ * @param {Float32Array<ArrayBuffer>} waveform `(samples,)`
  * @param {number} samplingRate in Hz
  * @param {Record<string, import("./features.js").Constants>} constants by module
  * @returns {Picture}

@@ -29,7 +29,7 @@ const WINDOWS_AT_ONCE = 4;
  *
  * @typedef {object} Recording
  * @property {string} file its name
- * @property {Float32Array} waveform at the model's rate, `(samples,)`
+ * @property {Float32Array<ArrayBuffer>} waveform at the model's rate, `(samples,)`
  * @property {import("./channels.js").SourceAudio} source
  *
  * @typedef {object} RecordingResult

@@ -17,7 +17,7 @@ export class Player {
   }
 
   /**
-   * @param {Float32Array} waveform
+   * @param {Float32Array<ArrayBuffer>} waveform
    * @param {number} samplingRate in Hz
    * @param {number} seconds where to begin
    */

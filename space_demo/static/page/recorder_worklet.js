@@ -1,4 +1,3 @@
-// @ts-check
 /** Runs in the audio thread: hands the samples of the microphone on as they come. */
 
 class Recorder extends AudioWorkletProcessor {

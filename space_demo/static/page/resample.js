@@ -14,11 +14,11 @@ function greatestCommonDivisor(first, second) {
 }
 
 /**
- * @param {Float32Array} waveform mono, `(samples,)`
+ * @param {Float32Array<ArrayBuffer>} waveform mono, `(samples,)`
  * @param {number} sourceRate its rate in Hz
  * @param {number} samplingRate the wanted rate in Hz
- * @param {{ZERO_CROSSINGS: number, ROLL_OFF: number}} constants of `audio.py`
- * @returns {Float32Array} `(ceil(samples * samplingRate / sourceRate),)`
+ * @param {import("./features.js").Constants} constants of `audio.py`
+ * @returns {Float32Array<ArrayBuffer>} `(ceil(samples * samplingRate / sourceRate),)`
  */
 export function resample(waveform, sourceRate, samplingRate, { ZERO_CROSSINGS, ROLL_OFF }) {
   if (sourceRate === samplingRate) return waveform;

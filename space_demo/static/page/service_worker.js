@@ -7,21 +7,23 @@
 
 importScripts("cached_files.js");
 
-const CACHE = `lung-srad ${self.VERSION}`;
+/** @typedef {{VERSION: string, FILES: string[], HEADERS: Record<string, string>}} CachedFiles */
+const worker = /** @type {ServiceWorkerGlobalScope & CachedFiles} */ (/** @type {unknown} */ (self));
+const CACHE = `lung-srad ${worker.VERSION}`;
 
-self.addEventListener("install", (event) => {
-  const requests = self.FILES.map((file) => new Request(file, { cache: "no-cache" }));
+worker.addEventListener("install", (event) => {
+  const requests = worker.FILES.map((file) => new Request(file, { cache: "no-cache" }));
   event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(requests)));
 });
 
-self.addEventListener("activate", (event) => event.waitUntil(takeOver()));
+worker.addEventListener("activate", (event) => event.waitUntil(takeOver()));
 
-self.addEventListener("fetch", (event) => event.respondWith(answer(event.request)));
+worker.addEventListener("fetch", (event) => event.respondWith(answer(event.request)));
 
 async function takeOver() {
   const names = await caches.keys();
   await Promise.all(names.filter((name) => name !== CACHE).map((name) => caches.delete(name)));
-  await self.clients.claim();
+  await worker.clients.claim();
 }
 
 /** @param {Request} request */
@@ -29,7 +31,7 @@ async function answer(request) {
   const cache = await caches.open(CACHE);
   const response = (await cache.match(request, { ignoreSearch: true })) ?? (await fetch(request));
   const headers = new Headers(response.headers);
-  for (const [name, value] of Object.entries(self.HEADERS)) headers.set(name, value);
+  for (const [name, value] of Object.entries(worker.HEADERS)) headers.set(name, value);
   const { status, statusText } = response;
   return new Response(response.body, { status, statusText, headers });
 }

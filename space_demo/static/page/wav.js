@@ -148,7 +148,7 @@ function sampleReader(view, encoding, sampleBytes) {
 
 /**
  * A WAV file of float samples, which loses nothing of what a microphone gave.
- * @param {Float32Array} samples mono, `(samples,)`
+ * @param {Float32Array<ArrayBuffer>} samples mono, `(samples,)`
  * @param {number} samplingRate in Hz
  * @param {string} name
  * @returns {File}

@@ -13,11 +13,13 @@ const MOST_THREADS = 4;
 const FREE_CORES = 1;
 
 /**
+ * @typedef {import("./channels.js").DecodedAudio} DecodedAudio
+ *
  * @typedef {object} Request
  * @property {number} id of the request
  * @property {"load" | "classify" | "draw"} kind
- * @property {string} [file] name of a recording
- * @property {import("./channels.js").DecodedAudio} [audio] of it; without, the recording of the request before
+ * @property {string} file name of a recording; empty where there is none
+ * @property {DecodedAudio | null} audio of it; without, the recording of the request before
  */
 
 /** @type {LungSoundPipeline} */
@@ -47,17 +49,24 @@ const ANSWERS = {
   },
 
   async classify({ id, file, audio }) {
-    const { constants } = pipeline.settings;
-    recording = pipeline.load(mixDown(audio, constants.audio), file);
+    if (audio) takeUp(audio, file);
     return pipeline.classify(recording, (done, all) => self.postMessage({ id, done, all }));
   },
 
   async draw({ file, audio }) {
     const { constants, preprocessor } = pipeline.settings;
-    if (audio) recording = pipeline.load(mixDown(audio, constants.audio), file);
+    if (audio) takeUp(audio, file);
     return drawPicture(recording.waveform, preprocessor.sampling_rate, constants);
   },
 };
+
+/**
+ * @param {DecodedAudio} audio
+ * @param {string} file its name
+ */
+function takeUp(audio, file) {
+  recording = pipeline.load(mixDown(audio, pipeline.settings.constants.audio), file);
+}
 
 /** @param {ArrayBuffer} packed by gzip, which free hosts do not unpack themselves */
 function unpack(packed) {
