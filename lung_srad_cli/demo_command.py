@@ -88,6 +88,7 @@ def run_static(host: str, port: int | None) -> int:
     from space_demo.static.build import build_site
     from space_demo.static.server import serve_site
 
+    print("building the page ...", flush=True)
     folder = build_site()
     serve_site(folder, stopped_by_signals(), host, port or STATIC_PORT)
     return 0

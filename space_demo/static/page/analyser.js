@@ -24,7 +24,7 @@ export class Analyser {
 
   /**
    * Starts the worker and waits until the model is loaded.
-   * @returns {Promise<void>}
+   * @returns {Promise<{isBound: boolean}>} whether the policy of the page binds the worker
    * @throws {InputError} where a file of the model is missing or damaged
    */
   load() {

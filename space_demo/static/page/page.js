@@ -25,6 +25,11 @@ import { headline, plotText, shownName } from "./texts.js";
 
 const BUG = new InputError("could not be answered, because of a mistake of this page", "try another recording");
 
+const BOUND = "The rule binds the page and the thread that computes: that thread has tried to break it, and could not.";
+const UNBOUND =
+  "The rule binds the page, but not the thread that computes: this browser keeps no files of pages, and this host adds " +
+  "no headers.";
+
 class Page {
   /** @param {any} settings what Python wrote */
   constructor(settings) {
@@ -82,7 +87,8 @@ class Page {
   async loadModel() {
     const isKept = await keepFiles();
     try {
-      await this.analyser.load();
+      const { isBound } = await this.analyser.load();
+      byId("bound").textContent = isBound ? BOUND : UNBOUND;
     } catch (error) {
       const { problem, remedy } = error instanceof InputError ? error : new InputError(`${error}`, "load it again");
       byId("status").textContent = "";
@@ -209,6 +215,8 @@ class Page {
       entry.error = error instanceof InputError ? error : BUG;
       entry.status.textContent = `No answer: ${entry.error.problem}`;
     }
+    // What screen readers announce.
+    byId("status").textContent = `${entry.name}: ${entry.status.textContent}`;
   }
 
   /** Tables of all answers, where there are several. @private */

@@ -232,6 +232,17 @@ def test_nothing_can_be_sent_elsewhere_by_the_page_or_by_its_worker(other_visito
     for place in (visitor.page, *visitor.page.workers):
         assert place.evaluate(SEND, address) == ["refused", "refused", "refused"]
     assert asked == []
+    visitor.page.get_by_text("Ready").wait_for()
+    visitor.page.get_by_text("Why a recording cannot leave this device").click()
+    visitor.page.get_by_text("The rule binds the page and the thread that computes").wait_for()
+
+
+def test_thread_that_the_rule_does_not_bind_is_told(other_visitor, plain_address):
+    visitor = other_visitor(service_workers="block")
+    visitor.page.goto(plain_address)
+    visitor.page.get_by_text("Ready.").wait_for()
+    visitor.page.get_by_text("Why a recording cannot leave this device").click()
+    visitor.page.get_by_text("but not the thread that computes").wait_for()
 
 
 def test_page_shows_its_rule_and_has_asked_no_other_host(visitor):
