@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from modeling_lung_srad.export.onnx_export import OnnxExport
 
 EXPORT_MODULES = ("onnx", "onnxruntime", "onnxscript")
-NUM_STEPS = 3
 DESCRIPTION = """\
 Writes a checkpoint as ONNX, which onnxruntime runs without torch: any batch, a fixed number of frames.
 
@@ -26,8 +25,9 @@ examples:
   python examples/classify_onnx.py onnx/ cycle.wav                   onnxruntime and numpy alone
 
 The input is input_values (batch, frames, mel bins), as LungSradFeatureExtractor or examples/numpy_features.py makes
-it, the output logits (batch, labels). Opset, frames, rate and labels are in the metadata of the file. --int8 adds
-model_quantized.onnx, whose linear layers have int8 weights; --data says what that changes in the Score.
+it, the output logits (batch, labels). Opset, frames, rate and labels are in the metadata of the file. --float16 adds
+model_fp16.onnx, half as large, which computes in float32 too. --int8 adds model_quantized.onnx, whose linear layers
+have int8 weights; --data says what that changes in the Score.
 
 It needs onnx, onnxruntime and onnxscript: pip install "lung-srad[export]". Research software, not a medical device."""
 
@@ -44,6 +44,7 @@ def add(commands: Any) -> None:
         metavar="N",
         help="frames of the input, from 32 to 65536 (default: as the checkpoint's features have)",
     )
+    parser.add_argument("--float16", action="store_true", help="write model_fp16.onnx, half as large, as well")
     parser.add_argument("--int8", action="store_true", help="write model_quantized.onnx, with int8 weights, as well")
     parser.add_argument(
         "--data",
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from modeling_lung_srad.checkpoint_loading import load_checkpoint
     from modeling_lung_srad.errors import InputError
-    from modeling_lung_srad.export.onnx_export import check_destination, export_onnx
+    from modeling_lung_srad.export.onnx_export import INT8_FILE, MODEL_FILE, check_destination, export_onnx
 
     if arguments.data is None and (arguments.part or arguments.split):
         raise InputError("--part, --split", "say which cycles of --data to take", "give --data as well")
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             cycles = load_scored_cycles(arguments.checkpoint, arguments.data, split, part)
         except InputError as error:
             raise error.within("--data") from error
-    with tqdm(total=NUM_STEPS - (not arguments.int8), unit="step", disable=None, leave=False) as bar:
+    with tqdm(total=2 + arguments.float16 + arguments.int8, unit="step", disable=None, leave=False) as bar:
 
         def say(step: str) -> None:
             bar.set_description(step, refresh=False)
@@ -105,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.destination,
             simulated_sounds(feature_extractor.sampling_rate),
             num_frames=arguments.frames,
+            float16=arguments.float16,
             int8=arguments.int8,
             force=arguments.force,
             say=say,
@@ -115,7 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         feature_extractor.num_frames = exported.num_frames
         in_float, in_int8 = (
-            100 * exported_score(path, model.config, feature_extractor, cycles) for path in exported.files[:2]
+            100 * exported_score(exported.folder / name, model.config, feature_extractor, cycles)
+            for name in (MODEL_FILE, INT8_FILE)
         )
         print(
             f"Score on {len(cycles.cycles)} cycles of {arguments.data} ({part}, {split} split): "
@@ -141,12 +144,11 @@ def simulated_sounds(sampling_rate: int) -> "list[np.ndarray]":
 
 def describe(exported: "OnnxExport") -> None:
     """Prints the files and their difference from torch."""
-    from modeling_lung_srad.export.onnx_export import INPUT, OPSET, OUTPUT
+    from modeling_lung_srad.export.onnx_export import FLOAT16_FILE, INPUT, INT8_FILE, OPSET, OUTPUT
 
     print(f"{exported.folder}: {', '.join(path.name for path in exported.files)}")
     print(f"ONNX opset {OPSET}, {INPUT} (batch, {exported.num_frames}, mel) -> {OUTPUT} (batch, labels)")
-    differences = {"float32": exported.difference, "int8": exported.int8_difference}
-    for (kind, difference), file in zip(differences.items(), exported.files, strict=False):
-        if difference is not None:
-            size = file.stat().st_size / 1e6
-            print(f"{file.name}: {kind}, {size:.1f} MB, logits within {difference:.1e} of torch")
+    weights = {FLOAT16_FILE: "float16", INT8_FILE: "int8"}
+    for name, difference in exported.differences.items():
+        size = (exported.folder / name).stat().st_size / 1e6
+        print(f"{name}: {weights.get(name, 'float32')}, {size:.1f} MB, logits within {difference:.1e} of torch")

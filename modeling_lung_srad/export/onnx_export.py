@@ -1,7 +1,7 @@
 """Exports a classifier to ONNX for onnxruntime, and keeps it only where its logits are those of torch.
 
-The result is a folder in the layout of `optimum`: `model.onnx`, `config.json` and `preprocessor_config.json`, and with
-int8 weights `model_quantized.onnx` beside them.
+The result is a folder in the layout of `optimum`: `model.onnx`, `config.json` and `preprocessor_config.json`. Smaller
+files may stand beside them: `model_fp16.onnx` with float16 weights and `model_quantized.onnx` with int8 weights.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
@@ -30,7 +31,7 @@ from .onnx_scan import STEP_SIZES, expand_scans, with_exported_scans
 
 OPSET = 20
 INPUT, OUTPUT = "input_values", "logits"
-MODEL_FILE, INT8_FILE = "model.onnx", "model_quantized.onnx"
+MODEL_FILE, FLOAT16_FILE, INT8_FILE = "model.onnx", "model_fp16.onnx", "model_quantized.onnx"
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 # A grid of one column after the last stage: about 0.25 s of sound.
 MIN_FRAMES = 32
@@ -38,6 +39,8 @@ MIN_FRAMES = 32
 MAX_FRAMES = 2**16
 LARGEST_DIFFERENCE = 1e-3
 CHECKED_BATCHES = (1, 3)
+# Biases and norms stay in float32: they are small.
+FEWEST_IN_FLOAT16 = 1024
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,18 @@ class OnnxExport:
     Args:
         folder (`Path`): where it is.
         num_frames (`int`): frames of `input_values`.
-        difference (`float`): largest difference of the logits of `model.onnx` from those of torch.
-        int8_difference (`float`, *optional*): the same of `model_quantized.onnx`, where it was asked for.
+        differences (`dict[str, float]`): for each network, by file name, `model.onnx` first, the largest difference of
+            its logits from those of torch.
     """
 
     folder: Path
     num_frames: int
-    difference: float
-    int8_difference: float | None = None
+    differences: dict[str, float]
 
     @property
     def files(self) -> list[Path]:
         """The written files, the networks first."""
-        names = [MODEL_FILE, *([] if self.int8_difference is None else [INT8_FILE]), *CONFIG_FILES]
-        return [self.folder / name for name in names]
+        return [self.folder / name for name in (*self.differences, *CONFIG_FILES)]
 
 
 def check_destination(destination: str | os.PathLike, force: bool = False) -> None:
@@ -95,6 +96,7 @@ def export_onnx(
     destination: str | os.PathLike,
     waveforms: Sequence[np.ndarray],
     num_frames: int | None = None,
+    float16: bool = False,
     int8: bool = False,
     force: bool = False,
     say: Callable[[str], object] = lambda step: None,
@@ -113,6 +115,7 @@ def export_onnx(
         waveforms (sequence of at least three `np.ndarray`): sounds at the rate of the extractor to check it with.
         num_frames (`int`, *optional*): frames of `input_values`, from 32 to 65536; those of the extractor by default.
             The saved extractor makes as many.
+        float16 (`bool`, *optional*, defaults to `False`): whether to write `model_fp16.onnx` too.
         int8 (`bool`, *optional*, defaults to `False`): whether to write `model_quantized.onnx` too.
         force (`bool`, *optional*, defaults to `False`): whether the files of an earlier export may be replaced.
         say (callable, *optional*): is told which step comes.
@@ -156,17 +159,22 @@ def export_onnx(
                 f"{LARGEST_DIFFERENCE:g}",
                 "report this with the versions of torch, onnx and onnxruntime",
             )
-        int8_difference = None
+        differences = {MODEL_FILE: difference}
+        if float16:
+            say("store weights in float16")
+            store_in_float16(temporary / MODEL_FILE, temporary / FLOAT16_FILE)
+            differences[FLOAT16_FILE] = largest_difference(temporary / FLOAT16_FILE, model, input_values)
         if int8:
             say("make int8 weights")
             quantize_weights(temporary / MODEL_FILE, temporary / INT8_FILE)
-            int8_difference = largest_difference(temporary / INT8_FILE, model, input_values)
+            differences[INT8_FILE] = largest_difference(temporary / INT8_FILE, model, input_values)
         model.config.to_json_file(temporary / "config.json")
         feature_extractor.to_json_file(temporary / "preprocessor_config.json")
-        result = OnnxExport(destination, num_frames, difference, int8_difference)
+        result = OnnxExport(destination, num_frames, differences)
         if destination.is_dir():
-            # One of an earlier export would not belong to the new network.
-            (destination / INT8_FILE).unlink(missing_ok=True)
+            # Those of an earlier export would not belong to the new network.
+            for name in (FLOAT16_FILE, INT8_FILE):
+                (destination / name).unlink(missing_ok=True)
             for path in result.files:
                 (temporary / path.name).replace(path)
         else:
@@ -210,6 +218,22 @@ def largest_difference(path: Path, model: LungSradForAudioClassification, input_
         (logits,) = session.run([OUTPUT], {INPUT: batch.numpy()})
         differences.append(np.abs(logits - expected).max())
     return float(np.max(differences))
+
+
+def store_in_float16(source: Path, destination: Path) -> None:
+    """Writes a network whose large weights are stored in float16 and cast when it is loaded; it runs in float32."""
+    network = onnx.load(source)
+    casts = []
+    for tensor in network.graph.initializer:
+        weights = numpy_helper.to_array(tensor)
+        if weights.dtype == np.float32 and weights.size >= FEWEST_IN_FLOAT16:
+            stored = f"{tensor.name}_float16"
+            casts.append(helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
+            tensor.CopyFrom(numpy_helper.from_array(weights.astype(np.float16), stored))
+    nodes = [*casts, *network.graph.node]
+    del network.graph.node[:]
+    network.graph.node.extend(nodes)
+    onnx.save(network, destination)
 
 
 def quantize_weights(source: Path, destination: Path) -> None:
@@ -261,7 +285,7 @@ def _describe(
         "sampling_rate": feature_extractor.sampling_rate,
         "labels": json.dumps(labels),
     }
-    onnx.helper.set_model_props(onnx_model, {name: str(value) for name, value in about.items()})
+    helper.set_model_props(onnx_model, {name: str(value) for name, value in about.items()})
 
 
 @contextlib.contextmanager

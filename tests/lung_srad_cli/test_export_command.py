@@ -63,7 +63,10 @@ def exported(checkpoint, tmp_path_factory):
         )
         assert main(["prepare", "simulated", str(folder / "data"), *size]) == 0
         data = ("--data", str(folder / "data"), "--part", "test")
-        assert main(["export", str(checkpoint), str(folder / "onnx"), "--frames", "96", "--int8", *data]) == 0
+        assert (
+            main(["export", str(checkpoint), str(folder / "onnx"), "--frames", "96", "--float16", "--int8", *data])
+            == 0
+        )
     return Exported(folder / "onnx", output.getvalue(), *kept)
 
 
@@ -71,10 +74,12 @@ def test_says_what_it_wrote_and_the_change_in_score(exported):
     assert "opset 20, input_values (batch, 96, mel) -> logits (batch, labels)" in exported.output
     difference = re.search(r"model\.onnx: float32, [\d.]+ MB, logits within (\S+) of torch", exported.output)
     assert float(difference[1]) < 1e-3
+    assert "model_fp16.onnx: float16, " in exported.output
     assert "not a medical device" in exported.output
     assert sorted(path.name for path in exported.folder.iterdir()) == [
         "config.json",
         "model.onnx",
+        "model_fp16.onnx",
         "model_quantized.onnx",
         "preprocessor_config.json",
     ]

@@ -46,8 +46,8 @@ def _logits(path, input_values):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """An export of 64 frames with int8 weights; read only."""
-    return _export(tmp_path_factory.mktemp("onnx") / "exported", int8=True)
+    """An export of 64 frames with smaller files; read only."""
+    return _export(tmp_path_factory.mktemp("onnx") / "exported", float16=True, int8=True)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_logits_are_those_of_torch_at_any_batch(num_frames, tmp_path):
     ids=str,
 )
 def test_every_kind_of_network_can_be_exported(config, tmp_path):
-    assert _export(tmp_path / "out", 32, _classifier(**config)).difference < 1e-4
+    assert _export(tmp_path / "out", 32, _classifier(**config)).differences["model.onnx"] < 1e-4
 
 
 def test_the_embedded_model_is_compact_and_has_the_logits_of_torch(tmp_path):
@@ -118,11 +118,20 @@ def test_the_saved_settings_make_the_frames_of_the_export(exported):
     assert json.loads((exported.folder / "config.json").read_text())["model_type"] == "lung_srad"
 
 
+def test_float16_weights_are_smaller_and_nearer(exported):
+    float32, float16 = (onnx.load(exported.folder / name) for name in ("model.onnx", "model_fp16.onnx"))
+    assert onnx.TensorProto.FLOAT16 in {item.data_type for item in float16.graph.initializer}
+    assert float16.ByteSize() < float32.ByteSize()
+    assert float16.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    onnx.checker.check_model(float16, full_check=True)
+    assert 0 < exported.differences["model_fp16.onnx"] < 0.01
+
+
 def test_int8_weights_are_smaller_and_near(exported):
     in_float, in_int8 = (exported.folder / name for name in ("model.onnx", "model_quantized.onnx"))
     initializers = {item.data_type for item in onnx.load(in_int8).graph.initializer}
     assert onnx.TensorProto.INT8 in initializers
-    assert 0 < exported.int8_difference < 0.2
+    assert 0 < exported.differences["model_quantized.onnx"] < 0.2
     input_values = torch.randn(2, 64, 128)
     assert np.abs(_logits(in_int8, input_values) - _logits(in_float, input_values)).max() < 0.2
 
@@ -208,7 +217,8 @@ def test_a_folder_that_is_there_may_be_on_another_file_system(tmp_path, built):
 def test_a_folder_with_something_in_it_is_refused_unless_forced(tmp_path, built):
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / "model_quantized.onnx").write_text("of an earlier export")
+    for name in ("model_fp16.onnx", "model_quantized.onnx"):
+        (folder / name).write_text("of an earlier export")
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds something already.*--force"):
         _export(folder, 32)
