@@ -5,6 +5,7 @@ import csv
 import functools
 import http.server
 import io
+import re
 import threading
 
 import numpy as np
@@ -145,6 +146,13 @@ def test_page_has_no_accessibility_violations(visitor, axe_source, scheme):
     visitor.answer.locator(".lung-player").wait_for()
     assert violations(visitor.page) == []
     visitor.page.emulate_media(color_scheme="light")
+
+
+def test_long_recording_shows_its_progress_while_the_page_stays_usable(visitor):
+    visitor.page.set_input_files("#files", [file("long.wav", wav(breath(60)))])
+    visitor.page.get_by_text(re.compile(r"^\d+ of 29 windows$")).wait_for()
+    visitor.answer.get_by_role("progressbar", name="Windows that are classified").wait_for()
+    visitor.answer.get_by_text("Recording of 60.0 s").wait_for()
 
 
 def test_page_fits_a_phone(visitor):
