@@ -63,8 +63,10 @@ def build_site(folder: Path = SITE) -> Path:
         settings = page_settings(lung_sounds) | {"model": _add_model(lung_sounds, site, folder)}
         (site / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
         _write_list(site)
-        shutil.rmtree(folder, ignore_errors=True)
-        site.rename(folder)
+        # A page that is being served loses no file for nothing.
+        if not _is_same(site, folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            site.rename(folder)
     return folder
 
 
@@ -129,6 +131,12 @@ def _write_list(site: Path) -> None:
     values = {"VERSION": version, "HEADERS": page_headers(site), "FILES": ["./", *files]}
     lines = [f"self.{name} = {json.dumps(value)};\n" for name, value in values.items()]
     (site / LIST).write_text("".join(lines), encoding="utf-8")
+
+
+def _is_same(folder: Path, other: Path) -> bool:
+    """True if two folders have the same files with the same content."""
+    names = site_files(folder)
+    return names == site_files(other) and all((folder / x).read_bytes() == (other / x).read_bytes() for x in names)
 
 
 def _digest(files: list[Path]) -> str:

@@ -54,6 +54,14 @@ def test_the_network_is_exported_again_only_where_it_is_not_the_one_that_was_mad
     assert (folder / "model.onnx").read_bytes() == b"network"
 
 
+def test_a_page_that_is_served_stays_in_place_where_nothing_changed(tmp_path, exported):
+    folder = build_site(tmp_path / "site")
+    page = (folder / "index.html").stat().st_ino
+    assert (build_site(folder) / "index.html").stat().st_ino == page
+    (folder / "page.js").write_text("damaged")
+    assert "damaged" not in (build_site(folder) / "page.js").read_text()
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path, exported):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "recording.wav").write_bytes(b"mine")
