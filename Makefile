@@ -9,9 +9,11 @@ MINUTES ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint supply transformers-tests lock matrix mutants faults fuzz bench clean
+.PHONY: help demo static test lint bench clean
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"
+	@echo "make static build the page that computes in the browser, in outputs/static; npm gets its runtime"
 	@echo "make test   run the test suite, on two cores"
 	@echo "make lint   check format, style and types"
 	@echo "make supply licences, list of parts, secrets, known vulnerabilities, transformers' rules for models"
@@ -46,6 +48,9 @@ demo: .venv/core
 	$(BIN)/lung-srad prepare simulated $(DEMO)/sounds --layout icbhi --patients 2 --recordings-per-patient 1
 	$(BIN)/lung-srad classify $(DEMO)/sounds --plot $(DEMO)/plots
 	@echo "plots: $(DEMO)/plots"
+
+static: .venv/dev
+	$(BIN)/python -m space_demo.static.build
 
 test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

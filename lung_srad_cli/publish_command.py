@@ -5,6 +5,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from lung_srad_cli.argument_types import Parser, path
+from lung_srad_cli.errors import require_modules
+from lung_srad_cli.export_command import EXPORT_MODULES
 
 if TYPE_CHECKING:
     from lung_srad_cli.publishing.repository_files import PreparedRepository
@@ -22,6 +24,7 @@ examples:
   lung-srad publish dataset icbhi user/icbhi-2017                     a card that points to the publishers
   lung-srad publish dataset simulated/ user/simulated-lung-sounds     a folder of `lung-srad prepare simulated`
   lung-srad publish space user/lung-srad --checkpoint user/lung-srad-first
+  lung-srad publish space user/lung-srad-private --static             the page that computes in the browser
 
 Log in by `hf auth login` first. --dry-run shows what would go up and asks no server. An upload that broke off goes on
 with the same command; a file that is there already is not sent again. HF_ENDPOINT names a Hub of your own."""
@@ -33,7 +36,7 @@ Recordings of people are uploaded only with --with-audio and --i-may-redistribut
 REPOSITORY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 MAX_ID_LENGTH = 96
 LICENSE_ID = re.compile(r"[a-z0-9.-]+")
-TRIALS = {"model": "running the usage snippet of the card ...", "space": "importing the page from these files ..."}
+TRIALS = {"model": "running the usage snippet of the card ...", "gradio": "importing the page from these files ..."}
 
 
 def repository_id(text: str) -> str:
@@ -92,10 +95,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print("dry run: nothing was uploaded" + (", the usage snippet was not run" if kind == "model" else ""))
         return 0
-    if kind in TRIALS:
-        print(TRIALS[kind], flush=True)
+    if trial := TRIALS.get(prepared.space_sdk or kind):
+        print(trial, flush=True)
     prepared.try_out()
-    uploaded = upload_files(prepared.files, repository, kind, arguments.public, variables=prepared.variables)
+    uploaded = upload_files(
+        prepared.files,
+        repository,
+        kind,
+        arguments.public,
+        variables=prepared.variables,
+        space_sdk=prepared.space_sdk,
+    )
     _describe_upload(uploaded, prepared, arguments)
     return 0
 
@@ -115,8 +125,11 @@ def _prepare(arguments: argparse.Namespace) -> "PreparedRepository":
             arguments.i_may_redistribute,
             arguments.license,
         )
-    from lung_srad_cli.publishing.space_repository import prepare_space
+    from lung_srad_cli.publishing.space_repository import prepare_space, prepare_static_space
 
+    if arguments.static:
+        require_modules(EXPORT_MODULES, extra="export")
+        return prepare_static_space(arguments.repository)
     return prepare_space(arguments.repository, arguments.checkpoint)
 
 
@@ -169,7 +182,13 @@ def _add_space(kinds: Any) -> None:
     summary = "the demo, as a Space"
     parser = kinds.add_parser("space", help=summary, description=f"Uploads {summary}.", epilog=EPILOG)
     _add_repository(parser)
-    parser.add_argument(
+    kinds_of_page = parser.add_mutually_exclusive_group()
+    kinds_of_page.add_argument(
+        "--static",
+        action="store_true",
+        help="the page that computes in the browser, with the embedded model; npm gets its runtime",
+    )
+    kinds_of_page.add_argument(
         "--checkpoint",
         type=repository_id,
         metavar="HUB_ID",

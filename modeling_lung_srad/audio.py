@@ -44,6 +44,8 @@ DEAD_CHANNEL, CANCELLED = 1e-3, 0.1
 # Lossy formats below take crackles away (`docs/recordings.md`).
 LOWEST_LOSSY_BITS = 64000
 LOSSY = ("MPEG", "VORBIS", "OPUS")
+# Of the windowed sinc that resamples.
+ZERO_CROSSINGS, ROLL_OFF = 6, 0.99
 # A longer waveform is resampled in pieces of this many samples, which are small beside it.
 SAMPLES_AT_ONCE = 2**24
 
@@ -242,11 +244,10 @@ def resample(waveform: np.ndarray, source_rate: int, sampling_rate: int) -> np.n
     waveform = np.asarray(waveform, dtype=np.float32)
     if source_rate == sampling_rate:
         return waveform
-    zero_crossings, roll_off = 6, 0.99
     divisor = math.gcd(source_rate, sampling_rate)
     source_step, num_phases = source_rate // divisor, sampling_rate // divisor
-    cutoff = min(1.0, num_phases / source_step) * roll_off
-    half_width = math.ceil(zero_crossings / cutoff)
+    cutoff = min(1.0, num_phases / source_step) * ROLL_OFF
+    half_width = math.ceil(ZERO_CROSSINGS / cutoff)
     taps = np.arange(-half_width, half_width + 1)
 
     num_samples = math.ceil(len(waveform) * num_phases / source_step)
@@ -261,8 +262,8 @@ def resample(waveform: np.ndarray, source_rate: int, sampling_rate: int) -> np.n
         windows = np.lib.stride_tricks.sliding_window_view(padded, len(taps))
         for phase in range(num_phases):
             first, remainder = divmod(phase * source_step, num_phases)
-            distance = np.clip((taps - remainder / num_phases) * cutoff, -zero_crossings, zero_crossings)
-            hann = np.cos(distance * np.pi / (2 * zero_crossings)) ** 2
+            distance = np.clip((taps - remainder / num_phases) * cutoff, -ZERO_CROSSINGS, ZERO_CROSSINGS)
+            hann = np.cos(distance * np.pi / (2 * ZERO_CROSSINGS)) ** 2
             kernel = (np.sinc(distance) * hann * cutoff).astype(np.float32)
             steps[:, phase] = windows[first::source_step][: len(steps)] @ kernel
     return resampled.reshape(-1)[:num_samples]

@@ -32,6 +32,8 @@ MAX_CYCLE_SECONDS, MAX_FRAMES, MAX_MEL_BINS = 3600.0, 360_000, 1024
 MAX_FRAME_SECONDS, MAX_FFT_LENGTH, MAX_FLOOR_DECIBELS = 1.0, 2**16, 200.0
 MAX_POINTS, MAX_VALUES = 2**24, 2**21
 SMALLEST_RMS = 1e-9
+# The spread of digital silence is zero; it becomes (almost) zero instead of NaN.
+SMALLEST_STD = 1e-3
 LOG_FLOOR = torch.finfo(torch.float32).eps
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -249,8 +251,7 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         if self.normalization == "band":
             log_mel = log_mel - log_mel.mean(dim=-2, keepdim=True)
         mean = log_mel.mean(dim=(-2, -1), keepdim=True)
-        # The spread of digital silence is zero; it becomes (almost) zero instead of NaN.
-        std = log_mel.std(dim=(-2, -1), keepdim=True).clamp_min(1e-3)
+        std = log_mel.std(dim=(-2, -1), keepdim=True).clamp_min(SMALLEST_STD)
         return (log_mel - mean) / (2 * std)
 
     def resize(self, log_mel: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ FLOORS = {
     # The sounds of its examples are simulated.
     "space_demo": {GROUND, DATA},
     "lung_srad_cli": {GROUND, DATA, TRAINING, "space_demo"},
-    "benchmarks": {GROUND, DATA, TRAINING},
+    "benchmarks": {GROUND, DATA, TRAINING, "space_demo"},
     "examples": {GROUND, DATA},
 }
 

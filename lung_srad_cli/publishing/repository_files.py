@@ -41,6 +41,7 @@ class PreparedRepository:
         how_to_load (`str`): code or a command that uses the published repository.
         try_out (`Callable[[], None]`): last check before the upload; raises [`InputError`] where it fails.
         variables (`dict[str, str | None]`): public environment variables of a Space; `None` for one to remove.
+        space_sdk (`str`, *optional*): of a Space, `gradio` or `static`.
     """
 
     files: list[RepositoryFile]
@@ -48,6 +49,7 @@ class PreparedRepository:
     how_to_load: str
     try_out: Callable[[], None] = field(default=lambda: None)
     variables: dict[str, str | None] = field(default_factory=dict)
+    space_sdk: str | None = None
 
 
 def read_card(file: Path) -> str:

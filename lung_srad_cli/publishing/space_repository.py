@@ -29,7 +29,8 @@ EMBEDDED = f"{CHECKPOINTS}/lung-srad-tiny"
 # Recordings, tables and the user's own checkpoints in a clone stay there.
 SOURCE_SUFFIXES = {".py", ".css", ".js"}
 CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".md"}
-LEFT_OUT = {"__pycache__", "outputs", "runs", "flagged", "screenshots"}
+# The static page is a Space of its own.
+LEFT_OUT = {"__pycache__", "outputs", "runs", "flagged", "screenshots", "static"}
 IMPORT_ALL = """\
 import pkgutil, sys
 sys.path.insert(0, sys.argv[1])
@@ -79,8 +80,30 @@ def prepare_space(repo_id: str, checkpoint: str | None = None) -> PreparedReposi
             _import_page(Path(prepared), packages)
 
     return PreparedRepository(
-        files, notes, f"https://huggingface.co/spaces/{repo_id}", try_out, {CHECKPOINTS_VARIABLE: checkpoint}
+        files, notes, f"https://huggingface.co/spaces/{repo_id}", try_out, {CHECKPOINTS_VARIABLE: checkpoint}, "gradio"
     )
+
+
+def prepare_static_space(repo_id: str) -> PreparedRepository:
+    """
+    Builds the static page in `outputs/static` and collects its files.
+
+    Args:
+        repo_id (`str`): such as `user/name`.
+
+    Returns:
+        [`PreparedRepository`]
+
+    Raises:
+        InputError: where the page cannot be built.
+    """
+    from space_demo.static.build import SITE, build_site, site_files
+
+    folder = build_site()
+    files = [RepositoryFile(name, folder / name) for name in site_files(folder)]
+    files.append(RepositoryFile(CARD, ROOT / DEMO / "static" / CARD))
+    address = f"https://huggingface.co/spaces/{repo_id}"
+    return PreparedRepository(files, [f"the page lies in {SITE}"], address, space_sdk="static")
 
 
 def imported_packages(package: str) -> list[str]:

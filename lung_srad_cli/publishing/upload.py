@@ -65,6 +65,7 @@ def upload_files(
     public: bool = False,
     message: str = "Upload by lung-srad publish",
     variables: dict[str, str | None] | None = None,
+    space_sdk: str | None = None,
 ) -> Upload:
     """
     Creates the repository where it does not exist and uploads the files in one commit.
@@ -80,6 +81,7 @@ def upload_files(
         message (`str`, *optional*): of the commit.
         variables (`dict[str, str | None]`, *optional*):
             public environment variables of a Space, set after the commit; `None` for one to remove.
+        space_sdk (`str`, *optional*): of a new Space, `gradio` or `static`.
 
     Returns:
         [`Upload`]
@@ -90,8 +92,7 @@ def upload_files(
     require_token()
     api = HfApi()
     with _errors_in_one_line(f"{repo_type} {repo_id}", api.endpoint):
-        sdk = "gradio" if repo_type == "space" else None
-        url = api.create_repo(repo_id, repo_type=repo_type, private=not public, exist_ok=True, space_sdk=sdk)
+        url = api.create_repo(repo_id, repo_type=repo_type, private=not public, exist_ok=True, space_sdk=space_sdk)
         before: Any = api.repo_info(repo_id, repo_type=repo_type)
         if before.private is False and not public:
             raise InputError(

@@ -11,6 +11,8 @@ import urllib.request
 import pytest
 
 import space_demo.app
+import space_demo.static.build
+import space_demo.static.server
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
 from tests.conftest import FIXTURES
 
@@ -70,6 +72,7 @@ def test_port_that_is_taken_is_one_line(run, calls, taken_port):
         (("--checkpoint", ""), "the path is empty"),
         (("--host", "no such host"), "no such host: cannot listen there"),
         (("--share",), "unrecognized arguments: --share"),
+        (("--static", "--checkpoint", "x"), "argument --checkpoint: not allowed with argument --static"),
     ],
 )
 def test_wrong_argument_is_one_line(run, calls, arguments, problem):
@@ -79,6 +82,16 @@ def test_wrong_argument_is_one_line(run, calls, arguments, problem):
     (line,) = outcome.errors
     assert problem in line
     assert calls == []
+
+
+def test_static_page_is_built_and_served_until_interrupted(run, monkeypatch, tmp_path):
+    served = []
+    monkeypatch.setattr(space_demo.app, "stopped_by_signals", lambda: "stopped")
+    monkeypatch.setattr(space_demo.static.build, "build_site", lambda: tmp_path)
+    monkeypatch.setattr(space_demo.static.server, "serve_site", lambda *arguments: served.append(arguments))
+    assert run("demo", "--static", "--port", "8123").exit_code == 0
+    assert run("demo", "--static").exit_code == 0
+    assert served == [(tmp_path, "stopped", "127.0.0.1", port) for port in (8123, 7860)]
 
 
 def test_missing_gradio_is_one_line(run, calls, monkeypatch):

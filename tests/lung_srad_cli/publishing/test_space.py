@@ -10,6 +10,7 @@ import yaml
 from lung_srad_cli.publishing import space_repository
 from lung_srad_cli.publishing.space_repository import imported_packages, prepare_space
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
+from space_demo.static import build
 from tests.local_hub.store import Repository
 
 START = """
@@ -194,6 +195,28 @@ def test_dry_run_asks_no_server(hub, demo, publish):
     assert outcome.exit_code == 0, outcome.errors
     assert "app.py" in outcome.output
     assert hub.requests == []
+
+
+def test_static_page_goes_up_with_a_card_that_asks_for_its_headers(hub, publish, tmp_path, monkeypatch):
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "index.html").write_text("<!doctype html>", encoding="utf-8")
+    (tmp_path / "runtime" / "onnxruntime.js").write_text("", encoding="utf-8")
+    monkeypatch.setattr(build, "build_site", lambda: tmp_path)
+    outcome = publish("space", "user/static", "--static")
+    assert outcome.exit_code == 0, outcome.errors
+    repository = hub.repository("user/static", "space")
+    assert repository.private
+    assert {"README.md", "index.html", "runtime/onnxruntime.js"} <= set(repository.files)
+    assert not any(path.endswith(".py") for path in repository.files)
+    front_matter = yaml.safe_load(repository.files["README.md"].content.decode().split("---\n")[1])
+    assert front_matter["sdk"] == repository.describe(repository.head)["sdk"] == "static"
+    assert front_matter["custom_headers"] == {name.lower(): value for name, value in build.ISOLATION.items()}
+
+
+def test_static_page_has_the_embedded_model_alone(publish):
+    outcome = publish("space", "user/static", "--static", "--checkpoint", "user/sounds", "--dry-run")
+    assert outcome.exit_code == 2
+    assert "not allowed with argument --static" in outcome.errors[-1]
 
 
 def test_packages_are_found_through_others():
