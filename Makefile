@@ -8,8 +8,7 @@ KILLS ?= 50
 MINUTES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint supply transformers-tests lock matrix mutants faults fuzz bench clean
-.PHONY: help demo static test lint bench clean
+.PHONY: help demo static test lint supply transformers-tests lock matrix mutants faults fuzz bench clean
 
 help:
 	@echo "make demo   classify a simulated recording with the embedded checkpoint: a table and a plot"

@@ -216,6 +216,8 @@ class LungSradConfig(PreTrainedConfig):
         for name, most in largest.items():
             if not 0 < getattr(self, name) <= most:
                 raise InputError(name, f"must be positive and at most {most}, got {getattr(self, name)}")
+        if int(min(self.ssm_ratio, self.mlp_ratio) * min(self.dims)) < 1:
+            raise InputError("ssm_ratio, mlp_ratio", f"leave no channel of {min(self.dims)}", "make them larger")
         if sum(self.depths) > MAX_BLOCKS or max(self.dims) > MAX_WIDTH:
             raise InputError(
                 "depths, dims",

@@ -8,6 +8,7 @@ relative to this one; what the inheriting file or an override says wins, key by 
 import dataclasses
 import difflib
 import enum
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Any] = {section.name: section.type for section in dataclasse
 
 
 MOST_SEEDS = 1000
+SEED = re.compile(r"\d{1,18}")
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
@@ -94,7 +96,7 @@ def expand_seeds(config: str | Path, overrides: Sequence[str]) -> list[list[str]
     if ".." not in texts.get("seed", ""):
         return [list(overrides)]
     first, _, last = texts["seed"].partition("..")
-    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+    if not all(SEED.fullmatch(seed) for seed in (first, last)) or int(first) > int(last):
         raise InputError(f"seed={texts['seed']}", "should be a range of whole numbers such as seed=1..5")
     if int(last) - int(first) >= MOST_SEEDS:
         raise InputError(f"seed={texts['seed']}", f"is more than {MOST_SEEDS} runs", "give a shorter range")

@@ -190,7 +190,7 @@ def _change_weights(state: dict[str, object], random: Random) -> object:
             return state
         name = random.choice(list(state))
         tensor = state[name]
-        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
             continue
         changes: tuple[Callable[[], object], ...] = (
             lambda tensor=tensor: tensor.to(random.choice(DTYPES)),

@@ -236,6 +236,7 @@ def test_an_input_of_another_shape_is_an_error_that_says_which_is_needed(shape):
         {"ssm_state_size": 0},
         {"ssm_state_size": 10**9},
         {"ssm_ratio": 1e308},
+        {"ssm_ratio": 0.01},
         {"mlp_ratio": float("inf")},
         {"num_labels": 2**31},
         {"num_labels": "4"},

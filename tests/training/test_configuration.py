@@ -130,7 +130,7 @@ def test_range_of_seeds_becomes_a_run_for_each(write):
     assert [(run.seed, run.output_dir, run.ma_beta) for run in runs] == [
         (seed, f"runs/five/seed-{seed}", 0.5) for seed in (1, 2, 3)
     ]
-    for text in ("3..1", "1..", "a..b"):
+    for text in ("3..1", "1..", "a..b", f"1..{'9' * 5000}"):
         with pytest.raises(InputError, match="should be a range of whole numbers such as"):
             expand_seeds(path, [f"seed={text}"])
 
