@@ -340,6 +340,15 @@ def test_impossible_settings_are_refused_by_name(settings):
         LungSradFeatureExtractor(**settings)
 
 
+def test_a_frame_may_be_as_short_as_a_step():
+    assert LungSradFeatureExtractor(frame_seconds=0.01).frame_seconds == 0.01
+
+
+def test_defaults_are_the_statistics_of_audioset_as_published_with_ast():
+    features = LungSradFeatureExtractor()
+    assert (features.mean, features.std) == (-4.2677393, 4.5689974)
+
+
 def test_an_unknown_argument_is_an_error():
     with pytest.raises(TypeError, match="paddding"):
         LungSradFeatureExtractor()(np.zeros(16000, dtype=np.float32), sampling_rate=16000, paddding=True)

@@ -138,7 +138,7 @@ def test_nothing_answered_has_no_class_and_no_shares():
         "abstained_share": 1.0,
         "strongest": [],
     }
-    assert summarize([])["label"] is None
+    assert summarize([]) == summary | {"abstained_share": 0.0}
 
 
 def test_the_strongest_segments_are_those_with_the_most_probable_sounds():
@@ -148,6 +148,7 @@ def test_the_strongest_segments_are_those_with_the_most_probable_sounds():
     strongest = summarize(timeline)["strongest"]
     found = [(item["label"], item["start"], round(item["probability"], 6)) for item in strongest]
     assert found == [("crackle", 1, 0.8), ("wheeze", 1, 0.7), ("crackle", 0, 0.6)]
+    assert [item["label"] for item in summarize(timeline[2:4])["strongest"]] == ["wheeze"]
 
 
 def test_a_sound_is_there_alone_or_with_the_other():
