@@ -187,7 +187,8 @@ class Page {
 
   /** @private */
   async work() {
-    if (this.isWorking || !(await this.loaded)) return;
+    // Asked after the wait, at whose end all calls go on.
+    if (!(await this.loaded) || this.isWorking) return;
     this.isWorking = true;
     for (let entry; (entry = this.entries.find(({ result, error }) => !result && !error)); ) {
       await this.classify(entry);

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from tests.space_demo.conftest import breath
-from tests.space_demo.static.conftest import Visitor
+from tests.space_demo.static.conftest import FINISHED, Visitor
 from tests.space_demo.test_page import violations
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
@@ -65,6 +65,19 @@ def test_example_is_answered_and_can_be_downloaded(visitor):
     assert [(float(row["start"]), float(row["end"])) for row in rows] == [(x, x + 4) for x in range(0, 27, 2)]
     for row in rows:
         assert sum(float(row[name]) for name in ("normal", "crackle", "wheeze", "both")) == pytest.approx(1, abs=1e-5)
+
+
+def test_example_chosen_before_the_model_is_there_is_answered_once(other_visitor):
+    visitor = other_visitor(
+        "self.states = []; new MutationObserver((changes) => self.states.push("
+        "...changes.map(({ target }) => target.textContent))).observe(document, { childList: true, subtree: true });"
+    )
+    visitor.page.goto(visitor.address)
+    visitor.page.get_by_role("button", name=EXAMPLE).click()
+    visitor.answer.locator(".lung-player").wait_for()
+    visitor.page.get_by_role("button", name="Simulated wheezes").click()
+    visitor.page.wait_for_function(FINISHED, arg=2)
+    assert visitor.page.evaluate("self.states").count("reading") == 2
 
 
 def test_recording_is_played_from_where_the_plot_is_clicked_and_by_keys(visitor):
