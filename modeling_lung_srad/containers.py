@@ -428,7 +428,8 @@ class PyavFile:
         seconds = (self._container.duration or 0) / av.time_base
         if self._stream.duration is not None:
             seconds = float(self._stream.duration * self._stream.time_base)
-        self.frames = int(seconds * self.samplerate)
+        # Headers may state less than nothing.
+        self.frames = max(0, int(seconds * self.samplerate))
         self._blocks = self._decode()
 
     def __enter__(self) -> "PyavFile":

@@ -30,6 +30,8 @@ FORM_BYTES = 100_000
 MAX_REQUEST_BYTES = 1_000_000
 # The end of http:/ and the like, even with one slash, but not C:/.
 ADDRESS_SIGN = re.compile(r"[\w+.-]{2}:/|://")
+# Gradio's route to other pages.
+PROXY_ROUTE = "/proxy="
 NOTHING_FETCHED = "Nothing is fetched from elsewhere."
 # A client reads the answer only after sending, so this much of a too large upload is read and thrown away.
 DRAINED_BYTES = 4 * MAX_UPLOAD_BYTES
@@ -82,7 +84,7 @@ class UploadGuard:
             await self._request(scope, receive, send)
         elif scope["method"] == "POST":
             await PlainTextResponse("Nothing is taken here.", 404)(scope, receive, send)
-        elif ADDRESS_SIGN.search(scope["path"]):
+        elif ADDRESS_SIGN.search(scope["path"]) or PROXY_ROUTE in scope["path"]:
             await PlainTextResponse(NOTHING_FETCHED, 404)(scope, receive, send)
         else:
             await self.app(scope, receive, _with_content_policy(send))

@@ -13,6 +13,7 @@ import pytest
 import space_demo.app
 import space_demo.static.build
 import space_demo.static.server
+from lung_srad_cli import demo_command
 from modeling_lung_srad.checkpoint_loading import DEFAULT_CHECKPOINT
 from tests.conftest import FIXTURES
 
@@ -88,6 +89,7 @@ def test_static_page_is_built_and_served_until_interrupted(run, monkeypatch, tmp
     served = []
     monkeypatch.setattr(space_demo.app, "stopped_by_signals", lambda: "stopped")
     monkeypatch.setattr(space_demo.static.build, "build_site", lambda: tmp_path)
+    monkeypatch.setattr(demo_command, "check_address", lambda *address: None)  # another page may be running
     monkeypatch.setattr(space_demo.static.server, "serve_site", lambda *arguments: served.append(arguments))
     assert run("demo", "--static", "--port", "8123").exit_code == 0
     assert run("demo", "--static").exit_code == 0

@@ -162,6 +162,15 @@ def test_flags_of_the_file_are_in_the_answer():
     assert "one_channel" in [flag["flag"] for flag in load_pipeline()(content)["quality"]]
 
 
+def test_a_header_that_states_less_than_nothing_has_no_duration(tmp_path):
+    content = bytearray(recorded("asf", "wmav2", 16000))
+    properties = content.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    content[properties + 80 : properties + 88] = (10**6).to_bytes(8, "little")  # the start-up time in ms
+    (tmp_path / "a.wma").write_bytes(content)
+    assert audio_duration(tmp_path / "a.wma") == 0
+    assert seconds(bytes(content)) == pytest.approx(4, abs=0.2)
+
+
 @pytest.mark.parametrize(("file_format", "codec", "rate"), OF_PHONES)
 def test_formats_of_phones_and_browsers_are_read(tmp_path, file_format, codec, rate):
     content = recorded(file_format, codec, rate)

@@ -97,6 +97,10 @@ def test_what_the_page_does_not_ask_for_does_not_reach_gradio(tmp_path, path):
     assert ask(tmp_path, "POST", path) == (404, None)
 
 
+def test_the_route_to_other_pages_is_closed(tmp_path):
+    assert ask(tmp_path, "GET", "/gradio_api/proxy=a\0") == (404, None)
+
+
 @pytest.mark.parametrize("path", upload_guard.POST_ROUTES)
 def test_what_the_page_asks_for_reaches_gradio_also_behind_a_proxy(tmp_path, path):
     assert ask(tmp_path, "POST", path, [b"{}"]) == (200, b"{}")
