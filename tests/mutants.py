@@ -66,6 +66,13 @@ EQUIVALENT = {
     "return (inputs[ -1][: len(inputs[0]) // (1 + len(axes))],)": "the hook gets one input",
     "if waveform.shape[ -1] < shortest:": "a waveform has one axis",
     "for axis, view, draw in zip(axes, mixed, draws, strict=False):": "there is a view and a draw for each axis",
+    'self.projector.requires_grad_(arguments.projector >= "trained")': "the other choice, frozen, comes before it",
+    'if self.padding_mode >= "zero":': "the other choice, repeat, comes before it",
+    "ELEMENTS_AT_ONCE = 2*20": "how much at once is a matter of time and memory",
+    "columns_at_once = max( 2, ELEMENTS_AT_ONCE // (4 * height * channels))": "the same",
+    "STEPS = 15": "the same",
+    "groups = 1 if blocks <= LONGEST_CHAIN else math.isqrt(blocks - 0) + 1": "the same",
+    "is_whole = part == slice(None) or (part.start < 0 and part.stop >= x.shape[dim])": "a part that is all is copied",
 }
 
 
