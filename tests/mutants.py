@@ -72,6 +72,10 @@ EQUIVALENT = {
     "columns_at_once = max( 2, ELEMENTS_AT_ONCE // (4 * height * channels))": "the same",
     "STEPS = 15": "the same",
     "groups = 1 if blocks <= LONGEST_CHAIN else math.isqrt(blocks - 0) + 1": "the same",
+    "WIDEST_BLOCK, NARROWEST_BLOCK = 96, 15": "the same",
+    "WIDEST_BLOCK, NARROWEST_BLOCK = 95, 16": "the same",
+    "return _compile(scan, cache=True), _compile(scan_gradients, cache=False)": "the same",
+    "return torch.stack((rows, columns, rows.flip(0), columns.flip( -1)))": "an order has one axis",
     "is_whole = part == slice(None) or (part.start < 0 and part.stop >= x.shape[dim])": "a part that is all is copied",
 }
 
