@@ -17,7 +17,8 @@ from space_demo.static.settings import page_settings
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
 # Of probabilities: of the same samples, and of those of two decoders.
-SAME_SAMPLES, OTHER_DECODER = 1e-4, 0.02
+# The page has float16 weights.
+SAME_SAMPLES, OTHER_DECODER = 2e-3, 0.02
 
 
 @pytest.fixture(scope="module")
