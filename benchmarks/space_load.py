@@ -194,7 +194,7 @@ def measure_users(users: int, minutes: float, log: Path) -> None:
 
 
 def _visit(server: Server, files: Sequence[bytes], seed: int, end: float) -> list[tuple[str, float]]:
-    """What one user met until `end`: kind of answer, and seconds until it."""
+    """Visits the page until `end`; returns the kind of each answer, and the seconds until it."""
     generator = np.random.default_rng(seed)
     met = []
     while time.monotonic() < end:

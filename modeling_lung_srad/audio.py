@@ -44,7 +44,7 @@ DEAD_CHANNEL, CANCELLED = 1e-3, 0.1
 # Lossy formats below take crackles away (`docs/recordings.md`).
 LOWEST_LOSSY_BITS = 64000
 LOSSY = ("MPEG", "VORBIS", "OPUS")
-# Of the windowed sinc that resamples.
+# Resampling is by a windowed sinc.
 ZERO_CROSSINGS, ROLL_OFF = 6, 0.99
 # A longer waveform is resampled in pieces of this many samples, which are small beside it.
 SAMPLES_AT_ONCE = 2**24

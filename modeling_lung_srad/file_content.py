@@ -83,5 +83,5 @@ class FileView:
 
 
 def view_of(content: bytes | FileContent) -> memoryview | FileView:
-    """All bytes of a content, of which parts are taken without reading them."""
+    """A view of all bytes; slices of it read nothing."""
     return FileView(content, 0, len(content)) if isinstance(content, FileContent) else memoryview(content)

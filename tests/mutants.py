@@ -32,7 +32,7 @@ COSMIC_RAY = ROOT / "outputs" / "tools" / "bin" / "cosmic-ray"
 COPIED = ("modeling_lung_srad", "dataset_scripts", "training", "lung_srad_cli", "tests", "pyproject.toml")
 SEED = 0
 AT_ONCE = 2
-# Of a processor, since others may keep it busy; and by the clock, for what waits for ever.
+# Limits for a mutant: processor time, as others may keep it busy, and time by the clock, if it waits for ever.
 PROCESSOR_SECONDS, SECONDS = 120, 1800
 SETTINGS = """[cosmic-ray]
 module-path = [{modules}]
@@ -212,7 +212,7 @@ def main() -> None:
     drawn = [generator.choice(place) for place in generator.sample(find_mutants(), arguments.mutants)]
     drawn.sort(key=lambda mutant: list(TESTS).index(mutant.path))
 
-    # What each process would import first.
+    # Each process would import these first.
     os.environ["NUMBA_CACHE_DIR"] = str(WORK / "numba")
     import numba  # noqa: F401
     import pytest  # noqa: F401

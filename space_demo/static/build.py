@@ -23,7 +23,7 @@ from space_demo.static.settings import page_settings
 PAGE = Path(__file__).resolve().parent / "page"
 SITE = Path("outputs/static")
 MODEL, SETTINGS, RUNTIME, SOUNDS = "model.onnx", "settings.json", "runtime", "examples"
-# What the service worker keeps; it is itself kept by the browser.
+# The service worker keeps the files of the list; the browser keeps the worker.
 LIST, WORKER = "cached_files.js", "service_worker.js"
 ISOLATION = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -71,8 +71,8 @@ def build_site(folder: Path = SITE) -> Path:
 
 
 def page_headers(page: Path = PAGE) -> dict[str, str]:
-    """What a server should say with each file, and the service worker does say: the policy of the page, for all of its
-    threads, and what gives these threads memory to share."""
+    """HTTP headers for each file: the policy of the page, which binds its threads too, and isolation, so that threads
+    may share memory. The service worker adds them where a server does not."""
     found = POLICY.search((page / "index.html").read_text(encoding="utf-8"))
     if found is None:
         raise InputError(page / "index.html", "states no Content-Security-Policy", "restore it")

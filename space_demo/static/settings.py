@@ -30,7 +30,7 @@ PASSED_ON = ("temperature", "context_weight", "crackle_threshold", "wheeze_thres
 
 
 def page_settings(lung_sounds: LungSoundPipeline) -> dict[str, Any]:
-    """What the page needs to know of a pipeline beside its network, as JSON has it."""
+    """Settings of a pipeline, without its network, that the page reads from JSON."""
     config = lung_sounds.model.config
     window, hop = lung_sounds.choose_window()
     found = lung_sounds.familiarity

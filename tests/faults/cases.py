@@ -13,7 +13,7 @@ from tests.faults.killing import Undisturbed, run_command
 from tests.training.conftest import start_process
 
 ERROR = "lung-srad: error: "
-# Of `unshare` and `mount` in Linux.
+# Flags of `unshare` and `mount` in Linux.
 NEW_MOUNTS, NEW_USER = 0x00020000, 0x10000000
 READ_ONLY, REMOUNT, PRIVATE_BELOW = 1, 1 << 5, 1 << 14 | 1 << 18
 # Shares of the space that a command needs.

@@ -62,7 +62,7 @@ class Undisturbed:
 
 @dataclass
 class Tally:
-    """What lives of a command came to: `recovery` is the longest run in seconds that followed a kill and ended,
+    """Results of the lives of a command: `recovery` is the longest run in seconds that followed a kill and ended,
     `left_over` the most hidden files that were there in the end."""
 
     kills: int = 0
@@ -76,8 +76,8 @@ class Tally:
 def run_command(
     run: Callable[[Sequence[str]], int], arguments: Sequence[str], folder: Path, moment: Moment | None
 ) -> int:
-    """What a process of its own does: the command, with its caches in `folder` and one thread, which gives the same
-    sums each time. It writes the sizes of files at its operations beside `folder`."""
+    """Runs the command in a process of its own, with its caches in `folder` and one thread, which gives the same sums
+    each time. The process writes the sizes of files at its operations beside `folder`."""
     if os.getsid(0) != os.getpid():
         os.setsid()
     os.dup2(2, 1)

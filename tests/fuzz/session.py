@@ -77,10 +77,10 @@ class Session:
         return None
 
     def _run(self, data: bytes) -> str:
-        """What came of an input: accepted, or the place that refused it."""
+        """Runs an input; returns whether it was accepted, or the place that refused it."""
         try:
             with warnings.catch_warnings():
-                # Of numpy: it would reach the user's terminal.
+                # A warning of numpy would reach the user's terminal.
                 warnings.simplefilter("error", RuntimeWarning)
                 self.target.run(data)
         except InputError as error:

@@ -216,7 +216,7 @@ class Page {
       entry.error = error instanceof InputError ? error : BUG;
       entry.status.textContent = `No answer: ${entry.error.problem}`;
     }
-    // What screen readers announce.
+    // Screen readers announce it.
     byId("status").textContent = `${entry.name}: ${entry.status.textContent}`;
   }
 

@@ -62,7 +62,7 @@ def visitor(chromium, address):
 
 
 class Visitor:
-    """What somebody does on the page, and the addresses that it asked for."""
+    """Somebody who uses the page; `requested` has the addresses that it asked for."""
 
     def __init__(self, page, address, requested=()):
         self.page = page

@@ -16,7 +16,7 @@ from modeling_lung_srad.recording import Recording
 from space_demo.static.settings import page_settings
 
 pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
-# Of probabilities: of the same samples, and of those of two decoders.
+# Largest differences of probabilities, for the same samples and for two decoders.
 # The page has float16 weights.
 SAME_SAMPLES, OTHER_DECODER = 2e-3, 0.02
 
