@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,6 +77,11 @@ class UploadGuard:
             if is_answered:
                 raise
             await PlainTextResponse("The request is not understood.", 400)(scope, receive, send)
+        except RuntimeError as error:
+            # Gradio says within a stream that nobody knows its name, and then raises that as well.
+            if not (is_answered and isinstance(error.__cause__, HTTPException)):
+                raise
+            await send({"type": "http.response.body"})
 
     async def _choose(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].endswith(UPLOAD_ROUTE) and scope["method"] == "POST":
@@ -83,9 +89,9 @@ class UploadGuard:
         elif scope["path"].endswith(POST_ROUTES) and scope["method"] == "POST":
             await self._request(scope, receive, send)
         elif scope["method"] == "POST":
-            await PlainTextResponse("Nothing is taken here.", 404)(scope, receive, send)
+            await _refuse("Nothing is taken here.", 404, scope, receive, send)
         elif ADDRESS_SIGN.search(scope["path"]) or PROXY_ROUTE in scope["path"]:
-            await PlainTextResponse(NOTHING_FETCHED, 404)(scope, receive, send)
+            await _refuse(NOTHING_FETCHED, 404, scope, receive, send)
         else:
             await self.app(scope, receive, _with_content_policy(send))
 
@@ -95,17 +101,15 @@ class UploadGuard:
         length = headers.get(b"content-length", b"")
         # The server ignores the length of a request that has both headers.
         if not length.isdigit() or b"transfer-encoding" in headers:
-            await PlainTextResponse("The request has to say how long it is.", 411)(scope, receive, send)
+            await _refuse("The request has to say how long it is.", 411, scope, receive, send)
             return
         if int(length) > most:
-            await _drain(receive, DRAINED_BYTES)
             problem = f"The file is larger than {MAX_MEGABYTES} MB; cut it, or save it as flac."
-            await PlainTextResponse(problem, 413)(scope, receive, send)
+            await _refuse(problem, 413, scope, receive, send)
             return
         if kept_bytes(self.folder) + self._arriving_bytes + int(length) > MAX_KEPT_BYTES:
-            await _drain(receive, DRAINED_BYTES)
             problem = "Too many recordings wait for an answer here; try again in a few minutes."
-            await PlainTextResponse(problem, 503)(scope, receive, send)
+            await _refuse(problem, 503, scope, receive, send)
             return
         self._arriving_bytes += int(length)
         try:
@@ -122,7 +126,7 @@ class UploadGuard:
             body += message.get("body", b"")
         if len(body) > MAX_REQUEST_BYTES:
             if message.get("more_body"):
-                await _drain(receive, DRAINED_BYTES)
+                await _drain(receive)
             await PlainTextResponse("The request is too long.", 413)(scope, receive, send)
         elif _names_address(body):
             await PlainTextResponse(NOTHING_FETCHED, 400)(scope, receive, send)
@@ -161,12 +165,19 @@ def _bounded(receive: Receive, most: int) -> Receive:
     return receive_bounded
 
 
-async def _drain(receive: Receive, most: int) -> None:
-    """Takes up to `most` bytes of a request and keeps none of them."""
+async def _refuse(problem: str, status: int, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers a request of which nothing was read: a client that is cut off while it sends would see no answer."""
+    await _drain(receive)
+    await PlainTextResponse(problem, status)(scope, receive, send)
+
+
+async def _drain(receive: Receive) -> None:
+    """Takes up to `DRAINED_BYTES` of a request and keeps none of them."""
     message: Message = {"more_body": True}
-    while message.get("more_body") and most > 0:
+    left = DRAINED_BYTES
+    while message.get("more_body") and left > 0:
         message = await receive()
-        most -= len(message.get("body", b""))
+        left -= len(message.get("body", b""))
 
 
 def _with_own_folders(send: Send, folder: Path) -> Send:

@@ -127,6 +127,12 @@ def test_queue_cannot_be_skipped_and_no_recording_is_taken_by_another_route(spac
     assert set(space.temporary.rglob("*")) == before
 
 
+@pytest.mark.parametrize("route", ["call/classify/nobody", "queue/data?session_hash=nobody"])
+def test_stream_that_nobody_knows_says_so_and_ends(space, route):
+    answer = httpx.get(f"{space.address}/gradio_api/{route}", timeout=60)
+    assert "Not Found" in answer.text
+
+
 def test_folder_of_uploads_is_neither_listed_nor_readable_by_others_on_the_machine(space):
     (folder,) = space.temporary.glob("lung-srad-*")
     assert folder.stat().st_mode & 0o077 == 0

@@ -41,6 +41,8 @@ def ask(tmp_path, method, path, pieces=(b"",), headers=(), error=None, breaks_of
     # In a thread of its own: tests of the page leave an event loop in this one.
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, upload_guard.UploadGuard(application, tmp_path)(scope, receive, send)).result()
+    # A client that is answered before it has sent everything may only see a closed connection.
+    assert not waiting
     return sent[0]["status"], reached[0] if reached else None
 
 
