@@ -1,5 +1,6 @@
-"""Data that the tests of this folder share: sources of simulated cycles and a checkpoint."""
+"""Data that the tests of this folder share: sources of simulated cycles, a checkpoint, settings of short runs."""
 
+import json
 import multiprocessing
 import os
 import sys
@@ -12,10 +13,14 @@ import torch
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
 from tests.conftest import tiny_config
 from training.arguments import DataArguments
+from training.configuration import CONFIGS
 from training.data.cycle_sources import load_training_sources
+from training.record.training_record import TRAINING_SUMMARY as SUMMARY
 
 # A quarter of the network's usual input, so that a forward pass takes milliseconds.
 SHORT_INPUT = {"cycle_seconds": 4.0, "num_frames": 256}
+SMOKE = str(CONFIGS / "smoke.yaml")
+AUGMENTED = ["augmentation.frequency_masks=2", "augmentation.roll=true", "sampling.class_balance=0.5"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,6 +49,28 @@ def checkpoint(tmp_path_factory, feature_extractor):
     model.save_pretrained(folder)
     feature_extractor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def overrides(simulated_folder):
+    """Settings that put the smoke configuration on the simulated recordings of the tests, with few frames."""
+
+    def for_output(output_dir, *more):
+        data = ["data.simulated=0", f"data.icbhi={simulated_folder}", "data.validation=0.4"]
+        usual = [*data, "model.feature_extractor.num_frames=64", f"output_dir={output_dir}", "use_cpu=true"]
+        given = {override.partition("=")[0] for override in more}
+        return [*(override for override in usual if override.partition("=")[0] not in given), *more]
+
+    return for_output
+
+
+def summary_of(folder):
+    return json.loads(Path(folder, SUMMARY).read_text(encoding="utf-8"))
+
+
+def last_weights(folder):
+    folders = folder.glob("checkpoint-*")
+    return max(folders, key=lambda path: int(path.name.rpartition("-")[2])) / "model.safetensors"
 
 
 def count_slowly(predictions, references):
