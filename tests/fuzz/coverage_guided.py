@@ -1,6 +1,8 @@
 """Gives a target inputs that libFuzzer changes by the lines that they reach; needs `pip install atheris`, on Linux.
 
 python -m tests.fuzz.coverage_guided TARGET [-max_total_time=SECONDS] [options of libFuzzer]
+
+Inputs that reach new lines stay in outputs/fuzz/TARGET.corpus, where the next run begins; findings go beside it.
 """
 
 import sys
@@ -9,18 +11,21 @@ from pathlib import Path
 
 import atheris
 
+FOLDER = Path("outputs") / "fuzz"
 OWN_FOLDERS = ["modeling_lung_srad", "dataset_scripts", "training", "space_demo"]
 
 
 def main(name: str, options: list[str]) -> None:
-    """Runs until the time is over or something is found; libFuzzer writes that input into the current folder."""
+    """Runs until the time is over or something is found."""
     with atheris.instrument_imports(include=OWN_FOLDERS):
         from modeling_lung_srad.errors import InputError
         from tests.fuzz.targets import TARGETS
-    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as corpus:
+    corpus = FOLDER / f"{name}.corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
         target = TARGETS[name](Path(scratch))
         for number, seed in enumerate(target.seeds):
-            (Path(corpus) / str(number)).write_bytes(seed)
+            (corpus / f"seed-{number}").write_bytes(seed)
 
         def take(data: bytes) -> None:
             try:
@@ -28,7 +33,8 @@ def main(name: str, options: list[str]) -> None:
             except InputError:
                 return
 
-        atheris.Setup([sys.argv[0], "-timeout=10", "-rss_limit_mb=4096", *options, corpus], take)
+        limits = ["-timeout=10", "-rss_limit_mb=4096", f"-artifact_prefix={FOLDER / name}-"]
+        atheris.Setup([sys.argv[0], *limits, *options, str(corpus)], take)
         atheris.Fuzz()
 
 
