@@ -10,7 +10,7 @@ from training.run_training import train
 
 @pytest.mark.slow
 def test_whole_method_learns_simulated_sounds(tmp_path):
-    """The longest test of all: minutes of training, on patients of whom each is heard once."""
+    """The longest test of all: a minute of training, on patients of whom each is heard once."""
     sounds = write_simulated(tmp_path / "sounds", patients=480, recordings_per_patient=1, sampling_rate=16000)
     settings = [f"data.icbhi={sounds}", f"output_dir={tmp_path / 'run'}", "use_cpu=true", "save_strategy=no"]
     assert train(str(CONFIGS / "simulated.yaml"), settings) == 0
@@ -18,4 +18,4 @@ def test_whole_method_learns_simulated_sounds(tmp_path):
     assert summary["configuration"]["objective"]["mode"] == "dual"
     # The last epoch is kept, so the validation patients have chosen nothing.
     assert summary["selection"] == "last"
-    assert summary["validation"]["score"] >= 0.9
+    assert summary["validation"]["score"] >= 0.85
