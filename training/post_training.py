@@ -27,7 +27,7 @@ from training.prediction.evaluated_cycles import load_evaluated_cycles
 from training.record.training_record import TRAINING_SUMMARY, read_training_record
 from training.report.calibration import fit_temperature
 from training.report.files import write_text
-from training.sound_calibration import calibrate, fit_sounds, predict_sounds
+from training.sound_calibration import apply_to_head, fit_sounds, predict_sounds
 from training.trainer import LungSradTrainer
 
 BATCH_SIZE = 64
@@ -84,7 +84,7 @@ def _fit_sounds(classifier: Any, feature_extractor: Any, calibration: Sequence[C
         spans = list(zip(source.table["start"], source.table["end"], strict=True))
         predicted = predict_sounds(classifier, _all_cycles([source], feature_extractor))
         parts.append(predicted._replace(recordings=source.table["recording"], spans=spans))
-    calibrate(classifier, fit_sounds(parts))
+    apply_to_head(classifier, fit_sounds(parts))
 
 
 def usable_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float | None:

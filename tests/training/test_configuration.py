@@ -85,11 +85,7 @@ def test_unquoted_no_is_a_strategy(write):
         ("objective: {projector: fixed}", [], "objective.projector: 'fixed' is not one of trained, frozen"),
         ("objective: {temperature: 0}", [], "objective.temperature: 0.0 should be above 0"),
         ("objective: {mel_weight: -1}", [], "objective.mel_weight: -1.0 should be 0 or more"),
-        (
-            "selection: tests",
-            [],
-            "selection: 'tests' is not one of validation, last, average, test; the nearest is test",
-        ),
+        ("selection: tests", [], "selection: 'tests' is not one of validation, last, test; the nearest is test"),
         ("ma_beta: 1", [], "ma_beta: 1.0 should be at least 0 and below 1"),
         ("load_best_model_at_end: true", [], "load_best_model_at_end: use selection instead"),
         ("dataloader_drop_last: true", [], "dataloader_drop_last: would leave out cycles"),
