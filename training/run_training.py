@@ -124,7 +124,7 @@ def prepare(
             `build_model`, `check_fit`, `check_earlier_stages`, `load_teachers` or `check_same_teachers` cannot use, a
             batch too small for the contrastive loss, or `record_test` where nothing is scored.
     """
-    if training_arguments.record_test and training_arguments.selection != "test" and arguments.data.validation == 0:
+    if training_arguments.record_test and training_arguments.selection == "last" and arguments.data.validation == 0:
         raise InputError(
             "record_test",
             "the test part is scored where validation patients are, and data.validation is 0",
@@ -182,7 +182,7 @@ def prepare(
 
 
 def run_training(run: Run) -> dict[str, Any]:
-    """Trains, keeps the weights that `selection` asks for, and writes checkpoint and summary to `output_dir`.
+    """Trains, keeps the epoch that `selection` asks for, and writes checkpoint and summary to `output_dir`.
 
     Returns:
         `dict`: the content of `training_summary.json`.
@@ -215,9 +215,6 @@ def run_training(run: Run) -> dict[str, Any]:
         rotate_checkpoints(
             str(run.output_dir), run.training_arguments.save_total_limit, trainer.state.best_model_checkpoint
         )
-    if run.training_arguments.selection == "average":
-        trainer.accelerator.wait_for_everyone()
-        trainer.average_checkpoints()
     measured = trainer.evaluate() if trainer.eval_dataset is not None else {}
     familiarity = fit_after_training(trainer, run.sources)
     try:

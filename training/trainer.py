@@ -328,18 +328,6 @@ class LungSradTrainer(Trainer):
             with _read_from(self.state.best_model_checkpoint):
                 self._load_weights(Path(self.state.best_model_checkpoint))
 
-    def average_checkpoints(self) -> None:
-        """Gives the classifier the mean weights of all checkpoints in `output_dir`."""
-        classifier = self.training_model.classifier
-        folders = sorted(Path(str(self.args.output_dir)).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
-        total = {name: torch.zeros_like(x, dtype=torch.float64) for name, x in classifier.state_dict().items()}
-        for folder in folders:
-            with _read_from(str(folder)):
-                self._load_weights(folder)
-            for name, weight in classifier.state_dict().items():
-                total[name] += weight
-        classifier.load_state_dict({name: weight / len(folders) for name, weight in total.items()})
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and not self.is_fsdp_enabled:
             for name in (OPTIMIZER_NAME, SCHEDULER_NAME):

@@ -13,9 +13,7 @@ from modeling_lung_srad.errors import InputError
 from training.arguments import check_choice
 from training.metrics.icbhi_score.icbhi_measure import RATES
 
-SELECTIONS = ("validation", "last", "average", "test")
-# Those that score epochs.
-CHOOSING = ("validation", "test")
+SELECTIONS = ("validation", "last", "test")
 MIN_LR_RATE = 0.001
 LARGEST_SEED = 2**32 - 1
 # Arguments that this trainer replaces or lacks, and the remedy: an error rather than a setting ignored.
@@ -46,9 +44,8 @@ class LungSradTrainingArguments(TrainingArguments):
 
     Args:
         selection (`str`, *optional*, defaults to `"validation"`): epoch that is kept: the best one on `validation`
-            patients, the `last` one, the `average` of the weights of the checkpoints kept (`save_total_limit`; arXiv
-            1803.05407), or the best one on the `test` part. The latter is the protocol of the paper and of most of
-            the field; it is optimistic, and every output of such a run says so.
+            patients, the `last` one, or the best one on the `test` part. The latter is the protocol of the paper and
+            of most of the field; it is optimistic, and every output of such a run says so.
         record_test (`bool`, *optional*, defaults to `False`): whether the test part is scored after every epoch as
             well, for the record of what each rule of selection would have reported. It never changes the epoch kept.
         lr_per_epoch (`bool`, *optional*, defaults to `False`): whether the cosine schedule moves once an epoch, as
@@ -83,7 +80,7 @@ class LungSradTrainingArguments(TrainingArguments):
             if item.name in NOT_FOLLOWED and getattr(self, item.name) not in (item.default, []):
                 raise InputError(item.name, NOT_FOLLOWED[item.name])
         check_choice("selection", self.selection, SELECTIONS)
-        self.load_best_model_at_end = self.selection in CHOOSING
+        self.load_best_model_at_end = self.selection != "last"
         self.metric_for_best_model = self.metric_for_best_model or "score"
         self.greater_is_better = self.metric_for_best_model != "loss"
         if self.lr_scheduler_type == SchedulerType.COSINE_WITH_MIN_LR and self.lr_scheduler_kwargs is None:
@@ -129,12 +126,6 @@ class LungSradTrainingArguments(TrainingArguments):
         if self.metric_for_best_model not in metrics:
             raise InputError(
                 "metric_for_best_model", f"{self.metric_for_best_model!r} is not one of {', '.join(metrics)}"
-            )
-        if self.selection == "average" and (self.save_strategy == "no" or self.save_total_limit == 1 or self.fsdp):
-            raise InputError(
-                "selection",
-                "'average' needs several whole checkpoints",
-                "set save_strategy, and save_total_limit above 1, and leave fsdp out",
             )
         if not self.load_best_model_at_end:
             return

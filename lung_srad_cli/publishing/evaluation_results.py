@@ -27,7 +27,6 @@ METRIC_NAMES = {
 EPOCHS = {
     "validation": "The epoch was chosen on validation patients.",
     "last": "The last epoch was kept; nothing was chosen.",
-    "average": "The weights of the last checkpoints were averaged; nothing was chosen.",
     "test": "The epoch was chosen on the test part.",
 }
 

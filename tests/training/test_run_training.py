@@ -149,7 +149,7 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
         (["seed=-1"], "seed: -1 should be 0 to 4294967295"),
         (["metric_for_best_model=nosuch"], "'nosuch' is not one of loss, specificity, sensitivity, score,"),
         (["data.validation=0"], "data.validation: 0.0 is not a share of the patients between 0 and 1; 0, for none,"),
-        (["selection=tset"], "selection: 'tset' is not one of validation, last, average, test; the nearest is test"),
+        (["selection=tset"], "selection: 'tset' is not one of validation, last, test; the nearest is test"),
         (["objective.mode=duel"], "objective.mode: 'duel' is not one of"),
         (["per_device_train_batch_size=1"], "per_device_train_batch_size: 1 leaves objective.mode 'dual' nothing"),
         (["per_device_train_batch_size=64"], "a batch of all processes is 64 cycles and an epoch only 32"),
@@ -164,7 +164,6 @@ def test_folder_of_something_else_is_left_alone(overrides, tmp_path, capsys):
         ),
         (["seed=3..1"], "seed=3..1: should be a range of whole numbers such as seed=1..5"),
         (["seed=1..2", "seed=3"], "'seed=3': seed is there twice, first as 'seed=1..2'; keep one"),
-        (["selection=average", "save_total_limit=1"], "selection: 'average' needs several whole checkpoints"),
         (["record_test=true", "selection=last", "data.validation=0"], "record_test: the test part is scored where"),
         (["data.validation_seed=-1"], "data.validation_seed: -1 should be 0 or more"),
         (["model.config.hidden_act=nosuch"], "model.config.hidden_act"),
@@ -212,19 +211,6 @@ def test_last_epoch_is_kept_where_that_is_asked_for(overrides, tmp_path):
     assert summary["cycles"]["training"]["icbhi"]["cycles"] == 48
     kept, last = (load_file(path) for path in (tmp_path / "model.safetensors", last_weights(tmp_path)))
     assert all(torch.equal(kept[name], last[name]) for name in last)
-
-
-def test_average_of_the_last_checkpoints_is_kept(overrides, tmp_path):
-    settings = ("selection=average", "num_train_epochs=4", "save_total_limit=3", "lr_scheduler_type=constant")
-    assert train(SMOKE, overrides(tmp_path, *settings)) == 0
-    last = [load_file(folder / "model.safetensors") for folder in tmp_path.glob("checkpoint-*")]
-    kept = load_file(tmp_path / "model.safetensors")
-    assert len(last) == 3
-    for name, weight in kept.items():
-        assert torch.allclose(weight, (last[0][name] + last[1][name] + last[2][name]) / 3, atol=1e-6)
-    assert any(not torch.equal(last[0][name], last[1][name]) for name in kept)
-    summary = summary_of(tmp_path)
-    assert (summary["selection"], summary["best_step"]) == ("average", summary["history"][-1]["step"])
 
 
 def test_run_without_a_scored_part_is_complete_and_goes_on_like_any_other(overrides, tmp_path, capsys, monkeypatch):

@@ -97,7 +97,7 @@ def load_training_sources(
 
     Args:
         arguments (`DataArguments`): the data sets and their split.
-        selection (`str`, *optional*, defaults to `"validation"`): as of [`LungSradTrainingArguments`].
+        selection (`str`, *optional*, defaults to `"validation"`): part that chooses the epoch, or `"last"`.
         record_test (`bool`, *optional*, defaults to `False`): whether the test part is scored as well.
         left_out (collection of `str`, *optional*): sources to leave out, such as those from which no cycle
             is drawn.
@@ -115,7 +115,7 @@ def load_training_sources(
         raise InputError(
             "data.validation",
             f"{arguments.validation} is not a share of the patients between 0 and 1",
-            "0, for none, goes with selection=last, average or test only",
+            "0, for none, goes with selection=last or selection=test only",
         )
     if arguments.validation_seed < 0:
         raise InputError("data.validation_seed", f"{arguments.validation_seed} should be 0 or more")

@@ -17,7 +17,7 @@ from training.record.earlier_stages import earlier_stage_notes
 from training.record.run_folder import training_settings
 from training.record.training_record import record_of
 from training.trainer import LungSradTrainer
-from training.training_arguments import CHOOSING, LungSradTrainingArguments
+from training.training_arguments import LungSradTrainingArguments
 
 TEST_SELECTION_NOTE = "Selected on the test set (the protocol of the paper and of most of the field): optimistic."
 
@@ -44,7 +44,7 @@ def summarize(
             of its training is not known.
 
     Returns:
-        `dict`: `selection` says how the weights were chosen, `scored_part` which one the rates under it and in
+        `dict`: `selection` says on which part the epoch was chosen, `scored_part` which one the rates under it and in
         `history` are of, `notes` what must stand beside them. `started_from` and `teachers` are as given. With
         `record_test`, `protocols` holds the test rates of the epoch that each rule of selection would have reported.
     """
@@ -61,7 +61,7 @@ def summarize(
     validation_patients = sorted(set(sources.validation.table["patient"])) if sources.validation else []
     summary: dict[str, Any] = {
         "selection": selection,
-        "best_step": trainer.state.best_global_step if selection in CHOOSING else trainer.state.global_step,
+        "best_step": trainer.state.global_step if selection == "last" else trainer.state.best_global_step,
         "scored_part": part,
         part: {key.removeprefix("eval_"): value for key, value in measured.items() if key.startswith("eval_")},
         "notes": ([TEST_SELECTION_NOTE] if selection == "test" else [])

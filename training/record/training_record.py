@@ -21,8 +21,8 @@ class TrainingRecord:
 
     Args:
         split (`str`): `official`, `leak_free` or `fold0` to `fold4`.
-        selection (`str`, *optional*): `validation`, `last`, `average` or `test`, as of [`LungSradTrainingArguments`];
-            `None` where the summary does not say.
+        selection (`str`, *optional*): part that chose the epoch, `validation` or `test`, or `last`; `None` where the
+            summary does not say.
         validation_patients (`tuple[str, ...]`): training patients that were kept for validation; possibly none.
         validation_source (`str`, *optional*): data set that they are from, `icbhi` or `simulated`.
         validation_cycles (`int`, *optional*): number of their cycles.

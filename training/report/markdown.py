@@ -30,7 +30,6 @@ EPOCHS_KEPT = {
     None: "not known which",
     "validation": "the best one on the validation patients",
     "last": "the last one",
-    "average": "the mean weights of the last checkpoints",
     "test": "the best one on the test part",
 }
 RESEARCH_USE = "Research software, not a medical device."
