@@ -1,6 +1,5 @@
 """Breathing cycles: the annotation files of ICBHI 2017, and the way from a recording to the waveform of a cycle."""
 
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -17,6 +16,8 @@ from modeling_lung_srad.recording import cut_cycle, fade_recording
 
 ANNOTATION_COLUMNS = ("start", "end", "crackle", "wheeze")
 # Annotated ends are rounded to milliseconds and some recordings end a little before their last one.
+# Longer than any recording, and few enough that no number of samples overflows.
+MOST_SECONDS = 1e9
 END_TOLERANCE_SECONDS = 0.05
 RECORDINGS_IN_MEMORY = 4
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf)", re.IGNORECASE)
@@ -263,7 +264,7 @@ def _parse_seconds(field: str, where: str) -> float:
     if not NUMBER.fullmatch(number):
         raise InputError(where, f"{shortened(field)} is not a number", "give seconds, such as 1.25")
     seconds = float(number)
-    if not math.isfinite(seconds) or seconds < 0:
+    if not 0 <= seconds <= MOST_SECONDS:
         raise InputError(where, f"{shortened(field)} is not a time", "give seconds from 0 on")
     return seconds
 

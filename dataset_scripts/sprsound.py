@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 
 from dataset_scripts.cycle_dataset import FEATURES, Recording, check_validation, cycle_table
-from dataset_scripts.cycles import CLASS_NAMES, Cycle, check_length, check_named
+from dataset_scripts.cycles import CLASS_NAMES, MOST_SECONDS, Cycle, check_length, check_named
 from dataset_scripts.patient_split import split_validation
 from modeling_lung_srad.audio import audio_duration
 from modeling_lung_srad.errors import InputError, one_line, shortened
@@ -214,7 +214,7 @@ def _read_milliseconds(value: Any, where: str) -> float:
         raise InputError(where, f"{shortened(repr(value))} is not a number", "give milliseconds") from None
     except OverflowError:
         seconds = math.inf
-    if not math.isfinite(seconds) or seconds < 0:
+    if not 0 <= seconds <= MOST_SECONDS:
         raise InputError(where, f"{shortened(repr(value))} is not a time", "give milliseconds from 0 on")
     return seconds
 

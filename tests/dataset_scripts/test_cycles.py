@@ -68,6 +68,7 @@ def test_labels_are_named_by_what_is_heard():
         ("0.5 1.0 0 0\n", "line 1: columns are separated by spaces"),
         ("start\tend\tcrackle\twheeze\n0\t1\t0\t0\n", "line 1: start: 'start' is not a number"),
         ("19.0\t20.06\t0\t0\n", "line 1: end 20.06 s is beyond the recording of 20.000 s"),
+        ("0\t1" + 308 * "0" + "\t0\t0\n", "line 1: end: '1000"),
         ("20.01\t20.04\t0\t0\n", "line 1: end 20.04 s is beyond the recording"),
     ],
 )

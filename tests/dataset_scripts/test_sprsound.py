@@ -176,6 +176,7 @@ def event(**changes):
         (event(start="-5"), r"\.start: \"'-5'\" is not a time"),
         (event(end="100"), r"\.end: 0.1 s is not after start 0.1 s"),
         (event(end="124"), r"event_annotation\[0\]: 24 ms .* too short; at least 25 ms"),
+        (event(end="1" + 308 * "0"), r"event_annotation\[0\]\.end: "),
         (event(end="9000"), r"\.end: 9 s is beyond the recording of 2.000 s"),
     ],
 )
