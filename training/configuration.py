@@ -29,8 +29,8 @@ MOST_SEEDS = 1000
 SEED = re.compile(r"\d{1,18}")
 
 
-class UniqueKeyLoader(yaml.SafeLoader):
-    """`yaml.SafeLoader`, which takes the last of two values of a key, with an error there instead."""
+class StrictLoader(yaml.SafeLoader):
+    """`yaml.SafeLoader`, with errors for two values of a key (that takes the last) and for endless numbers."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -38,6 +38,13 @@ class UniqueKeyLoader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"{key} is there twice, from line {node.start_mark.line + 1} on; keep one")
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        # Python limits decimal digits only, and then cannot print a number of as many octal ones.
+        return int(str(super().construct_yaml_int(node)))
+
+
+StrictLoader.add_constructor("tag:yaml.org,2002:int", StrictLoader.construct_yaml_int)
 
 
 def read_configuration(
@@ -139,7 +146,7 @@ def _read_yaml(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, UniqueKeyLoader)
+        return yaml.load(text, StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # Also a date or number that is out of range, and brackets nested too deeply.
         raise InputError(where, f"is not valid YAML: {one_line(error)}") from error

@@ -97,6 +97,7 @@ def test_unquoted_no_is_a_strategy(write):
         (f"extends: {'a' * 300}", [], "is not a valid file name .*; check the path"),
         (f"seed: {10**400}", [], "seed: 10+ should be of type int"),
         (f"seed: {'1' * 5000}", [], "not valid YAML: Exceeds the limit"),
+        ("seed: 1", [f"model.size=0{'1' * 5000}"], "not valid YAML: Exceeds the limit"),
         ("seed: 1", [f"seed={'1' * 5000}"], "not valid YAML: Exceeds the limit"),
         ("seed: 2026-13-01", [], "not valid YAML: month must be in 1..12"),
         ("seed: " + "[" * 2000, [], "not valid YAML: maximum recursion depth"),
