@@ -16,9 +16,9 @@ from modeling_lung_srad.recording import cut_cycle, fade_recording
 
 ANNOTATION_COLUMNS = ("start", "end", "crackle", "wheeze")
 # Annotated ends are rounded to milliseconds and some recordings end a little before their last one.
+END_TOLERANCE_SECONDS = 0.05
 # Longer than any recording, and few enough that no number of samples overflows.
 MOST_SECONDS = 1e9
-END_TOLERANCE_SECONDS = 0.05
 RECORDINGS_IN_MEMORY = 4
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(nan|inf)", re.IGNORECASE)
 # Columns of a selection table of Raven, in lower case: times, and what may have the label.
@@ -258,8 +258,7 @@ def _describe_columns(line: str, fields: list[str]) -> str:
 
 
 def _parse_seconds(field: str, where: str) -> float:
-    # `float` also takes the digits of other scripts, and underscores between digits.
-    # It also leaves some white space in place that `strip` takes away.
+    # `float` also takes the digits of other scripts and underscores, but not all white space that `strip` removes.
     number = field.strip()
     if not NUMBER.fullmatch(number):
         raise InputError(where, f"{shortened(field)} is not a number", "give seconds, such as 1.25")

@@ -34,7 +34,7 @@ ADDRESS_SIGN = re.compile(r"[\w+.-]{2}:/|://")
 # Gradio's route to other pages.
 PROXY_ROUTE = "/proxy="
 NOTHING_FETCHED = "Nothing is fetched from elsewhere."
-# A client reads the answer only after sending, so this much of a too large upload is read and thrown away.
+# A client reads the answer only after sending, so this much of a refused request is read and thrown away.
 DRAINED_BYTES = 4 * MAX_UPLOAD_BYTES
 # Gradio's page asks for a script and fonts of other hosts, which it does not need here.
 CONTENT_POLICY = (
@@ -166,7 +166,7 @@ def _bounded(receive: Receive, most: int) -> Receive:
 
 
 async def _refuse(problem: str, status: int, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers a request of which nothing was read: a client that is cut off while it sends would see no answer."""
+    """Reads a request to its end and refuses it. A client that is cut off while it sends sees no answer."""
     await _drain(receive)
     await PlainTextResponse(problem, status)(scope, receive, send)
 

@@ -139,7 +139,7 @@ def outcome(tree: Path, path: str) -> str:
 
 
 def try_mutant(mutant: Mutant, trees: queue.Queue) -> tuple[Mutant, str, str]:
-    """The mutant, what became of it, and its change as `line -> line`."""
+    """The mutant, its result, and its change as `line -> line`."""
     tree = trees.get()
     file = tree / mutant.path
     original, status = file.read_text(), file.stat()
@@ -159,7 +159,7 @@ def try_mutant(mutant: Mutant, trees: queue.Queue) -> tuple[Mutant, str, str]:
 
 
 class Results:
-    """What became of mutants in earlier runs, as long as their module is the same; those alive are tried again."""
+    """Results of earlier runs, used while the module is unchanged. Mutants that lived are tried again."""
 
     def __init__(self, file: Path):
         self.file = file

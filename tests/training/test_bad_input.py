@@ -12,6 +12,7 @@ import torch
 
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
 from modeling_lung_srad.errors import InputError
+from tests.training.conftest import SMOKE
 from training.configuration import CONFIGS, expand_seeds, read_configuration
 from training.model_setup import build_model
 from training.prediction.evaluate_checkpoint import predict
@@ -78,11 +79,11 @@ def test_configurations_that_would_be_ignored_or_fail_later_are_refused(tmp_path
 
 def test_endless_range_of_seeds_is_refused():
     with pytest.raises(InputError, match="more than 1000 runs"):
-        expand_seeds(CONFIGS / "smoke.yaml", ["seed=1..99999999999999"])
+        expand_seeds(SMOKE, ["seed=1..99999999999999"])
 
 
 def test_key_that_is_no_text_is_named():
-    arguments, _ = read_configuration(CONFIGS / "smoke.yaml", ["model.config={1: 2}"])
+    arguments, _ = read_configuration(SMOKE, ["model.config={1: 2}"])
     with pytest.raises(InputError, match=r"model\.config\.1: unknown key"):
         build_model(arguments.model)
 
@@ -91,7 +92,7 @@ def test_key_that_is_no_text_is_named():
 def interrupted_run(tmp_path_factory):
     """A run that was stopped after two of three epochs, each of a step."""
     folder = tmp_path_factory.mktemp("runs") / "interrupted"
-    assert train(str(CONFIGS / "smoke.yaml"), [*SMALLEST, *THREE_EPOCHS, f"output_dir={folder}"]) == 0
+    assert train(SMOKE, [*SMALLEST, *THREE_EPOCHS, f"output_dir={folder}"]) == 0
     for name in ("training_summary.json", "model.safetensors"):
         (folder / name).unlink()
     shutil.rmtree(folder / "checkpoint-3")
@@ -119,7 +120,7 @@ def test_damaged_file_of_an_interrupted_run_is_named_and_nothing_is_removed(
     _damage(folder / file, content)
     before = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     command = [*SMALLEST, *THREE_EPOCHS, f"output_dir={folder}"]
-    assert train(str(CONFIGS / "smoke.yaml"), command) == 2
+    assert train(SMOKE, command) == 2
     assert message in _last_line(capsys)
     assert {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()} == before
 
@@ -133,7 +134,7 @@ def test_pickled_code_in_an_interrupted_run_is_refused_and_not_run(tmp_path, cap
     folder = tmp_path / "run"
     shutil.copytree(interrupted_run, folder)
     torch.save(Exploit(), folder / "checkpoint-2" / name)
-    assert train(str(CONFIGS / "smoke.yaml"), [*SMALLEST, *THREE_EPOCHS, f"output_dir={folder}"]) == 2
+    assert train(SMOKE, [*SMALLEST, *THREE_EPOCHS, f"output_dir={folder}"]) == 2
     assert "checkpoint-2: cannot be read" in _last_line(capsys)
     assert not (tmp_path / "written").exists()
 
@@ -162,19 +163,19 @@ def _last_line(capsys):
 )
 def test_settings_that_only_the_trainer_can_check_are_named(tmp_path, capsys, overrides, message):
     command = [*SMALLEST, "num_train_epochs=1", f"output_dir={tmp_path / 'run'}", *overrides]
-    assert train(str(CONFIGS / "smoke.yaml"), command) == 2
+    assert train(SMOKE, command) == 2
     assert re.search(message, _last_line(capsys))
 
 
 def test_output_dir_below_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    assert train(str(CONFIGS / "smoke.yaml"), [f"output_dir={tmp_path / 'file' / 'run'}"]) == 2
+    assert train(SMOKE, [f"output_dir={tmp_path / 'file' / 'run'}"]) == 2
     assert "file is not a writable folder; choose another output_dir" in _last_line(capsys)
 
 
 def test_processes_that_would_each_train_by_themselves_are_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert train(str(CONFIGS / "smoke.yaml"), [f"output_dir={tmp_path / 'run'}"]) == 2
+    assert train(SMOKE, [f"output_dir={tmp_path / 'run'}"]) == 2
     assert "2 processes were started, and each would train by itself" in _last_line(capsys)
     assert not (tmp_path / "run").exists()
 
@@ -243,4 +244,4 @@ def test_a_bug_in_a_training_keeps_its_traceback(tmp_path, monkeypatch):
 
     monkeypatch.setattr("training.run_training.build_trainer", stumble)
     with pytest.raises(ValueError, match="shapes do not match"):
-        train(str(CONFIGS / "smoke.yaml"), [*SMALLEST, f"output_dir={tmp_path / 'run'}"])
+        train(SMOKE, [*SMALLEST, f"output_dir={tmp_path / 'run'}"])

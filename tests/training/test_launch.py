@@ -3,13 +3,11 @@
 import pytest
 
 from modeling_lung_srad.errors import InputError
+from tests.training.conftest import SMOKE
 from training import launch
-from training.configuration import CONFIGS
 from training.record.training_record import TRAINING_SUMMARY as SUMMARY
 from training.run_training import main, train
 from training.training_arguments import LungSradTrainingArguments
-
-SMOKE = str(CONFIGS / "smoke.yaml")
 
 
 def test_one_process_with_several_gpus_is_told_how_to_use_them(tmp_path, monkeypatch, capsys):

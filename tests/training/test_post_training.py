@@ -10,14 +10,12 @@ import torch
 
 from modeling_lung_srad import LungSradConfig, LungSradFeatureExtractor, LungSradForAudioClassification
 from modeling_lung_srad.familiarity import FAMILIARITY_FILE, fit_familiarity, load_familiarity
+from tests.training.conftest import SMOKE
 from training.arguments import DataArguments
-from training.configuration import CONFIGS
 from training.data.cycle_sources import load_training_sources
 from training.data.log_mel_dataset import LogMelDataset, compute_log_mel
 from training.post_training import familiarity_of, fit_after_training, main, usable_temperature
 from training.run_training import train
-
-SMOKE = str(CONFIGS / "smoke.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerState
 
-from tests.training.conftest import start_process
+from tests.training.conftest import SMOKE, last_weights, start_process, summary_of
 from training import run_training
-from training.configuration import CONFIGS
 from training.data import log_mel_dataset
 from training.record.training_record import TRAINING_SUMMARY as SUMMARY
 from training.trainer import LungSradTrainer
 
-SMOKE = str(CONFIGS / "smoke.yaml")
 # Everything that draws at random, checkpoints in the middle of epochs, and a best one that is not the last.
 FULL_METHOD = [
     "num_train_epochs=3",
@@ -78,7 +76,7 @@ def train_alone(arguments, folder, phase):
     datasets.config.HF_DATASETS_CACHE = folder / "datasets"
     if phase is not None:
         kill_in(*PHASES[phase])
-    return run_training.main(arguments)
+    return run_training.main([SMOKE, *arguments])
 
 
 def run_process(folder, arguments, phase=None):
@@ -89,46 +87,29 @@ def run_process(folder, arguments, phase=None):
     return process.exitcode, errors.read_text(encoding="utf-8")[-2000:]
 
 
-@pytest.fixture
-def arguments(simulated_folder):
-    def for_output(output_dir, *more):
-        data = ["data.simulated=0", f"data.icbhi={simulated_folder}", "data.validation=0.4"]
-        return [
-            SMOKE,
-            *data,
-            "model.feature_extractor.num_frames=64",
-            f"output_dir={output_dir}",
-            "use_cpu=true",
-            *more,
-        ]
-
-    return for_output
-
-
 @pytest.mark.slow
-def test_run_killed_in_every_phase_ends_with_the_weights_of_an_uninterrupted_one(arguments, tmp_path):
-    exit_code, errors = run_process(tmp_path, arguments(tmp_path / "whole", *FULL_METHOD))
+def test_run_killed_in_every_phase_ends_with_the_weights_of_an_uninterrupted_one(overrides, tmp_path):
+    exit_code, errors = run_process(tmp_path, overrides(tmp_path / "whole", *FULL_METHOD))
     assert exit_code == 0, errors
     for phase in PHASES:
-        exit_code, errors = run_process(tmp_path, arguments(tmp_path / "parts", *FULL_METHOD), phase)
+        exit_code, errors = run_process(tmp_path, overrides(tmp_path / "parts", *FULL_METHOD), phase)
         assert exit_code == -signal.SIGKILL, f"{phase}: {exit_code} {errors}"
         assert not (tmp_path / "parts" / SUMMARY).exists()
     # A kill between saving a checkpoint and removing the oldest one leaves that.
     shutil.copytree(next((tmp_path / "parts").glob("checkpoint-*")), tmp_path / "parts" / "checkpoint-1")
-    exit_code, errors = run_process(tmp_path, arguments(tmp_path / "parts", *FULL_METHOD))
+    exit_code, errors = run_process(tmp_path, overrides(tmp_path / "parts", *FULL_METHOD))
     assert exit_code == 0, errors
     kept = [{path.name for path in (tmp_path / name).glob("checkpoint-*")} for name in ("whole", "parts")]
     assert kept[0] == kept[1]
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    histories = [json.loads((tmp_path / name / SUMMARY).read_text())["history"] for name in ("whole", "parts")]
-    assert histories[0] == histories[1]
+    assert summary_of(tmp_path / "whole")["history"] == summary_of(tmp_path / "parts")["history"]
 
 
 def launch(folder, arguments):
     """`accelerate launch` with two processes on the CPU."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--main_process_port", "0", run_training.__file__, *arguments]
+    command += ["--main_process_port", "0", run_training.__file__, SMOKE, *arguments]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "HF_HOME": str(folder / "home"),
@@ -139,21 +120,21 @@ def launch(folder, arguments):
 
 def losses(folder):
     """Loss and its parts, step by step, and the rates of every evaluation."""
-    checkpoint = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    state = last_weights(folder).with_name("trainer_state.json")
+    history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
     return [entry for entry in history if "loss" in entry], [entry for entry in history if "eval_loss" in entry]
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does_with_the_same_global_batch(arguments, tmp_path):
+def test_two_processes_learn_what_one_does_with_the_same_global_batch(overrides, tmp_path):
     # Random depth and the mixed views are drawn per process. The views count for nothing in this loss, but are made.
     method = [override for override in FULL_METHOD if not override.startswith("model.config.drop_path_rate=")]
     same = [*method, "model.config.drop_path_rate=0", "objective.time_weight=0", "objective.mel_weight=0"]
-    launch(tmp_path, arguments(tmp_path / "two", *same, "per_device_train_batch_size=4"))
-    exit_code, errors = run_process(tmp_path, arguments(tmp_path / "one", *same, "per_device_train_batch_size=8"))
+    launch(tmp_path, overrides(tmp_path / "two", *same, "per_device_train_batch_size=4"))
+    exit_code, errors = run_process(tmp_path, overrides(tmp_path / "one", *same, "per_device_train_batch_size=8"))
     assert exit_code == 0, errors
     (two_steps, two_scores), (one_steps, one_scores) = losses(tmp_path / "two"), losses(tmp_path / "one")
-    assert json.loads((tmp_path / "two" / SUMMARY).read_text())["processes"] == 2
+    assert summary_of(tmp_path / "two")["processes"] == 2
     assert len(one_steps) == len(two_steps) == 12
     assert [step["loss"] for step in two_steps] == pytest.approx([step["loss"] for step in one_steps], abs=2e-4)
     assert [score["eval_score"] for score in two_scores] == [score["eval_score"] for score in one_scores]
