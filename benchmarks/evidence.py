@@ -6,6 +6,9 @@ A run is a folder that `lung-srad train` left with `data.validation=0.33 data.sp
 `data.validation_seed` 0, 1 and 2, so that every training patient of both databases is validated once. Weights are
 those of the last step, before anything is fitted to validation patients. The threshold of a fold, one for both sounds,
 is fitted to the other folds. Figures are means over folds, intervals 95 % by draws of patients within folds.
+
+Runs of one fold with several seeds have AUROC alone, as there are no other patients for a threshold: mean, interval by
+draws of patients, the same for all seeds, and in brackets the lowest and highest of the seeds.
 """
 
 import json
@@ -154,17 +157,18 @@ def fit_threshold(folds: Sequence[Fold]) -> float:
     return max(THRESHOLDS, key=mean_score)
 
 
-def measure(folds: Sequence[Fold], thresholds: Sequence[float]) -> dict[str, float]:
-    """Means over folds of all figures."""
-    figures: dict[str, list[float]] = {title: [] for title in TITLES}
+def measure(folds: Sequence[Fold], thresholds: Sequence[float | None]) -> dict[str, list[float]]:
+    """All figures of each fold; AUROC alone for those without a threshold."""
+    figures: dict[str, list[float]] = {}
     for fold, threshold in zip(folds, thresholds, strict=True):
         for name, wanted in COLUMNS.items():
             part = fold[name]
-            found = dict(rates(part, threshold, name))
+            found = {} if threshold is None else dict(rates(part, threshold, name))
             found["auroc"] = roc_auc_score(part.labels > 0, 1 - part.probabilities[:, 0])
             for figure in wanted:
-                figures[f"{name} {figure}"].append(found[figure])
-    return {title: float(np.mean(values)) for title, values in figures.items()}
+                if figure in found:
+                    figures.setdefault(f"{name} {figure}", []).append(found[figure])
+    return figures
 
 
 def draw(part: HeldOut, generator: np.random.Generator) -> HeldOut:
@@ -179,18 +183,33 @@ def draw(part: HeldOut, generator: np.random.Generator) -> HeldOut:
 
 def row(name: str, folds: Sequence[Fold]) -> str:
     """A row of the table in percent, with intervals."""
-    thresholds = [fit_threshold([other for other in folds if other is not fold] or folds) for fold in folds]
+    patients = [tuple(sorted({name for part in fold.values() for name in part.patients})) for fold in folds]
+    is_one_fold = len(set(patients)) == 1
+    thresholds: list[float | None] = [None] * len(folds)
+    if not is_one_fold:
+        thresholds = [
+            fit_threshold([other for other, theirs in zip(folds, patients, strict=True) if theirs != own])
+            for own in patients
+        ]
     figures = measure(folds, thresholds)
-    generator = np.random.default_rng(0)
-    draws = [
-        measure([{key: draw(part, generator) for key, part in fold.items()} for fold in folds], thresholds)
-        for _ in range(DRAWS)
-    ]
+    draws = []
+    for number in range(DRAWS):
+        # Runs of one fold get the same patients.
+        generators = [np.random.default_rng([number, len(own)]) for own in patients]
+        drawn = [
+            {key: draw(part, generator) for key, part in fold.items()}
+            for fold, generator in zip(folds, generators, strict=True)
+        ]
+        draws.append(measure(drawn, thresholds))
     cells = []
-    for title, value in figures.items():
-        low, high = np.quantile([drawn[title] for drawn in draws], (0.025, 0.975))
-        cells.append(f"{100 * value:.1f} ({100 * low:.0f} to {100 * high:.0f})")
-    return f"| {name} | {' | '.join(cells)} |  <!-- thresholds {[float(x) for x in thresholds]} -->"
+    for title in TITLES:
+        if title not in figures:
+            cells.append("")
+            continue
+        low, high = np.quantile([np.mean(found[title]) for found in draws], (0.025, 0.975))
+        spread = f" [{100 * min(figures[title]):.1f} to {100 * max(figures[title]):.1f}]" if is_one_fold else ""
+        cells.append(f"{100 * np.mean(figures[title]):.1f} ({100 * low:.0f} to {100 * high:.0f}){spread}")
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 @reports_input_errors

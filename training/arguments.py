@@ -51,6 +51,8 @@ class DataArguments:
             out, to fit temperature and thresholds to both databases after training.
         simulated_events (`int`, *optional*, defaults to 0): number of simulated recordings with one planted crackle
             burst or wheeze to train on; goes with `augmentation.stretch_frames`.
+        other_sounds (`int`, *optional*, defaults to 0): number of computed recordings of speech, tones and noise, for
+            a stage that learns the features of a teacher alone; goes with `augmentation.stretch_frames`.
     """
 
     icbhi: str | None = None
@@ -61,16 +63,16 @@ class DataArguments:
     validation_seed: int = 0
     sprsound_validation: float = 0.0
     simulated_events: int = 0
+    other_sounds: int = 0
 
     def __post_init__(self):
         check_choice("data.split", self.split, SPLITS)
         _check_paths(self, "data", ("icbhi", "sprsound"))
-        if not 0 <= self.sprsound_validation < 1 or self.simulated_events < 0:
-            raise InputError(
-                "data.sprsound_validation, data.simulated_events",
-                f"{self.sprsound_validation} and {self.simulated_events} should be a share below 1 and a "
-                "number of recordings",
-            )
+        if not 0 <= self.sprsound_validation < 1:
+            raise InputError("data.sprsound_validation", f"{self.sprsound_validation} should be a share below 1")
+        for name in ("simulated_events", "other_sounds"):
+            if getattr(self, name) < 0:
+                raise InputError(f"data.{name}", f"{getattr(self, name)} should be a number of recordings")
         if self.simulated < 0 or self.simulated == 1:
             raise InputError("data.simulated", f"{self.simulated} patients: use 2 or more, or 0 for none")
 
@@ -235,6 +237,7 @@ class SamplingArguments:
             with 0 its training part is left out.
         windows (`float`, *optional*, defaults to 0.0): relative chance of a window cut anywhere in a whole recording
             of SPRSound; goes with `augmentation.stretch_frames`.
+        other_sounds (`float`, *optional*, defaults to 1.0): relative chance of one of `data.other_sounds`.
         patient_balance (`float`, *optional*, defaults to 0.0): within a class, a patient's chance is proportional to
             the number of their cycles to the power `1 - patient_balance`.
         device_balance (`float`, *optional*, defaults to 0.0): how far the classes of each stethoscope are brought to
@@ -247,6 +250,7 @@ class SamplingArguments:
     sprsound: float = 1.0
     simulated: float = 1.0
     windows: float = 0.0
+    other_sounds: float = 1.0
     patient_balance: float = 0.0
     device_balance: float = 0.0
     cycles_per_epoch: int | None = None
@@ -258,6 +262,7 @@ class SamplingArguments:
             "sprsound",
             "simulated",
             "windows",
+            "other_sounds",
             "patient_balance",
             "device_balance",
         ):

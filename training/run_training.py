@@ -143,10 +143,18 @@ def prepare(
         len(labels), batch_size * training_arguments.world_size, 0, weights, arguments.sampling.cycles_per_epoch
     )
     if arguments.augmentation.stretch_frames is None and (
-        arguments.sampling.windows or arguments.data.simulated_events
+        arguments.sampling.windows or arguments.data.simulated_events or arguments.data.other_sounds
     ):
         raise InputError(
-            "sampling.windows, data.simulated_events", "go with augmentation.stretch_frames", "set it, such as to 128"
+            "sampling.windows, data.simulated_events, data.other_sounds",
+            "go with augmentation.stretch_frames",
+            "set it, such as to 128",
+        )
+    if arguments.data.other_sounds and (arguments.teacher.weight_of_labels or arguments.teacher.weight):
+        raise InputError(
+            "data.other_sounds",
+            "have no class to learn",
+            "set teacher.weight=0 and teacher.label_weight=0, or leave them out",
         )
     if arguments.objective.axes and batch_size < 2:
         raise InputError(
@@ -292,7 +300,9 @@ def build_trainer(run: Run) -> LungSradTrainer:
 def stretches(run: Run) -> StretchDataset:
     """The training stretches of a run, whose spectrograms are computed at every start: that takes a minute or two."""
     data = run.arguments.data
-    recordings = load_recordings(run.sources.training, run.feature_extractor, data.sprsound, data.simulated_events)
+    recordings = load_recordings(
+        run.sources.training, run.feature_extractor, data.sprsound, data.simulated_events, data.other_sounds
+    )
     windows = run.arguments.sampling.windows > 0
     return StretchDataset(recordings, run.feature_extractor, run.arguments.augmentation, windows)
 

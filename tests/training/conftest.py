@@ -20,6 +20,7 @@ from training.record.training_record import TRAINING_SUMMARY as SUMMARY
 # A quarter of the network's usual input, so that a forward pass takes milliseconds.
 SHORT_INPUT = {"cycle_seconds": 4.0, "num_frames": 256}
 SMOKE = str(CONFIGS / "smoke.yaml")
+STRETCHES = ("augmentation.stretch_frames=32", "augmentation.roll=false", "augmentation.crop_frames=null")
 AUGMENTED = ["augmentation.frequency_masks=2", "augmentation.roll=true", "sampling.class_balance=0.5"]
 
 

@@ -12,7 +12,7 @@ import torch
 
 from modeling_lung_srad.checkpoint_loading import load_checkpoint
 from modeling_lung_srad.errors import InputError
-from tests.training.conftest import SMOKE
+from tests.training.conftest import SMOKE, STRETCHES
 from training.configuration import CONFIGS, expand_seeds, read_configuration
 from training.model_setup import build_model
 from training.prediction.evaluate_checkpoint import predict
@@ -159,6 +159,8 @@ def _last_line(capsys):
         (["optim_args=nonsense"], "optim, optim_args: .*nonsense"),
         (["lr_scheduler_kwargs={min_lr_rat: 0.1}"], "lr_scheduler_kwargs: .*min_lr_rat"),
         (["max_steps=1", "eval_delay=5"], "no checkpoint was scored"),
+        (["data.other_sounds=3"], "data.other_sounds: go with augmentation.stretch_frames"),
+        (["data.other_sounds=3", *STRETCHES], "data.other_sounds: have no class to learn"),
     ],
 )
 def test_settings_that_only_the_trainer_can_check_are_named(tmp_path, capsys, overrides, message):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_lung_srad import LungSradFeatureExtractor, LungSradForAudioClassification
-from tests.training.conftest import AUGMENTED, SMOKE, last_weights, summary_of
+from tests.training.conftest import AUGMENTED, SMOKE, STRETCHES, last_weights, summary_of
 from training.configuration import CONFIGS
 from training.prediction.classifier_loading import load_classifier
 from training.prediction.evaluate_checkpoint import evaluate_checkpoint
@@ -68,8 +68,10 @@ def test_student_learns_from_teachers_with_mixed_views_and_regularization(overri
 
 
 def test_first_stage_learns_features_without_labels(overrides, teacher_run, tmp_path, monkeypatch):
+    """On recordings with classes and sounds that have none."""
     settings = learning_from(teacher_run, weight=0, feature_weight=1, label_weight=0)
-    assert train(SMOKE, overrides(tmp_path, "max_steps=2", "selection=last", "objective.mode=none", *settings)) == 0
+    settings += ("selection=last", "objective.mode=none", "data.other_sounds=3", "sampling.other_sounds=5", *STRETCHES)
+    assert train(SMOKE, overrides(tmp_path, "max_steps=2", *settings)) == 0
     log = json.loads((last_weights(tmp_path).parent / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     (entry,) = [entry for entry in log if "features" in entry]
     assert entry["loss"] == pytest.approx(entry["features"], rel=1e-5)

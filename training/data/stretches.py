@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from dataset_scripts.cycles import CLASS_NAMES
+from dataset_scripts.other_sounds import KINDS, simulate_other_sound
 from dataset_scripts.simulated import DEVICE as SIMULATED_DEVICE
 from dataset_scripts.simulated_events import simulate_event
 from dataset_scripts.sprsound import DEVICE, load_sprsound_recordings
@@ -52,7 +53,7 @@ class SpectrogramOfRecording:
     Args:
         log_mel (`torch.Tensor` of shape `(frames, num_mel_bins)`): in float16.
         spans (`tuple[Span, ...]`): its annotated cycles.
-        source (`str`): `icbhi`, `sprsound` or `simulated`.
+        source (`str`): `icbhi`, `sprsound`, `simulated` or `other_sounds`.
         patient (`str`): number of the patient.
         device (`str`): stethoscope, by its name in the data set.
         name (`str`): what messages call it.
@@ -81,6 +82,7 @@ def load_recordings(
     feature_extractor: LungSradFeatureExtractor,
     sprsound: str | None,
     simulated_events: int = 0,
+    other_sounds: int = 0,
 ) -> list[SpectrogramOfRecording]:
     """
     Computes the spectrograms of all training recordings.
@@ -90,6 +92,8 @@ def load_recordings(
         feature_extractor ([`LungSradFeatureExtractor`]): what makes them.
         sprsound (`str`, *optional*): folder of SPRSound, whose recordings are taken whole.
         simulated_events (`int`, *optional*, defaults to 0): simulated recordings with one event to add.
+        other_sounds (`int`, *optional*, defaults to 0): computed recordings of speech, tones and noise to add, which
+            have no class: their label is normal.
 
     Raises:
         ValueError: where audio or annotations cannot be read.
@@ -106,6 +110,8 @@ def load_recordings(
             recordings.append(SpectrogramOfRecording(log_mel, fitted, source.name, patient, device, name, is_whole))
     for index in tqdm(range(simulated_events), desc="log-mel, simulated events", disable=not simulated_events):
         recordings.append(_simulated(index, feature_extractor))
+    for index in tqdm(range(other_sounds), desc="log-mel, other sounds", disable=not other_sounds):
+        recordings.append(_other_sound(index, feature_extractor))
     return recordings
 
 
@@ -121,7 +127,8 @@ class StretchDataset(Dataset):
 
     Attributes:
         labels (`list[int]`): class of each cycle; of a window, that of the cycle that it is near.
-        sources (`list[str]`): `icbhi`, `sprsound`, `simulated` or, for windows, `windows`.
+        sources (`list[str]`): `icbhi`, `sprsound`, `simulated`, `other_sounds` or, for windows,
+            `windows`.
         patients (`list[str]`): patient of each, with the name of the data set.
         devices (`list[str]`): stethoscope of each.
         names (`list[str]`): what messages call each.
@@ -203,13 +210,13 @@ def heard_class(spans: Sequence[Span], start: int, end: int) -> int:
 def _units(recordings: Sequence[SpectrogramOfRecording], windows: bool) -> Iterator[Unit]:
     for index, recording in enumerate(recordings):
         yield from (Unit(index, span, is_window=False) for span in recording.spans if not _is_planted(recording))
-        if recording.is_whole and (windows or _is_planted(recording)):
+        if recording.is_whole and (windows or recording.source != "sprsound"):
             yield Unit(index, None, is_window=True)
             yield from (Unit(index, span, is_window=True) for span in recording.spans if span.label)
 
 
 def _drawn_as(recording: SpectrogramOfRecording, unit: Unit) -> str:
-    return "windows" if unit.is_window and not _is_planted(recording) else recording.source
+    return "windows" if unit.is_window and recording.source == "sprsound" else recording.source
 
 
 def _is_planted(recording: SpectrogramOfRecording) -> bool:
@@ -245,6 +252,14 @@ def _simulated(index: int, feature_extractor: LungSradFeatureExtractor) -> Spect
     return SpectrogramOfRecording(
         log_mel, (span,), "simulated", f"event {index}", SIMULATED_DEVICE, name, is_whole=True
     )
+
+
+def _other_sound(index: int, feature_extractor: LungSradFeatureExtractor) -> SpectrogramOfRecording:
+    kind = KINDS[index % len(KINDS)]
+    generator = np.random.default_rng([SIMULATED_SEED, index])
+    log_mel = _log_mel(simulate_other_sound(kind, SIMULATED_SECONDS, SAMPLING_RATE, generator), feature_extractor)
+    name = f"computed recording {index} of {kind}"
+    return SpectrogramOfRecording(log_mel, (), "other_sounds", name, "none", name, is_whole=True)
 
 
 def _log_mel(waveform: np.ndarray, feature_extractor: LungSradFeatureExtractor) -> torch.Tensor:

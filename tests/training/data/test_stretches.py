@@ -95,18 +95,18 @@ def test_the_same_draw_gives_the_same_stretch_with_all_augmentation():
     assert not torch.equal(first[CycleDraw(1, 1)]["input_values"], first[CycleDraw(1, 2)]["input_values"])
 
 
-def test_cycles_and_simulated_events_become_recordings(simulated_sources, feature_extractor):
+def test_cycles_and_computed_sounds_become_recordings(simulated_sources, feature_extractor):
     training, _ = simulated_sources
-    recordings = load_recordings(training, feature_extractor, None, simulated_events=3)
+    recordings = load_recordings(training, feature_extractor, None, simulated_events=3, other_sounds=3)
     cycles = [found for found in recordings if not found.is_whole]
     assert [found.spans[0].label for found in cycles] == training[0].table["label"]
     for found, start, end in zip(cycles, training[0].table["start"], training[0].table["end"], strict=True):
         assert abs(len(found.log_mel) - 100 * (end - start)) < 4
         assert found.spans[0][:2] == (0, len(found.log_mel))
     planted = [found for found in recordings if found.is_whole]
-    assert [found.spans[0].label for found in planted] == [1, 2, 1]
+    assert [[span.label for span in found.spans] for found in planted] == [[1], [2], [1], [], [], []]
     cycles = StretchDataset(recordings, feature_extractor, AugmentationArguments(stretch_frames=32))
-    assert set(cycles.sources) == {training[0].name, "simulated"}
+    assert set(cycles.sources) == {training[0].name, "simulated", "other_sounds"}
 
 
 @pytest.mark.parametrize("seconds", [0.03, 0.2])
