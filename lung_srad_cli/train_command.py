@@ -12,8 +12,8 @@ examples:
   lung-srad train training/configs/smoke.yaml                        simulated sounds, under a minute
   accelerate launch training/run_training.py CONFIG.yaml             several devices or machines
 
-The same command again goes on from the last checkpoint of an interrupted run. What can be set is described in
-docs/training.md; a key inside a section is written section.key."""
+The same command again goes on from the last checkpoint of an interrupted run. docs/training.md describes
+the settings; a key inside a section is written section.key."""
 
 
 def add(commands: Any) -> None:

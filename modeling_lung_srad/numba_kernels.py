@@ -359,7 +359,7 @@ def compile_kernels() -> tuple[Any, Any]:
                 kernels = _compile(scan, cache=False), _compile(scan_gradients, cache=False)
                 logger.warning_once(NOT_KEPT.format(one_line(error)))
                 return kernels
-    except Exception as error:  # Of numba or LLVM, for want of support for this machine.
+    except Exception as error:  # numba or LLVM does not support this machine.
         raise ImportError(f"numba cannot compile it ({one_line(error)})") from error
     finally:
         timer.cancel()

@@ -1,4 +1,4 @@
-"""What all tests share: one tiny configuration, simulated recordings, and the way to the reference material."""
+"""Shared by all tests: one tiny configuration, simulated recordings, and the way to the reference material."""
 
 import os
 from pathlib import Path

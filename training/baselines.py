@@ -1,7 +1,7 @@
 """Baselines beside the network, on the same cycles: always normal, and gradient boosting on log-mel statistics.
 
 `python -m training.baselines ICBHI_FOLDER [--split official] [--output baselines.json]` prints the table for the test
-part. What there is to choose (class weights or none) is chosen on the validation patients.
+part. Class weights or none are chosen on the validation patients.
 """
 
 import argparse

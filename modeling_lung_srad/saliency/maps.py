@@ -38,7 +38,7 @@ SMOOTHED_FRAMES, SMOOTHED_BINS = 9, 9
 # Seconds and share of the mel bins: the first covers the clip, each other one the best of those before it.
 WINDOWS = ((0.5, 1.0), (0.25, 0.25), (0.125, 0.125))
 REFINED_WINDOWS = 2
-# Of normalised log-mel values; rounding alone is below.
+# Smallest change of normalised log-mel values that is not rounding.
 LEAST_EXCESS = 1e-3
 
 

@@ -17,7 +17,7 @@ FIGURES = (*(field.name for field in fields(SpectralSummary)), "high_share_above
 @dataclass(frozen=True)
 class LayerProfile:
     """
-    The response of one layer in recordings. What is measured in the windows of a recording is averaged first, so that
+    The response of one layer in recordings. The windows of a recording are averaged first, so that
     each recording counts once, however long it is.
 
     Args:

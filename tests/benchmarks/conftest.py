@@ -10,7 +10,7 @@ from benchmarks.sections import TEN_MINUTES
 
 @pytest.fixture(autouse=True)
 def same_threads_afterwards():
-    """What a test sets is not left to the next."""
+    """Undoes what a test sets."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

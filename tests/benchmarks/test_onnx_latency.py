@@ -11,7 +11,7 @@ from tests.conftest import tiny_config
 
 @pytest.fixture
 def measured(monkeypatch):
-    """What was asked to be measured, which is not done."""
+    """Keeps the requested measurements instead of running them."""
     calls = []
     monkeypatch.setattr(onnx_latency, "measure", lambda *arguments: calls.append(arguments))
     return calls

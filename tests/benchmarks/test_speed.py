@@ -42,7 +42,7 @@ def test_a_section_writes_all_its_results(small_suite, tmp_path, capsys):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """What was asked to be measured, in the place of which there is one second."""
+    """Keeps the requested measurements; each takes one second."""
     calls = []
 
     def measure(name, threads, options):

@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Fault:
-    """What goes wrong at requests of a method and path, a number of `times`.
+    """Failure of requests of a method and path, a number of `times`.
 
     Args:
         method (`str`): such as `PUT`.

@@ -1,4 +1,4 @@
-"""What the local Hub keeps: repositories with their commits, and large files by their SHA-256. All in memory."""
+"""Memory of the local Hub: repositories with their commits, and large files by their SHA-256."""
 
 import base64
 import hashlib
@@ -81,7 +81,7 @@ class Repository:
         return (yaml.safe_load(text.split("---\n")[1]) or {}) if text.startswith("---\n") else {}
 
     def describe(self, commit: str) -> dict[str, Any]:
-        """What the Hub's API says about a repository."""
+        """A repository as the Hub's API describes it."""
         files = self.commits[commit]
         card = self.front_matter(commit)
         answer = {

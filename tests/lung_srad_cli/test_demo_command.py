@@ -23,7 +23,7 @@ SECONDS_TO_START = 120
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the page is started with; it is not started."""
+    """Keeps the arguments of the page instead of starting it."""
     calls = []
     monkeypatch.setattr(space_demo.app, "main", lambda *arguments: calls.append(arguments))
     return calls

@@ -127,7 +127,7 @@ def loop_scan_2d(maps, low_rank, weight, bias, A, B, C, D):
     ("height", "width"), [(1, 1), (1, 6), (5, 1), (4, 12), (3, 7), (7, 16), (17, 2), (32, 3), (34, 3)]
 )
 def test_four_directions_are_four_scans_put_back_in_place(height, width, elements_at_once, monkeypatch):
-    """Whether the map runs in one piece, block by block, or a few blocks or samples at once."""
+    """Parametrized: the map in one piece, block by block, or a few blocks or samples at once."""
     monkeypatch.setattr(torch_scan, "ELEMENTS_AT_ONCE", elements_at_once)
     arguments = random_map(height, width)
     merged = selective_scan_2d(*arguments)
@@ -157,7 +157,7 @@ def test_step_sizes_whose_exponential_is_infinite_or_zero_are_those_of_the_loops
 @pytest.mark.parametrize("elements_at_once", [2**20, 1, 240])
 @pytest.mark.parametrize(("height", "width"), [(3, 5), (17, 2), (32, 2)])
 def test_gradients_of_a_map_are_those_of_the_loops(height, width, state_size, elements_at_once, monkeypatch):
-    """Whether it runs in one piece, block by block, or by two samples of three, each of several blocks."""
+    """Parametrized: in one piece, block by block, or by two samples of three, each of several blocks."""
     monkeypatch.setattr(torch_scan, "ELEMENTS_AT_ONCE", elements_at_once)
     grads = []
     for scan in (selective_scan_2d, loop_scan_2d):

@@ -96,7 +96,7 @@ def visit(space, chromium):
 
 
 class Visit:
-    """What somebody does on the page."""
+    """A user of the page."""
 
     def __init__(self, page):
         self.page = page

@@ -79,7 +79,7 @@ class Elements(HTMLParser):
 
     def handle_endtag(self, tag):
         if tag == "table":
-            # What follows belongs to no cell.
+            # The rest belongs to no cell.
             self.handle_data = lambda data: None
 
 

@@ -211,7 +211,7 @@ def test_page_has_no_accessibility_violations(visit, axe_source, recording, sche
 
 
 def violations(page):
-    """What axe-core finds of WCAG 2.1 A and AA and of its best practices: rule, impact, and the first element."""
+    """Findings of axe-core on WCAG 2.1 A and AA and of its best practices: rule, impact, and the first element."""
     # Colours fade in.
     page.wait_for_timeout(500)
     rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]

@@ -1,4 +1,4 @@
-"""What is taken in and what is refused, before and after decoding."""
+"""Recordings that are accepted and refused, before and after decoding."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What starting the page imports, and which checkpoints it offers and loads."""
+"""The start of the page: its imports, and the checkpoints that it offers and loads."""
 
 import subprocess
 import sys

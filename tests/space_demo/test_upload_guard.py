@@ -1,4 +1,4 @@
-"""What stands before gradio, by itself: an application that records what reaches it, and requests made by hand."""
+"""The guard before gradio, by itself: an application that records what reaches it, and requests made by hand."""
 
 import asyncio
 import json

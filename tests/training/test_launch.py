@@ -1,4 +1,4 @@
-"""What is checked before a run starts: its processes, their devices and the folder that they share."""
+"""Checks before a run starts: its processes, their devices and the folder that they share."""
 
 import pytest
 

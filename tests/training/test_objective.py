@@ -142,7 +142,7 @@ def test_outside_training_there_is_nothing_but_cross_entropy(batch):
 
 
 def gradients_through_targets(targets, batch):
-    """Whether the contrastive loss reaches the clean features, and whether clean features go through the projector."""
+    """The targets decide if the loss reaches the clean features, and if clean features go through the projector."""
     model = training_model(mode="time", targets=targets)
     projected = []
     model.projector.register_forward_hook(lambda module, inputs, output: projected.append(output))

@@ -71,7 +71,7 @@ def kill_in(owner, name, call, half_done=lambda *arguments: None):
 
 
 def train_alone(arguments, folder, phase):
-    """What a process of its own does: one thread, as sums over several are not the same twice, and its own caches."""
+    """Runs in its own process: one thread, as sums over several are not the same twice, and its own caches."""
     torch.set_num_threads(1)
     datasets.config.HF_DATASETS_CACHE = folder / "datasets"
     if phase is not None:

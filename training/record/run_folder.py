@@ -31,7 +31,7 @@ def find_last_checkpoint(arguments: RunArguments, training_arguments: LungSradTr
         InputError: `output_dir` holds something else, or a run with other settings.
     """
     output_dir = Path(str(training_arguments.output_dir))
-    # Of several processes the first one checks, since it may be writing there while another one looks.
+    # The first of several processes checks, since it may be writing there while another one looks.
     if training_arguments.process_index == 0:
         _check_output_dir(output_dir, shaping_settings(arguments, training_arguments))
     return _last_complete(output_dir)

@@ -112,7 +112,7 @@ def describe_seeds(summaries: Sequence[Path]) -> str:
 
 
 def _history(trainer: LungSradTrainer, part: str) -> list[dict[str, Any]]:
-    """Of every evaluated step: `step`, `epoch`, and the rates and the loss of each part that was scored."""
+    """Each evaluated step: `step`, `epoch`, and the rates and the loss of each part that was scored."""
     names = {"eval_": part, "test_": "test"}
     steps: dict[int, dict[str, Any]] = {}
     for entry in trainer.state.log_history:

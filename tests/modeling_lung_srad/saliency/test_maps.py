@@ -59,7 +59,7 @@ def embedded():
 
 
 def excess_over_background(feature_extractor, waveform):
-    """What both methods can take away, in numpy."""
+    """The excess over the background that both methods assume, in numpy."""
     log_mel = feature_extractor(waveform, sampling_rate=RATE)["input_values"][0]
     ordered = np.sort(log_mel, axis=0)
     return np.maximum(log_mel - ordered[(len(ordered) - 1) // 2], 0)
@@ -131,7 +131,7 @@ def test_axes_are_where_sounds_are():
         waveform[int(seconds * RATE)] = 1.0
         energy = feature_extractor(waveform, sampling_rate=RATE)["input_values"][0].sum(axis=1)
         loud = np.flatnonzero(energy > energy.min() + 0.5 * np.ptp(energy))
-        # Of a click, the window of 25 ms and the resize to 15.6 ms frames leave a plateau; its middle is the click.
+        # The window of 25 ms and the resize to 15.6 ms frames make a click a plateau; its middle is the click.
         assert times[loud].mean() == pytest.approx(seconds, abs=0.01)
     for hertz in (200.0, 1000.0, 3000.0):
         waveform = 0.5 * np.sin(2 * np.pi * hertz * np.arange(8 * RATE) / RATE).astype(np.float32)

@@ -27,7 +27,7 @@ RUN = """async ([argument, samples]) => {
 
 @pytest.fixture(scope="session")
 def site():
-    """The folder of the page. What an earlier build made is used again where nothing changed."""
+    """The folder of the page. An earlier build is used again where nothing changed."""
     pytest.importorskip("onnxscript", reason="needs onnxscript: pip install -e '.[export]'")
     is_there = (SITE.parent / PACKAGE).is_dir() or shutil.which("npm")
     require(is_there, f"{PACKAGE} is missing: install npm, then make static")

@@ -124,7 +124,7 @@ def test_answer_for_a_file_that_the_browser_decodes_is_close_to_that_of_python(a
 
 
 def without_numbers(result):
-    """What must be the same to the letter."""
+    """The parts that must be the same to the letter."""
     timeline = [
         {name: segment[name] for name in ("start", "end", "label", "abstained", "flags")}
         for segment in result["timeline"]

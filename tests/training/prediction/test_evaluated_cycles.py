@@ -8,7 +8,7 @@ from training.record.training_record import TrainingRecord
 
 @pytest.fixture(scope="module")
 def record(simulated_sources):
-    """What the summary of a training run on the simulated recordings says."""
+    """The summary of a training run on the simulated recordings."""
     _, validation = simulated_sources
     patients = tuple(sorted(set(validation.table["patient"])))
     return TrainingRecord("official", "validation", patients, "icbhi", len(validation.cycles))

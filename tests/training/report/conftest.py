@@ -40,7 +40,7 @@ def made_up_cycles(
 
 
 def about_test(**changed):
-    """What an evaluation knows about the made-up cycles."""
+    """The made-up cycles as an evaluation describes them."""
     about = {
         "checkpoint": "runs/some",
         "data": "ICBHI",

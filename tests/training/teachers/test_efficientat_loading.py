@@ -40,7 +40,7 @@ def published_file(tmp_path_factory):
 
 @pytest.fixture
 def run_folder(tmp_path):
-    """What a run with 64 mel bins leaves."""
+    """The folder of a run with 64 mel bins."""
     torch.manual_seed(0)
     EfficientATForAudioClassification(EfficientATConfig(num_mel_bins=64)).save_pretrained(tmp_path)
     LungSradFeatureExtractor(num_mel_bins=64, **SHORT_INPUT).save_pretrained(tmp_path)
