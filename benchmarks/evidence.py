@@ -184,13 +184,8 @@ def draw(part: HeldOut, generator: np.random.Generator) -> HeldOut:
 def row(name: str, folds: Sequence[Fold]) -> str:
     """A row of the table in percent, with intervals."""
     patients = [tuple(sorted({name for part in fold.values() for name in part.patients})) for fold in folds]
-    is_one_fold = len(set(patients)) == 1
-    thresholds: list[float | None] = [None] * len(folds)
-    if not is_one_fold:
-        thresholds = [
-            fit_threshold([other for other, theirs in zip(folds, patients, strict=True) if theirs != own])
-            for own in patients
-        ]
+    others = [[fold for fold, theirs in zip(folds, patients, strict=True) if theirs != own] for own in patients]
+    thresholds = [fit_threshold(rest) if rest else None for rest in others]
     figures = measure(folds, thresholds)
     draws = []
     for number in range(DRAWS):
@@ -207,8 +202,10 @@ def row(name: str, folds: Sequence[Fold]) -> str:
             cells.append("")
             continue
         low, high = np.quantile([np.mean(found[title]) for found in draws], (0.025, 0.975))
-        spread = f" [{100 * min(figures[title]):.1f} to {100 * max(figures[title]):.1f}]" if is_one_fold else ""
-        cells.append(f"{100 * np.mean(figures[title]):.1f} ({100 * low:.0f} to {100 * high:.0f}){spread}")
+        cell = f"{100 * np.mean(figures[title]):.1f} ({100 * low:.0f} to {100 * high:.0f})"
+        if None in thresholds:
+            cell += f" [{100 * min(figures[title]):.1f} to {100 * max(figures[title]):.1f}]"
+        cells.append(cell)
     return f"| {name} | {' | '.join(cells)} |"
 
 
