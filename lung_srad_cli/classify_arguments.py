@@ -14,7 +14,7 @@ amr, aac and wma. They may have any rate from 2 kHz on; stereo is mixed down. A 
 standard error together with the remedy, and the others are done."""
 EPILOG = """\
 examples:
-  lung-srad classify recording.wav                                   windows of 4 s, 2 s apart, as a table
+  lung-srad classify recording.wav                                   windows of 2 s, 1 s apart, as a table
   lung-srad classify recording.wav --annotations recording.txt       the annotated cycles
   lung-srad classify ICBHI/ --annotations ICBHI/ --output out.csv    every recording, with the .txt of its name
   lung-srad classify recordings.zip --output out.parquet             read without unpacking

@@ -1,6 +1,5 @@
 """The Python examples of the README do what it says, its pages exist, and the command knows what pages call."""
 
-import ast
 import re
 import shlex
 import string
@@ -24,11 +23,7 @@ def test_the_first_example_prints_what_it_says():
     example = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
     result = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
-    label, share, probabilities = result.stdout.split(maxsplit=2)
-    shown = re.search(r"# (\w+) ([0-9.]+) (\{.*?\})", example)
-    assert (label, float(share)) == (shown[1], float(shown[2]))
-    found, stated = ast.literal_eval(probabilities), ast.literal_eval(shown[3])
-    assert {name: round(value, 3) for name, value in found.items()} == pytest.approx(stated, abs=0.002)
+    assert result.stdout.strip() == re.findall(r"^# (.*)$", example, flags=re.MULTILINE)[-1]
 
 
 def called_commands(page):
