@@ -99,7 +99,9 @@ class LungSradConfig(PreTrainedConfig):
             `"classes"`: a linear layer with an output for each label. `"sounds"`: two outputs, the log odds of crackle
             and of wheeze, from which the logits of the four classes are composed as if the two were independent.
         window_seconds (`float`, *optional*):
-            Window of [`LungSoundPipeline`] by default; `None`: 8 seconds, or what the model hears at once if less.
+            Window of [`LungSoundPipeline`] by default, of a model that learnt from stretches of recordings: it hears
+            windows as long as they are. `None`: 8 seconds, or what the model hears at once if less, and shorter
+            windows are repeated as cycles are.
         crackle_threshold, wheeze_threshold (`float`, *optional*):
             Calibrated probability from which [`LungSoundPipeline`] names the sound in the label of a window or cycle,
             fitted on validation patients; `None`: the label is the most probable class.

@@ -4,6 +4,7 @@ The steps are those of the authors (Kaldi filter banks as in `torchaudio.complia
 torch. Every setting is saved in `preprocessor_config.json`.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,6 +27,7 @@ HOP_SECONDS = 0.010
 PREEMPHASIS = 0.97
 LOWEST_FREQUENCY = 20.0
 LARGEST_SAMPLE = 2.0**31
+FEWEST_FRAMES = 32
 # Limits of a settings file, which may be a stranger's: what lies beyond takes gigabytes for each clip. The points are
 # those of all Fourier transforms of a clip, the values those that the network gets; the paper has 2**19 and 2**17.
 MAX_CYCLE_SECONDS, MAX_FRAMES, MAX_MEL_BINS = 3600.0, 360_000, 1024
@@ -222,6 +224,20 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
             InputError: as for `__call__`.
         """
         return self.filter_bank(torch.stack([self._fit_length(waveform) for waveform in self._to_batch(waveforms)]))
+
+    def with_cycle_seconds(self, cycle_seconds: float) -> "LungSradFeatureExtractor":
+        """A copy for inputs of another length, with `num_frames` in proportion, at least 32 of them (or as many as
+        here): the network halves them five times."""
+        frames, own_frames = (
+            1
+            + (round(seconds * self.sampling_rate) - round(self.frame_seconds * self.sampling_rate))
+            // round(HOP_SECONDS * self.sampling_rate)
+            for seconds in (cycle_seconds, self.cycle_seconds)
+        )
+        copied = copy.copy(self)
+        copied.cycle_seconds = cycle_seconds
+        copied.num_frames = max(round(self.num_frames * frames / own_frames), min(self.num_frames, FEWEST_FRAMES))
+        return copied
 
     def filter_bank(self, waveforms: torch.Tensor) -> torch.Tensor:
         """

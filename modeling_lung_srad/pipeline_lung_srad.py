@@ -38,6 +38,7 @@ logger = logging.get_logger(__name__)
 
 TASK = "lung-sound-classification"
 DEFAULT_WINDOW_SECONDS = 8.0
+SHORTEST_INPUT_SECONDS = 1.0
 # Below, no class is more likely than all others together.
 DEFAULT_MIN_CONFIDENCE = 0.5
 DEFAULT_BATCH_SIZE = 16
@@ -190,6 +191,18 @@ class LungSoundPipeline(Pipeline):
         check_window(window, hop, longest)
         return window, hop
 
+    def window_extractor(self, window: float) -> Any:
+        """
+        The feature extractor for windows of `window` seconds.
+
+        A model that states `window_seconds` hears a window as long as it is, and at least 1 s; others hear it repeated
+        to `cycle_seconds`, as they do cycles.
+        """
+        if self.model.config.window_seconds is None:
+            return self.feature_extractor
+        seconds = min(max(window, SHORTEST_INPUT_SECONDS), self.feature_extractor.cycle_seconds)
+        return self.feature_extractor.with_cycle_seconds(seconds)
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """
         Saves all that the pipeline needs: model, feature extractor, code, and what it knows of the training cycles.
@@ -246,13 +259,21 @@ class LungSoundPipeline(Pipeline):
         """Loads a recording, judges its quality and finds where windows begin and end."""
         window, hop = self.choose_window(window, hop)
         recording = load_recording(inputs, self.feature_extractor.sampling_rate)
+        extractor = self.feature_extractor
         if cycles is None:
             spans = sliding_windows(recording.duration, window, hop)
+            extractor = self.window_extractor(window)
         else:
             spans = check_cycles(cycles, recording.duration, recording.file or "cycles")
         with memory_checked(recording.file or "audio"):
             quality = [*recording.flags, *assess_recording(recording.source_waveform, recording.source_rate)]
-        return {"recording": recording, "spans": spans, "quality": quality, "cycles_given": cycles is not None}
+        return {
+            "recording": recording,
+            "spans": spans,
+            "quality": quality,
+            "cycles_given": cycles is not None,
+            "extractor": extractor,
+        }
 
     def _forward(  # type: ignore[override]
         self,
@@ -275,15 +296,15 @@ class LungSoundPipeline(Pipeline):
         """Runs the model on batches of windows: windows done so far, log-mel spectrograms and output of each batch."""
         if not isinstance(windows_at_once, int) or windows_at_once < 1:
             raise InputError("batch_size", f"{windows_at_once!r} is not a number of windows", "give 1 or more")
-        recording, spans = input_tensors["recording"], input_tensors["spans"]
+        recording, spans, extractor = (input_tensors[name] for name in ("recording", "spans", "extractor"))
         rate = recording.sampling_rate
         with memory_checked(recording.file or "audio"):
             faded = fade_recording(recording.waveform, rate)
         for first in range(0, len(spans), windows_at_once):
             batch = spans[first : first + windows_at_once]
             clips = [cut_cycle(faded, rate, start, end) for start, end in batch]
-            log_mel = self.feature_extractor.log_mel(clips)
-            input_values = self.feature_extractor.resize(self.feature_extractor.normalize(log_mel))
+            log_mel = extractor.log_mel(clips)
+            input_values = extractor.resize(extractor.normalize(log_mel))
             yield first + len(batch), log_mel, self.model(input_values.to(self.device))
 
     def postprocess(  # type: ignore[override]

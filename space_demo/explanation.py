@@ -47,9 +47,8 @@ def explain(path: str | None, folder: Path, lung_sounds: LungSoundPipeline, chos
         )
     faded = fade_recording(recording.waveform, recording.sampling_rate)
     clip = cut_cycle(faded, recording.sampling_rate, part.start, part.end)
-    saliency = saliency_map(
-        lung_sounds.model, lung_sounds.feature_extractor, clip, recording.sampling_rate, part.label, METHOD
-    )
+    extractor = lung_sounds.window_extractor(part.end - part.start)
+    saliency = saliency_map(lung_sounds.model, extractor, clip, recording.sampling_rate, part.label, METHOD)
     sentence = peak_sentence(saliency, part)
     image = image_html(plot_saliency(clip, recording.sampling_rate, saliency, part), f"Mel spectrogram. {sentence}")
     return f"""

@@ -117,7 +117,8 @@ def _export(lung_sounds: LungSoundPipeline, path: Path) -> None:
     # Only a build needs what exports.
     from modeling_lung_srad.export.onnx_export import FLOAT16_FILE, export_onnx
 
-    extractor, generator = lung_sounds.feature_extractor, np.random.default_rng(0)
+    extractor = lung_sounds.window_extractor(lung_sounds.choose_window()[0])
+    generator = np.random.default_rng(0)
     sounds = [simulate_cycle(label, 3.0, extractor.sampling_rate, generator) for label in range(3)]
     with tempfile.TemporaryDirectory(dir=path.parent.parent) as place:
         # Half the bytes to send; probabilities move by less than 0.001.

@@ -37,7 +37,7 @@ def page_settings(lung_sounds: LungSoundPipeline) -> dict[str, Any]:
     return {
         "config": {name: getattr(config, name) for name in PASSED_ON}
         | {"columns": class_columns(config.id2label or {}, "model"), "window": window, "hop": hop},
-        "preprocessor": lung_sounds.feature_extractor.to_dict(),
+        "preprocessor": lung_sounds.window_extractor(window).to_dict(),
         "familiarity": found
         and {"mean": found.mean.tolist(), "whitening": found.whitening.tolist(), "threshold": found.threshold},
         "constants": {name: module_constants(module) for name, module in MODULES.items()},

@@ -343,6 +343,23 @@ def test_thresholds_and_window_of_the_configuration_are_followed(model, feature_
         assert segment["confidence"] == segment["probabilities"]["crackle"]
 
 
+@pytest.mark.parametrize(("window", "heard", "frames"), [(None, 3.0, 192), (0.5, 1.0, 64), (8.0, 8.0, 512)])
+def test_a_model_that_states_its_window_hears_windows_as_long_as_they_are(model, window, heard, frames):
+    """And at least 1 s; cycles are repeated all the same."""
+    config = model.config.__class__(**(model.config.to_dict() | {"window_seconds": 3.0}))
+    own_window = LungSradForAudioClassification(config).eval()
+    own_window.load_state_dict(model.state_dict())
+    usual = LungSradFeatureExtractor(num_frames=512, frame_seconds=0.01)
+    lung_sounds = LungSoundPipeline(model=own_window, feature_extractor=usual)
+    waveform = noise(8.5)
+    short = LungSradFeatureExtractor(num_frames=frames, frame_seconds=0.01, cycle_seconds=heard)
+    (first, *_) = rows(lung_sounds(waveform, window=window))
+    end = window or 3.0
+    np.testing.assert_allclose(first, reference_probabilities(model, short, waveform, 0, end), atol=2e-5)
+    (cycle,) = rows(lung_sounds(waveform, cycles=[(0.0, end)]))
+    np.testing.assert_allclose(cycle, reference_probabilities(model, usual, waveform, 0, end), atol=2e-5)
+
+
 def test_familiarity_is_of_the_revision_of_the_weights(model, feature_extractor, monkeypatch):
     asked = []
 
