@@ -86,10 +86,10 @@ class LungSoundPipeline(Pipeline):
     >>> from modeling_lung_srad import load_pipeline
 
     >>> lung_sounds = load_pipeline()
-    >>> waveform = 0.1 * np.random.default_rng(0).standard_normal(4000 * 10)
+    >>> waveform = 0.1 * np.random.default_rng(0).standard_normal(4000 * 4)
     >>> result = lung_sounds({"raw": waveform, "sampling_rate": 4000})
     >>> [(segment["start"], segment["end"]) for segment in result["timeline"]]
-    [(0.0, 4.0), (2.0, 6.0), (4.0, 8.0), (6.0, 10.0)]
+    [(0.0, 2.0), (1.0, 3.0), (2.0, 4.0)]
     >>> sorted(result["summary"])
     ['abstained_share', 'crackle_share', 'label', 'strongest', 'wheeze_share']
 

@@ -25,8 +25,8 @@ def test_embeddings_are_what_the_classifier_takes(run, recordings, tmp_path):
     segments = [segment for answer in answers for segment in answer["timeline"]]
     assert written["start"].tolist() == [segment["start"] for segment in segments]
     assert written["end"].tolist() == [segment["end"] for segment in segments]
-    assert written["recording"].tolist() == [str(recordings[0])] * 3 + [str(recordings[1])]
-    assert written["embeddings"].shape == (4, lung_sounds.model.config.hidden_size)
+    assert written["recording"].tolist() == [str(recordings[0])] * 6 + [str(recordings[1])] * 2
+    assert written["embeddings"].shape == (8, lung_sounds.model.config.hidden_size)
     odds = lung_sounds.model.head(torch.from_numpy(written["embeddings"])) / lung_sounds.model.config.temperature
     crackle = [segment["probabilities"]["crackle"] + segment["probabilities"]["both"] for segment in segments]
     np.testing.assert_allclose(odds[:, 0].sigmoid().detach(), crackle, atol=1e-4)
@@ -54,4 +54,4 @@ def test_wrong_names_are_said_before_the_work(run, recordings, tmp_path):
     outcome = run("embed", recordings[0], tmp_path / "nosuch.wav", "--output", tmp_path / "out.npz")
     assert outcome.exit_code == 2
     assert "nosuch.wav: no such file" in outcome.errors[0]
-    assert len(np.load(tmp_path / "out.npz")["start"]) == 3
+    assert len(np.load(tmp_path / "out.npz")["start"]) == 6
