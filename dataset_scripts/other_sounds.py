@@ -1,7 +1,7 @@
-"""Computed speech, tones and noise: a first stage without labels hears more with them than breath.
+"""Computed speech, tones and noise, with which a first stage without labels hears more than breath.
 
-Speech has a pulse train through formants, and fricatives (Fant 1960; formants of Peterson and Barney 1952,
-doi:10.1121/1.1906875). It has no words and is nobody's.
+Speech is a pulse train through formants, and fricatives (Fant 1960; formants of Peterson and Barney 1952,
+doi:10.1121/1.1906875). It has no words and is the voice of nobody.
 """
 
 from collections.abc import Callable

@@ -4,10 +4,10 @@ The steps are those of the authors (Kaldi filter banks as in `torchaudio.complia
 torch. Every setting is saved in `preprocessor_config.json`.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ HOP_SECONDS = 0.010
 PREEMPHASIS = 0.97
 LOWEST_FREQUENCY = 20.0
 LARGEST_SAMPLE = 2.0**31
+# A grid of one column after the last stage: about 0.25 s of sound.
 FEWEST_FRAMES = 32
 # Limits of a settings file, which may be a stranger's: what lies beyond takes gigabytes for each clip. The points are
 # those of all Fourier transforms of a clip, the values those that the network gets; the paper has 2**19 and 2**17.
@@ -226,18 +227,22 @@ class LungSradFeatureExtractor(SequenceFeatureExtractor):
         return self.filter_bank(torch.stack([self._fit_length(waveform) for waveform in self._to_batch(waveforms)]))
 
     def with_cycle_seconds(self, cycle_seconds: float) -> "LungSradFeatureExtractor":
-        """A copy for inputs of another length, with `num_frames` in proportion, at least 32 of them (or as many as
-        here): the network halves them five times."""
-        frames, own_frames = (
-            1
-            + (round(seconds * self.sampling_rate) - round(self.frame_seconds * self.sampling_rate))
-            // round(HOP_SECONDS * self.sampling_rate)
-            for seconds in (cycle_seconds, self.cycle_seconds)
-        )
-        copied = copy.copy(self)
-        copied.cycle_seconds = cycle_seconds
-        copied.num_frames = max(round(self.num_frames * frames / own_frames), min(self.num_frames, FEWEST_FRAMES))
+        """
+        A copy for inputs of another length, with `num_frames` in proportion, but not below the 32 that the network
+        needs.
+
+        Raises:
+            InputError: for a length that the constructor refuses.
+        """
+        copied: Any = self.from_dict(self.to_dict() | {"cycle_seconds": cycle_seconds})
+        in_proportion = round(self.num_frames * copied._filter_bank_frames() / self._filter_bank_frames())
+        copied.num_frames = max(in_proportion, min(self.num_frames, FEWEST_FRAMES))
         return copied
+
+    def _filter_bank_frames(self) -> int:
+        """Frames of a filled cycle, before the resize."""
+        samples = round(self.cycle_seconds * self.sampling_rate) - round(self.frame_seconds * self.sampling_rate)
+        return 1 + samples // round(HOP_SECONDS * self.sampling_rate)
 
     def filter_bank(self, waveforms: torch.Tensor) -> torch.Tensor:
         """

@@ -47,7 +47,11 @@ def explain(path: str | None, folder: Path, lung_sounds: LungSoundPipeline, chos
         )
     faded = fade_recording(recording.waveform, recording.sampling_rate)
     clip = cut_cycle(faded, recording.sampling_rate, part.start, part.end)
-    extractor = lung_sounds.window_extractor(part.end - part.start)
+    seconds = part.end - part.start
+    if seconds > recording.duration - 1e-5:
+        # A recording shorter than a window was repeated to it.
+        seconds = max(seconds, lung_sounds.choose_window()[0])
+    extractor = lung_sounds.window_extractor(seconds)
     saliency = saliency_map(lung_sounds.model, extractor, clip, recording.sampling_rate, part.label, METHOD)
     sentence = peak_sentence(saliency, part)
     image = image_html(plot_saliency(clip, recording.sampling_rate, saliency, part), f"Mel spectrogram. {sentence}")

@@ -25,7 +25,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
 from ..errors import InputError
-from ..feature_extraction_lung_srad import LungSradFeatureExtractor
+from ..feature_extraction_lung_srad import FEWEST_FRAMES, LungSradFeatureExtractor
 from ..files.output_files import partial_folder
 from ..modeling_lung_srad import LungSradForAudioClassification
 from .onnx_scan import STEP_SIZES, expand_scans, with_exported_scans
@@ -34,8 +34,6 @@ OPSET = 20
 INPUT, OUTPUT = "input_values", "logits"
 MODEL_FILE, FLOAT16_FILE, INT8_FILE = "model.onnx", "model_fp16.onnx", "model_quantized.onnx"
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
-# A grid of one column after the last stage: about 0.25 s of sound.
-MIN_FRAMES = 32
 # Eleven minutes of sound: more is a slip, and memory for it would run out without a word.
 MAX_FRAMES = 2**16
 LARGEST_DIFFERENCE = 1e-3
@@ -132,8 +130,8 @@ def export_onnx(
     destination = Path(destination)
     check_destination(destination, force)
     num_frames = feature_extractor.num_frames if num_frames is None else num_frames
-    if num_frames < MIN_FRAMES:
-        raise InputError("frames", f"{num_frames} is too few for four stages", f"give {MIN_FRAMES} or more")
+    if num_frames < FEWEST_FRAMES:
+        raise InputError("frames", f"{num_frames} is too few for four stages", f"give {FEWEST_FRAMES} or more")
     if num_frames > MAX_FRAMES:
         raise InputError("frames", f"{num_frames} is too many", f"give {MAX_FRAMES} or fewer")
     feature_extractor = copy.deepcopy(feature_extractor)

@@ -360,6 +360,12 @@ def test_a_model_that_states_its_window_hears_windows_as_long_as_they_are(model,
     np.testing.assert_allclose(cycle, reference_probabilities(model, usual, waveform, 0, end), atol=2e-5)
 
 
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_extractor_for_no_length_is_refused(seconds):
+    with pytest.raises(InputError, match="cycle_seconds"):
+        LungSradFeatureExtractor().with_cycle_seconds(seconds)
+
+
 def test_familiarity_is_of_the_revision_of_the_weights(model, feature_extractor, monkeypatch):
     asked = []
 
